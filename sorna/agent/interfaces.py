@@ -1,0 +1,112 @@
+"""What the agent needs from an isolation tier, as Protocols; knows no mechanism."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from attrs import field, frozen
+from twisted.internet.defer import Deferred
+
+from sorna.model.kernel import Usage
+from sorna.model.limits import Limits
+
+
+@frozen
+class SandboxSpec:
+    """One kernel to be confined.
+
+    :ivar stack: which warm zygote to fork from: ``python3`` (libraries imported) or ``commands`` (lean).
+    :ivar limits: memory, processes, cpu_cores, file_size, scratch_size and open_files are the tier's to enforce;
+        times and output size are the agent's.
+    """
+
+    kernel_id: str
+    stack: str
+    limits: Limits
+    hostname: str = "sorna"
+    environ: Mapping[str, str] = field(factory=dict)
+
+
+@frozen
+class KernelExit:
+    """Why a kernel's first process is gone. ``status`` as ``os.waitstatus_to_exitcode`` gives it."""
+
+    status: int
+    out_of_memory: bool
+    usage: Usage
+
+
+@frozen
+class LimitHits:
+    """How often the kernel ran into a limit so far; -1 where the host cannot tell."""
+
+    out_of_memory: int
+    processes: int
+
+
+class ConfinedKernel(Protocol):
+    """A kernel whose first process (``runners/init.py``) is running.
+
+    :ivar channel: the agent's end of a connected, non-blocking ``AF_UNIX`` ``SOCK_STREAM`` pair that carries the frames of
+        ``runners/frames.py``; the agent owns and closes it.
+    :ivar exited: fires once, when every process of the kernel is gone and nothing of it is left on the host.
+    """
+
+    kernel_id: str
+    pid: int
+    channel: socket.socket
+    exited: Deferred[KernelExit]
+
+    def usage(self) -> Usage:
+        """Read the kernel's counters now; cheap enough to call at each run's end."""
+        ...
+
+    def limit_hits(self) -> LimitHits:
+        """Read how often a limit was hit; cheap enough to call at each run's end."""
+        ...
+
+    def kill(self) -> None:
+        """Kill every process of the kernel; ``exited`` fires when they are gone. Harmless when they are."""
+        ...
+
+
+class Sandbox(Protocol):
+    """One isolation tier."""
+
+    name: str
+
+    async def start(self) -> None:
+        """Make ready: check the host, warm the zygotes.
+
+        :raises IsolationUnavailable: this host cannot; the detail says what is missing.
+        """
+        ...
+
+    async def spawn(self, spec: SandboxSpec) -> ConfinedKernel:
+        """Confine one kernel; its init is running and waits for the first frame when this returns.
+
+        :raises AgentFailed: it could not be made; nothing of it is left.
+        """
+        ...
+
+    async def stop(self) -> None:
+        """Kill every kernel and zygote; nothing is left when this returns."""
+        ...
+
+
+@frozen
+class SandboxSettings:
+    """What every tier is built from.
+
+    :ivar python: the interpreter of the ``python3`` runtime.
+    :ivar preload: modules the ``python3`` zygote imports; one that is missing is skipped.
+    :ivar read_only: host paths a kernel may read besides the system's own, for tools outside ``/usr``.
+    :ivar uid_range: first host uid for kernels and how many, when the agent runs as root.
+    """
+
+    python: str
+    preload: Sequence[str] = ()
+    read_only: Sequence[str] = ()
+    uid_range: tuple[int, int] = (1_879_048_192, 65_536)

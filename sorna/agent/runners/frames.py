@@ -1,0 +1,107 @@
+"""The frames between an agent and the first process of a kernel (``init``), and their codec.
+
+Standard library only, because it is loaded on both sides of the wall. A frame is a 4-byte big-endian payload length, one
+byte of kind, and the payload. Neither side trusts the other's lengths: more than :data:`MAX_PAYLOAD` is a protocol error.
+
+Agent to init (JSON objects in UTF-8 unless said otherwise):
+
+=============  ==========================================================================================
+CONFIGURE      first frame: ``{"runtime": {...row of the language table...}, "environ": {name: value},
+               "credit": bytes}``; answered by READY
+RUN            ``{"run", "mode": "query"|"batch", "code", "build": str|null, "exec": str|null, "build_log": bool}``;
+               one run at a time: the agent queues
+INPUT          ``{"run", "text"}``: one line as typed, the newline is added by init; may come before it is asked for
+INTERRUPT      ``{}``: SIGINT to what runs now
+COMPLETE       ``{"request", "code", "row", "col", "line", "post"}``; answered by REPLY
+UPLOAD         JSON header ``{"request", "path", "append": bool}``, a NUL byte, then the raw content; answered by REPLY
+RESTART        ``{"request"}``: kill everything but init, fresh state, same files; answered by REPLY
+KILL_RUN       ``{"run", "message"}``: end this run at once: kill its processes, print the message to stderr, answer
+               FINISHED with ``"reset": true``
+CREDIT         4 bytes, big-endian: so many more payload bytes of STDOUT, STDERR and EMIT may be sent
+=============  ==========================================================================================
+
+Init to agent:
+
+=============  ==========================================================================================
+READY          ``{"pid"}``: code can run now
+STDOUT STDERR  raw bytes of the current run, or of what runs on in the background between two runs
+EMIT           JSON array ``["media", [mime, data]]``, ``["html", text]`` or ``["log", [level, time, logger, text]]``
+WAITING_INPUT  ``{"run", "is_password": bool}``
+BUILD_FINISHED ``{"run", "exit_code"}``: the build step of a batch is over and exec follows
+FINISHED       ``{"run", "exit_code": int|null, "exceptions": [{"name", "args", "before_exec", "traceback"}],
+               "files": [relative paths], "reset": bool}``; all output of the run was sent before. ``reset`` tells that
+               the in-memory state was lost; ``signal`` (int) is there when a signal ended the process
+REPLY          ``{"request", "error": null|{"kind": "refused"|"failed", "detail"}, "result"}``
+RESTARTED      ``{"reason"}``: the runner died between two runs and was started again
+=============  ==========================================================================================
+
+Only STDOUT, STDERR and EMIT cost credit: everything else passes at once, so a reader that stops reading output stops
+the program that prints (init stops reading its pipes) and never the control of it.
+"""
+
+import struct
+
+MAX_PAYLOAD = 16 * 1024 * 1024
+HEADER = struct.Struct(">IB")
+
+CONFIGURE = 1
+RUN = 2
+INPUT = 3
+INTERRUPT = 4
+COMPLETE = 5
+UPLOAD = 6
+RESTART = 7
+KILL_RUN = 8
+CREDIT = 9
+
+READY = 65
+STDOUT = 66
+STDERR = 67
+EMIT = 68
+WAITING_INPUT = 69
+BUILD_FINISHED = 70
+FINISHED = 71
+REPLY = 72
+RESTARTED = 73
+
+OUTPUT_KINDS = frozenset({STDOUT, STDERR, EMIT})
+
+
+class FrameError(Exception):
+    """The peer sent bytes that are no frame of this protocol."""
+
+
+def pack_frame(kind: int, payload: bytes) -> bytes:
+    """Give the bytes of one frame."""
+    return HEADER.pack(len(payload), kind) + payload
+
+
+class FrameReader:
+    """Cuts a byte stream into frames; keeps what is incomplete."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, chunk: bytes) -> list[tuple[int, bytes]]:
+        """Take bytes as they arrive and give the frames that are complete now.
+
+        :raises FrameError: a frame announces more than ``MAX_PAYLOAD`` bytes.
+        """
+        buffer = self._buffer
+        buffer += chunk
+        frames = []
+        position = 0
+        available = len(buffer)
+        while available - position >= HEADER.size:
+            length, kind = HEADER.unpack_from(buffer, position)
+            if length > MAX_PAYLOAD:
+                message = f"a frame of {length} bytes"
+                raise FrameError(message)
+            end = position + HEADER.size + length
+            if end > available:
+                break
+            frames.append((kind, bytes(buffer[position + HEADER.size : end])))
+            position = end
+        if position:
+            del buffer[:position]
+        return frames

@@ -1,0 +1,98 @@
+"""What can go wrong in the domain, in the domain's words.
+
+Knows no status codes and no wire formats: each door has its own table from these classes to its answers.
+``detail`` is a sentence for the client that names what is wrong; it must never carry a secret.
+"""
+
+from __future__ import annotations
+
+
+class SornaError(Exception):
+    """The root of everything that Sorna itself raises on purpose."""
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class InvalidRequest(SornaError):
+    """A parameter is missing, of the wrong type or out of range; nothing was changed."""
+
+
+class InvalidAuthentication(SornaError):
+    """The credentials cannot be understood: no date, an unknown scheme, a malformed header."""
+
+
+class AuthenticationFailed(SornaError):
+    """The credentials are understood and wrong, or the keypair is not active."""
+
+
+class RateLimitExceeded(SornaError):
+    """The keypair has used up its requests of the current window."""
+
+
+class QuotaExceeded(SornaError):
+    """The keypair already has as many live kernels as it may have."""
+
+
+class KernelNotFound(SornaError):
+    """No live kernel of this owner has the id."""
+
+
+class KernelAlreadyExists(SornaError):
+    """The session token names a live kernel of another runtime."""
+
+
+class RuntimeUnknown(SornaError):
+    """No runtime has this name or alias."""
+
+
+class NoAgentAvailable(SornaError):
+    """No live agent offers the runtime and has a free place."""
+
+
+class Unavailable(SornaError):
+    """A part that Sorna stands on does not answer now; the same request may succeed later."""
+
+
+class AgentError(SornaError):
+    """An agent was asked and did not do it."""
+
+
+class AgentTimeout(AgentError):
+    """The agent did not answer before the deadline."""
+
+
+class AgentRefused(AgentError):
+    """The agent answered that the input is wrong for it."""
+
+
+class AgentFailed(AgentError):
+    """Something broke inside the agent.
+
+    :ivar exception: the agent's exception as text, for instance ``ValueError('boom', 1)``.
+    """
+
+    def __init__(self, detail: str = "", exception: str | None = None) -> None:
+        super().__init__(detail)
+        self.exception = exception
+
+
+class KernelCreationFailed(SornaError):
+    """An agent was chosen and could not make the kernel; ``__cause__`` is its :class:`AgentError`."""
+
+
+class KernelDestructionFailed(SornaError):
+    """The kernel could not be destroyed; ``__cause__`` is the :class:`AgentError`."""
+
+
+class KernelRestartFailed(SornaError):
+    """The kernel could not be restarted; ``__cause__`` is the :class:`AgentError`."""
+
+
+class KernelExecutionFailed(SornaError):
+    """A run, an upload, an interrupt or a completion could not be carried out; ``__cause__`` tells why."""
+
+
+class IsolationUnavailable(SornaError):
+    """This host cannot give the isolation tier that was asked for; ``detail`` says what is missing."""

@@ -1,0 +1,89 @@
+"""What the HTTP door needs from the manager, as Protocols; ``sorna.manager`` implements them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from sorna.manager.interfaces import RateState, UploadFile
+from sorna.manager.requests import Created, CreateRequest, KernelInfo
+from sorna.model.kernel import Usage
+from sorna.model.keypair import Keypair
+from sorna.model.run import RunReply, RunRequest
+
+
+class Kernels(Protocol):
+    """Everything a client can do with kernels.
+
+    ``reference`` is a kernel id in either spelling or the owner's session token. Every method with one raises
+    KernelNotFound for a kernel that is gone or belongs to another access key, and counts the query unless it says otherwise.
+    Every method may raise Unavailable.
+    """
+
+    async def create(self, request: CreateRequest) -> Created:
+        """Get or create.
+
+        :raises InvalidRequest, RuntimeUnknown, QuotaExceeded, KernelAlreadyExists, NoAgentAvailable,
+            KernelCreationFailed: nothing is left behind.
+        """
+        ...
+
+    async def info(self, access_key: str, reference: str) -> KernelInfo:
+        """Describe a live kernel, this query included in its count."""
+        ...
+
+    async def restart(self, access_key: str, reference: str) -> None:
+        """Lose the in-memory state, keep the files. :raises KernelRestartFailed:."""
+        ...
+
+    async def destroy(self, access_key: str, reference: str) -> Usage:
+        """End a kernel; its processes are gone when this returns. :raises KernelDestructionFailed:."""
+        ...
+
+    async def execute(self, access_key: str, reference: str, request: RunRequest) -> RunReply:
+        """Run code, or continue or feed the run that is outstanding.
+
+        :raises InvalidRequest: nothing waits for input, or the run is not known.
+        :raises KernelExecutionFailed: its cause is an AgentError.
+        """
+        ...
+
+    async def interrupt(self, access_key: str, reference: str) -> None:
+        """Interrupt what runs now. :raises KernelExecutionFailed:."""
+        ...
+
+    async def complete(self, access_key: str, reference: str, code: str, options: Mapping[str, Any]) -> Sequence[str]:
+        """Complete code at a position. :raises KernelExecutionFailed:."""
+        ...
+
+    async def upload(self, access_key: str, reference: str, files: Sequence[UploadFile]) -> None:
+        """Write files below the working directory; none is written when a path of any climbs out.
+
+        :raises InvalidRequest: a path is empty, absolute, climbs out, or cannot be written.
+        :raises KernelExecutionFailed:.
+        """
+        ...
+
+    async def logs(self, access_key: str, reference: str) -> str:
+        """Give the kernel's recent console output."""
+        ...
+
+
+class Keypairs(Protocol):
+    """Keypairs for authentication, cached, so that a request normally needs no query."""
+
+    async def find(self, access_key: str) -> Keypair | None:
+        """Give the keypair, active or not; changes are seen within a second."""
+        ...
+
+    def used(self, access_key: str) -> None:
+        """Note one authorised request; written to the database later, many at a time."""
+        ...
+
+
+class RateLimits(Protocol):
+    """The rate limiter."""
+
+    async def hit(self, access_key: str, limit: int) -> RateState:
+        """Count one request. :raises RateLimitExceeded:."""
+        ...

@@ -1,0 +1,253 @@
+"""What the manager needs from the rooms beneath it, as Protocols.
+
+Each has one real and one in-memory implementation, and ``tests/contract`` holds both to the same suite.
+Every method raises :class:`sorna.errors.Unavailable` when what it stands on does not answer within its own deadline.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from attrs import frozen
+
+from sorna.model.agent import Agent, AgentAddress
+from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage
+from sorna.model.keypair import Keypair
+from sorna.model.run import RunReply, RunRequest
+
+
+class KeypairStore(Protocol):
+    """Keypairs in PostgreSQL."""
+
+    async def by_access_key(self, access_key: str) -> Keypair | None:
+        """Fetch one keypair, active or not."""
+        ...
+
+    async def add(self, keypair: Keypair) -> bool:
+        """Store a keypair; give False, changing nothing, when its access key is already there."""
+        ...
+
+    async def count(self) -> int:
+        """Tell how many keypairs there are."""
+        ...
+
+    async def note_use(self, queries: Mapping[str, int], at: float) -> None:
+        """Add to ``num_queries`` per access key and set ``last_used``; one statement for the whole batch."""
+        ...
+
+
+class KernelStore(Protocol):
+    """Kernels in PostgreSQL, with the quota they hold."""
+
+    async def reserve(self, kernel_id: uuid.UUID, spec: KernelSpec, now: float) -> tuple[Kernel, bool]:
+        """Find the owner's live kernel of this session token, or write a PREPARING one and take a place of the quota.
+
+        Atomic under concurrency across processes: one kernel per (owner, token), never more than the limit.
+
+        :returns: the kernel, and whether it was made now.
+        :raises QuotaExceeded: the owner has no free place (an existing kernel is found all the same).
+        """
+        ...
+
+    async def change_status(
+        self,
+        kernel_id: uuid.UUID,
+        after: KernelStatus,
+        reason: str,
+        now: float,
+        *,
+        agent_id: str | None = None,
+        usage: Usage | None = None,
+        num_queries: int | None = None,
+    ) -> Kernel | None:
+        """Change a status if :func:`sorna.model.kernel.may_change` allows it, else give None and change nothing.
+
+        A final status gives the quota back and writes the usage in the same transaction, exactly once.
+        """
+        ...
+
+    async def by_id(self, kernel_id: uuid.UUID) -> Kernel | None:
+        """Fetch a kernel of any status."""
+        ...
+
+    async def live_by_token(self, access_key: str, session_token: str) -> Kernel | None:
+        """Fetch the owner's kernel of this token that is in no final status."""
+        ...
+
+    async def live(
+        self, *, agent_id: str | None = None, after: uuid.UUID | None = None, limit: int = 500
+    ) -> Sequence[Kernel]:
+        """Page through kernels in no final status in order of id, of one agent or of all."""
+        ...
+
+    async def last_by_token(self, access_key: str, session_token: str) -> Kernel | None:
+        """Fetch the owner's most recent kernel of this token, of any status."""
+        ...
+
+
+class AgentStore(Protocol):
+    """The agents that were enrolled, in PostgreSQL: an agent that merely claims a name in Redis is not trusted."""
+
+    async def enrol(self, agent_id: str, public_key: str, now: float) -> None:
+        """Trust this public key for this agent from now on (replaces an older key)."""
+        ...
+
+    async def public_keys(self) -> Mapping[str, str]:
+        """Give agent id -> public key of every enrolled agent."""
+        ...
+
+
+@frozen
+class KernelPlace:
+    """Where a live kernel is, as Redis has it."""
+
+    kernel_id: uuid.UUID
+    access_key: str
+    runtime: str
+    requested_runtime: str
+    agent: AgentAddress
+    created_at: float
+    num_queries: int
+    stats: Mapping[str, str]
+
+
+class LiveKernels(Protocol):
+    """Live kernels in Redis db 1 and the session ids in db 3."""
+
+    async def add(self, kernel: Kernel, agent: AgentAddress) -> None:
+        """Write the kernel's hash (db 1), its membership of the instance's set (db 2) and its session id (db 3)."""
+        ...
+
+    async def use(self, access_key: str, reference: str, *, count: bool = True) -> KernelPlace | None:
+        """Find a kernel by id (either spelling) or by the owner's session token, and count the query.
+
+        Only a kernel of ``access_key`` is ever found. One round trip when the reference is an id.
+        """
+        ...
+
+    async def forget(self, kernel: Kernel) -> None:
+        """Remove every trace of a kernel; harmless when there is none."""
+        ...
+
+
+class AgentDirectory(Protocol):
+    """Live agents from Redis db 2."""
+
+    async def alive(self) -> Sequence[Agent]:
+        """List the agents whose liveness key has not expired. One round trip."""
+        ...
+
+    async def find(self, agent_id: str) -> Agent | None:
+        """Give one live agent, or None."""
+        ...
+
+    async def kernels_of(self, agent_id: str) -> frozenset[str]:
+        """Give the short ids of the kernels the agent said it holds in its last heartbeat."""
+        ...
+
+
+@frozen
+class RateState:
+    """Where a keypair stands in its window. ``reset`` in milliseconds from now."""
+
+    limit: int
+    remaining: int
+    reset: int
+
+
+class RateCounters(Protocol):
+    """Requests per keypair and window, in Redis db 4."""
+
+    async def hit(self, access_key: str, limit: int) -> RateState:
+        """Count one request in a window of 900 s that starts with the first one; atomic across processes.
+
+        The first request of a window leaves ``remaining`` = limit, each later one takes one off, never below zero.
+
+        :raises RateLimitExceeded: nothing remains; carries no state.
+        """
+        ...
+
+
+class Announcements(Protocol):
+    """Short messages between the managers of one installation (Redis pub/sub); any of them may be lost."""
+
+    async def publish(self, topic: str, text: str) -> None:
+        """Send to every subscriber of the topic, this process included."""
+        ...
+
+    def subscribe(self, topic: str, receive: Callable[[str], None]) -> Callable[[], None]:
+        """Call ``receive`` for every message; gives a callable that ends the subscription."""
+        ...
+
+
+@frozen
+class KernelOrder:
+    """What an agent must know to make a kernel. ``spec.limits`` are final."""
+
+    kernel_id: uuid.UUID
+    spec: KernelSpec
+
+
+@frozen
+class UploadFile:
+    """One file for the working directory. ``path`` is relative, as the client sent it; the agent resolves it safely."""
+
+    path: str
+    content: bytes
+
+
+class AgentLink(Protocol):
+    """Calls to agents. Every call raises AgentTimeout, AgentRefused or AgentFailed; KernelNotFound where a kernel is named."""
+
+    async def create_kernel(self, agent: AgentAddress, order: KernelOrder) -> None:
+        """Make a kernel, ready to run code when this returns. Idempotent per id. NoAgentAvailable when it has no place."""
+        ...
+
+    async def destroy_kernel(self, agent: AgentAddress, kernel_id: uuid.UUID, reason: str) -> Usage:
+        """End a kernel and give what it used; its processes are gone when this returns."""
+        ...
+
+    async def restart_kernel(self, agent: AgentAddress, kernel_id: uuid.UUID) -> None:
+        """Throw the in-memory state away and keep the working directory."""
+        ...
+
+    async def execute(self, agent: AgentAddress, kernel_id: uuid.UUID, request: RunRequest) -> RunReply:
+        """Start, continue or feed a run; see ``sorna/agent/runs.py`` for which. Cancelling gives the output back to the log."""
+        ...
+
+    async def interrupt(self, agent: AgentAddress, kernel_id: uuid.UUID) -> None:
+        """Send SIGINT to what runs now; harmless when nothing does."""
+        ...
+
+    async def complete(
+        self, agent: AgentAddress, kernel_id: uuid.UUID, code: str, options: Mapping[str, Any]
+    ) -> Sequence[str]:
+        """Give completions at ``options`` row, col, line, post."""
+        ...
+
+    async def upload(self, agent: AgentAddress, kernel_id: uuid.UUID, file: UploadFile) -> None:
+        """Write one file below the working directory, as the kernel's own user. AgentRefused when the path climbs out."""
+        ...
+
+    async def usage(self, agent: AgentAddress, kernel_id: uuid.UUID) -> Usage:
+        """Give what the kernel has used so far."""
+        ...
+
+    async def logs(self, agent: AgentAddress, kernel_id: uuid.UUID) -> str:
+        """Give the kernel's recent console output as text."""
+        ...
+
+
+@frozen
+class KernelEnded:
+    """An agent's news that a kernel is gone. Repeated on every connection until it is acknowledged."""
+
+    agent_id: str
+    kernel_id: uuid.UUID
+    reason: str
+    usage: Usage
+
+
+OnKernelEnded = Callable[[KernelEnded], Awaitable[None]]

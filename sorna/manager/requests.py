@@ -1,0 +1,62 @@
+"""What the doors ask of the manager and what they get; knows neither HTTP nor ZeroMQ."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+
+from attrs import field, frozen
+
+from sorna.model.kernel import KernelStatus
+
+
+@frozen
+class CreateRequest:
+    """A wish for a kernel, with the client's own spellings.
+
+    :ivar runtime: name or alias.
+    :ivar memory: bytes; 0 for the runtime's default.
+    :ivar execution_timeout: seconds; 0 for the default.
+    :ivar cpu_cores: 0 for the default.
+    """
+
+    access_key: str
+    session_token: str
+    runtime: str
+    memory: int = 0
+    execution_timeout: float = 0.0
+    cpu_cores: float = 0.0
+    environ: Mapping[str, str] = field(factory=dict)
+    tag: str | None = None
+
+
+@frozen
+class Created:
+    """The kernel a create request ended with.
+
+    :ivar created: False when an existing session was found.
+    """
+
+    kernel_id: uuid.UUID
+    session_token: str
+    runtime: str
+    status: KernelStatus
+    created: bool
+
+
+@frozen
+class KernelInfo:
+    """What a client may know of a live kernel. Times in seconds, sizes in bytes."""
+
+    kernel_id: uuid.UUID
+    session_token: str
+    runtime: str
+    requested_runtime: str
+    age: float
+    execution_timeout: float
+    idle_timeout: float
+    idle: float
+    memory_limit: int
+    memory_used: int
+    cpu_used: float
+    num_queries: int

@@ -1,0 +1,54 @@
+"""An agent as the manager sees it, and the rule that chooses one for a new kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from attrs import frozen
+
+
+@frozen
+class AgentAddress:
+    """How to reach an agent's link.
+
+    :ivar endpoint: ZeroMQ address, for instance ``tcp://127.0.0.1:6011``.
+    :ivar public_key: the agent's CURVE public key, 40 characters of Z85.
+    """
+
+    agent_id: str
+    endpoint: str
+    public_key: str
+
+
+@frozen
+class Agent:
+    """A live agent.
+
+    :ivar incarnation: drawn anew at every start of the agent; kernels do not survive a change.
+    :ivar runtimes: canonical names of the runtimes it can hold now.
+    """
+
+    address: AgentAddress
+    incarnation: str
+    runtimes: frozenset[str]
+    num_kernels: int
+    max_kernels: int
+    isolation: str = ""
+
+    @property
+    def id(self) -> str:
+        """The agent's id, stable over restarts."""
+        return self.address.agent_id
+
+
+def place(runtime: str, agents: Iterable[Agent], excluded: Sequence[str] = ()) -> Agent | None:
+    """Choose the agent with the most free places among those that offer the runtime, or None.
+
+    Ties go to the smaller id, so that the same input always gives the same answer.
+    """
+    fit = [
+        agent
+        for agent in agents
+        if runtime in agent.runtimes and agent.num_kernels < agent.max_kernels and agent.id not in excluded
+    ]
+    return min(fit, key=lambda agent: (agent.num_kernels - agent.max_kernels, agent.id), default=None)

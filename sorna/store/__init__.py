@@ -1,0 +1,1 @@
+"""The truth in PostgreSQL: keypairs, agents and every kernel that ever was; knows SQL, decides nothing."""

@@ -1,0 +1,1 @@
+"""Public fakes, builders and base classes for tests of Sorna and of programs around it."""
