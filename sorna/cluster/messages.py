@@ -15,8 +15,8 @@ Errors travel by class name (:data:`ERROR_NAMES`), anything else becomes ``Agent
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import attrs
 import msgpack
@@ -26,6 +26,8 @@ from sorna import errors
 from sorna.model.kernel import KernelSpec, Usage
 from sorna.model.limits import Limits
 from sorna.model.run import RunException, RunMode, RunReply, RunRequest, RunStatus
+
+T = TypeVar("T")
 
 MAX_MESSAGE = 24 * 1024 * 1024
 
@@ -224,8 +226,8 @@ def unpack_kernel_id(raw: Any) -> uuid.UUID:
     return uuid.UUID(bytes=raw)
 
 
-def _build(cls: Any, raw: Mapping[str, Any]) -> Any:
+def _build(cls: Callable[..., T], raw: Mapping[str, Any]) -> T:
     try:
         return cls(**raw)
     except TypeError as error:
-        raise MalformedMessage(f"not a {cls.__name__}: {error}") from error
+        raise MalformedMessage(f"not a {getattr(cls, '__name__', 'value')}: {error}") from error

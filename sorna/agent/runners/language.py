@@ -36,11 +36,8 @@ def language_from_json(row: Any) -> Language:
     except TypeError as error:
         message = f"not a row of the language table: {error}"
         raise ValueError(message) from error
-    if not isinstance(language.repl, bool):
-        message = "repl must be true or false"
-        raise ValueError(message)  # noqa: TRY004
-    for name in ("name", "source", "query", "build", "exec"):
-        if not isinstance(getattr(language, name), str):
-            message = f"{name} must be text"
+    for name, value in language._asdict().items():
+        if not isinstance(value, bool if name == "repl" else str):
+            message = f"{name} has a value of the wrong type"
             raise ValueError(message)  # noqa: TRY004
     return language
