@@ -1,16 +1,18 @@
-"""What the agent needs from an isolation tier, as Protocols; knows no mechanism."""
+"""What the agent needs from an isolation tier, and what the link needs from the agent, as Protocols; knows no mechanism."""
 
 from __future__ import annotations
 
 import socket
+import uuid
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from attrs import field, frozen
 from twisted.internet.defer import Deferred
 
-from sorna.model.kernel import Usage
+from sorna.model.kernel import KernelSpec, Usage
 from sorna.model.limits import Limits
+from sorna.model.run import RunReply, RunRequest
 
 
 @frozen
@@ -110,3 +112,87 @@ class SandboxSettings:
     preload: Sequence[str] = ()
     read_only: Sequence[str] = ()
     uid_range: tuple[int, int] = (1_879_048_192, 65_536)
+
+
+class AgentOperations(Protocol):
+    """Everything a manager may ask of this agent; the link calls it, ``agent/kernels.py`` implements it.
+
+    Every method that names a kernel raises KernelNotFound when this agent does not hold it.
+    """
+
+    async def create_kernel(self, kernel_id: uuid.UUID, spec: KernelSpec) -> None:
+        """Make a kernel, ready to run code when this returns; harmless when it is there already.
+
+        :raises RuntimeUnknown, NoAgentAvailable, AgentFailed: nothing is left of it.
+        """
+        ...
+
+    async def destroy_kernel(self, kernel_id: uuid.UUID, reason: str) -> Usage:
+        """End a kernel; its processes are gone when this returns."""
+        ...
+
+    async def restart_kernel(self, kernel_id: uuid.UUID) -> None:
+        """Throw the in-memory state away and keep the working directory."""
+        ...
+
+    async def execute(self, kernel_id: uuid.UUID, request: RunRequest) -> RunReply:
+        """Start, continue or feed a run. When this coroutine is cancelled, the output it had taken goes back.
+
+        :raises InvalidRequest: nothing waits for input, or the run is unknown.
+        """
+        ...
+
+    async def interrupt(self, kernel_id: uuid.UUID) -> None:
+        """Send SIGINT to what runs now."""
+        ...
+
+    async def complete(self, kernel_id: uuid.UUID, code: str, options: Mapping[str, Any]) -> Sequence[str]:
+        """Give completions."""
+        ...
+
+    async def upload(self, kernel_id: uuid.UUID, path: str, content: bytes) -> None:
+        """Write one file below the working directory. :raises AgentRefused: the path climbs out or cannot be written."""
+        ...
+
+    async def usage(self, kernel_id: uuid.UUID) -> Usage:
+        """Give what the kernel has used so far."""
+        ...
+
+    async def logs(self, kernel_id: uuid.UUID) -> str:
+        """Give the kernel's recent console output as text."""
+        ...
+
+
+class AgentNews(Protocol):
+    """Where the agent puts news for its managers; kept and repeated until a manager acknowledges."""
+
+    def kernel_ended(self, kernel_id: uuid.UUID, reason: str, usage: Usage) -> None:
+        """Tell that a kernel is gone without a manager having asked for it."""
+        ...
+
+
+@frozen
+class Heartbeat:
+    """What an agent says of itself every few seconds (Redis db 2, field names of the historic layout)."""
+
+    agent_id: str
+    incarnation: str
+    endpoint: str
+    public_key: str
+    runtimes: frozenset[str]
+    kernels: frozenset[str]
+    max_kernels: int
+    isolation: str
+    stats: Mapping[str, Mapping[str, str]]
+
+
+class HeartbeatStore(Protocol):
+    """Where heartbeats go; ``sorna/live/instances.py`` implements it."""
+
+    async def beat(self, heartbeat: Heartbeat, interval: float) -> None:
+        """Write one heartbeat in one transaction; the liveness key expires after two intervals."""
+        ...
+
+    async def leave(self, agent_id: str) -> None:
+        """Remove the agent at its orderly stop."""
+        ...
