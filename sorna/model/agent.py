@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 from attrs import frozen
 
@@ -41,14 +41,21 @@ class Agent:
         return self.address.agent_id
 
 
-def place(runtime: str, agents: Iterable[Agent], excluded: Sequence[str] = ()) -> Agent | None:
+def place(
+    runtime: str, agents: Iterable[Agent], excluded: Collection[str] = (), gpu_instances: Collection[str] = ()
+) -> Agent | None:
     """Choose the agent with the most free places among those that offer the runtime, or None.
 
-    Ties go to the smaller id, so that the same input always gives the same answer.
+    Where ``gpu_instances`` names agents, a runtime whose name ends in ``-gpu`` goes to one of them only. Ties go to the
+    smaller id, so that the same input always gives the same answer.
     """
+    needs_gpu_instance = runtime.endswith("-gpu") and bool(gpu_instances)
     fit = [
         agent
         for agent in agents
-        if runtime in agent.runtimes and agent.num_kernels < agent.max_kernels and agent.id not in excluded
+        if runtime in agent.runtimes
+        and agent.num_kernels < agent.max_kernels
+        and agent.id not in excluded
+        and not (needs_gpu_instance and agent.id not in gpu_instances)
     ]
     return min(fit, key=lambda agent: (agent.num_kernels - agent.max_kernels, agent.id), default=None)
