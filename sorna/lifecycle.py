@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+import atexit
+import os
+import sys
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IReactorCore, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -118,6 +121,31 @@ class Operations:
         else:
             drained.callback(None)
         return drained
+
+
+def fail_process(reactor: IReactorCore, message: str, status: int = 1) -> None:
+    """Say why the process cannot go on, stop it in order, and let it end with ``status``.
+
+    ``twistd`` itself ends with 0 whenever the reactor stopped without a signal, also after a failed start; so the status is
+    set by the very last thing the interpreter does.
+    """
+    stderr = sys.__stderr__
+    if stderr is not None:
+        stderr.write(f"sorna: {message}\n")
+        stderr.flush()
+    atexit.register(_end_with, status)
+    stop: Callable[[], None] = reactor.stop
+    if reactor.running:
+        stop()
+    else:
+        reactor.callWhenRunning(stop)
+
+
+def _end_with(status: int) -> None:
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is not None:
+            stream.flush()
+    os._exit(status)
 
 
 class Draining(Service):

@@ -1,0 +1,11 @@
+"""``python -m sorna.agent``: an agent in the foreground; the same as ``twistd --nodaemon sorna-agent``."""
+
+from __future__ import annotations
+
+import sys
+
+from twisted.scripts.twistd import run
+
+if __name__ == "__main__":
+    sys.argv = ["twistd", "--nodaemon", "--pidfile=", "sorna-agent", *sys.argv[1:]]
+    run()
