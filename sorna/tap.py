@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import ClassVar
 
 from twisted.application.service import IService
 from twisted.python import usage
@@ -17,14 +18,14 @@ from sorna.config import SERVER_SETTINGS, ConfigurationError, ServerConfig, Sett
 class SettingsOptions(usage.Options):
     """Options that a table of :class:`sorna.config.Setting` describes; what was not given stays None."""
 
-    settings: Sequence[Setting] = ()
+    settings: ClassVar[Sequence[Setting]] = ()
+    optFlags: ClassVar[list[list[str | None]]]
+    optParameters: ClassVar[list[list[str | None]]]
 
-    def __init__(self) -> None:
-        # Twisted collects these two attributes in __init__, from the instance's classes.
-        cls = type(self)
+    def __init_subclass__(cls) -> None:
+        """Spell the table the way Twisted collects options from classes."""
         cls.optFlags = [[s.name, None, s.described] for s in cls.settings if s.is_flag]
         cls.optParameters = [[s.name, None, None, s.described] for s in cls.settings if not s.is_flag]
-        super().__init__()
 
 
 class Options(SettingsOptions):
