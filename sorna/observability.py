@@ -32,7 +32,8 @@ def add_request_id(observer: ILogObserver) -> ILogObserver:
         current = request_id.get()
         observer({**event, "request_id": current} if current else event)
 
-    return with_request_id
+    wrapped: ILogObserver = with_request_id
+    return wrapped
 
 
 def quieten(level: LogLevel) -> LogLevelFilterPredicate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -111,7 +112,7 @@ class ServerConfigTests(UnitTestCase):
     def test_refusals_name_the_option(self) -> None:
         """Every value that cannot be right is refused with the option's name."""
         loopback_only = {"db-addr": "h", "redis-addr": "h"}
-        for flags, named in [
+        refused: list[tuple[dict[str, Any], str]] = [
             ({"service-port": "http"}, "--service-port"),
             ({"service-port": "70000"}, "--service-port"),
             ({"service-ip": "example.org"}, "--service-ip"),
@@ -129,7 +130,8 @@ class ServerConfigTests(UnitTestCase):
             ({"kernel-python": "/nowhere/python"}, "--kernel-python"),
             ({"local-agent": "maybe"}, "--local-agent"),
             ({"config": "/nowhere.toml"}, "--config"),
-        ]:
+        ]
+        for flags, named in refused:
             with self.assertRaises(ConfigurationError) as caught:
                 server_config(flags, {})
             self.assertIn(named, str(caught.exception))

@@ -42,7 +42,7 @@ class _AgentProcess(ProcessProtocol):
     def __init__(self, line: Callable[[str], None]) -> None:
         self._line = line
         self._rest = {1: b"", 2: b""}
-        self.ended: Deferred[Failure] = Deferred()
+        self.ended: Deferred[None] = Deferred()
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         """Cut what the agent prints into lines; one without an end is passed on when it grows long."""
@@ -58,7 +58,7 @@ class _AgentProcess(ProcessProtocol):
         for rest in self._rest.values():
             if rest:
                 self._line(rest.decode("utf-8", "replace"))
-        self.ended.callback(reason)
+        self.ended.errback(reason)
 
 
 class LocalAgent(Service):
@@ -108,12 +108,12 @@ class LocalAgent(Service):
         kill = self._clock.callLater(STOP_TIMEOUT, self._signal, transport, "KILL")
         gone: Deferred[None] = Deferred()
 
-        def ended(reason: Failure) -> Failure:
-            kill.cancel() if kill.active() else None
+        def ended(_reason: object) -> None:
+            if kill.active():
+                kill.cancel()
             gone.callback(None)
-            return reason
 
-        self._protocol.ended.addCallback(ended)
+        self._protocol.ended.addBoth(ended)
         return gone
 
     def _signal(self, transport: IProcessTransport, name: str) -> None:
@@ -126,7 +126,7 @@ class LocalAgent(Service):
         self._again = None
         self._last_lines = []
         protocol = _AgentProcess(self._say)
-        protocol.ended.addCallback(self._ended, self._clock.seconds())
+        protocol.ended.addErrback(self._ended, self._clock.seconds())
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         arguments = [sys.executable, "-m", "sorna.agent", "--config", str(self._path), "--exit-with-parent"]
         self._protocol = protocol
