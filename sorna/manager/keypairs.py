@@ -6,6 +6,7 @@ Knows no HTTP. A disabled key stops working within :data:`MAX_AGE`, because noth
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -23,10 +24,15 @@ MAX_REMEMBERED = 10_000
 
 @define
 class CachedKeypairs:
-    """Implements :class:`sorna.gateway.interfaces.Keypairs`."""
+    """Implements :class:`sorna.gateway.interfaces.Keypairs`.
+
+    :ivar refused: access keys that do not exist for this process, whatever the store has: the published example keypair of
+        an earlier start must not open a server that was started without it.
+    """
 
     clock: IReactorTime
     store: KeypairStore
+    refused: Collection[str] = ()
     _known: OrderedDict[str, tuple[float, Keypair | None]] = field(factory=OrderedDict)
     _asking: dict[str, list[Deferred[Keypair | None]]] = field(factory=dict)
     _used: dict[str, int] = field(factory=dict)
@@ -35,6 +41,8 @@ class CachedKeypairs:
 
     async def find(self, access_key: str) -> Keypair | None:
         """Give the keypair; concurrent requests for one key share one query."""
+        if access_key in self.refused:
+            return None
         known = self._known.get(access_key)
         if known is not None and self.clock.seconds() - known[0] < MAX_AGE:
             return known[1]
