@@ -154,7 +154,7 @@ def _encode_call(call: Call) -> bytes:
     return b"".join(pieces)
 
 
-def decode(raw: bytes) -> Message:
+def decode(raw: bytes | memoryview) -> Message:
     """Read a message; nothing of the sender is trusted.
 
     :raises MalformedMessage: for anything that :func:`encode` would not write.
