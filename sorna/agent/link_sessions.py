@@ -222,9 +222,6 @@ class Sessions:
         elif call.method == "ping":
             self._post(peer, encode(Answer(call.id, {"incarnation": self._incarnation})))
             self._greet(peer)
-        elif call.method == "goodbye":
-            self._post(peer, encode(Answer(call.id, None)))
-            self._forget(peer, "it said goodbye")
         elif len(peer.calls) >= MAX_CALLS or peer.call_bytes + size > MAX_CALL_BYTES or peer.unsent >= MAX_CALLS:
             busy = Unavailable("this agent is already doing too much for this manager")
             self._post(peer, encode(error_to_failed(call.id, busy)))
