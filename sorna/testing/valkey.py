@@ -6,6 +6,7 @@ Knows nothing of Sorna. Starting and killing block, as tests may.
 from __future__ import annotations
 
 import importlib.resources
+import json
 import platform
 import shutil
 import signal
@@ -14,6 +15,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -45,7 +47,7 @@ class ValkeyServer:
     @property
     def url(self) -> str:
         """Its address, with the password, as Sorna's options take it."""
-        login = f":{self._password}@" if self._password else ""
+        login = f":{quote(self._password, safe='')}@" if self._password else ""
         return f"unix://{login}{self.socket_path}"
 
     @property
@@ -70,7 +72,8 @@ class ValkeyServer:
             command = [setpriv, "--pdeathsig", "KILL", *command]
         lines = ["port 0", f"unixsocket {self.socket_path}", 'save ""', "appendonly no", f"dir {self._directory}"]
         if self._password:
-            lines.append(f"requirepass {self._password}")
+            # A quoted string of Valkey's configuration escapes as one of JSON does.
+            lines.append(f"requirepass {json.dumps(self._password)}")
         with (self._directory / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
         assert self._process.stdin is not None
