@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from attrs import frozen
 
@@ -39,6 +39,25 @@ class Agent:
     def id(self) -> str:
         """The agent's id, stable over restarts."""
         return self.address.agent_id
+
+
+@frozen
+class Heartbeat:
+    """What an agent says of itself every few seconds (Redis db 2, field names of the historic layout).
+
+    :ivar kernels: short ids of the kernels it holds now.
+    :ivar stats: short id -> field -> value, live figures of each kernel for its hash in db 1.
+    """
+
+    agent_id: str
+    incarnation: str
+    endpoint: str
+    public_key: str
+    runtimes: frozenset[str]
+    kernels: frozenset[str]
+    max_kernels: int
+    isolation: str
+    stats: Mapping[str, Mapping[str, str]]
 
 
 def place(
