@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
-from twisted.internet.interfaces import IAddress, IProtocol
+from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
@@ -70,7 +71,6 @@ class FrontDoor(Factory):
             site.doStart()
         self._site = site
 
-    def buildProtocol(self, addr: IAddress) -> IProtocol | None:
+    def buildProtocol(self, addr: IAddress | None) -> Any:
         """Hand a connection to the site that serves now."""
-        protocol: IProtocol | None = self._site.buildProtocol(addr)
-        return protocol
+        return self._site.buildProtocol(addr)
