@@ -154,7 +154,7 @@ def _bound_shared_memory(memory: int) -> None:
 
 def _confine(request: wire.Request, around: Surroundings, step: Steps) -> int:
     """Go through every step up to the filter; gives the descriptor of the scratch space."""
-    credentials.reset_signals()
+    credentials.forget_signals()
     uid = request.uid
     if around.user_namespace:
         step("map user")

@@ -82,8 +82,10 @@ def map_own_identity(uid: int, gid: int) -> None:
 
 
 def become(uid: int) -> None:
-    """Turn root into an unprivileged user for ever; the group has the same number."""
-    ns.drop_bounding_set()
+    """Turn root into an unprivileged user for ever; the group has the same number.
+
+    The bounding set is the zygote's, which has emptied it: it stays empty through clones.
+    """
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
@@ -155,9 +157,16 @@ _FRESH: dict[int, Any] = {
 }
 
 
-def reset_signals() -> None:
-    """Treat every signal as a fresh Python does, with none blocked."""
+def forget_signals() -> None:
+    """Undo in a kernel what a zygote does with signals beyond :func:`reset_signals`."""
     signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def reset_signals() -> None:
+    """Treat every signal as a fresh Python does, with none blocked, whatever the zygote inherited."""
     for number in signal.valid_signals():
         # Not ours to set: SIGKILL, SIGSTOP and those that the C library keeps for itself.
         with contextlib.suppress(OSError, ValueError):

@@ -78,7 +78,7 @@ def _start(request: wire.Request, around: Surroundings, channel: int, home: str,
     """Become the kernel's first process."""
     step = confinement.Steps()
     try:
-        credentials.reset_signals()
+        credentials.forget_signals()
         os.setsid()
         os.umask(0o022)
         step("control group")

@@ -11,6 +11,7 @@ seen. Then the old root is detached with everything on it, and the new root is m
 to is one tmpfs, bound to ``/home/work``, ``/tmp`` and ``/dev/shm``, so that the three share one budget.
 """
 
+import contextlib
 import errno
 import glob
 import os
@@ -21,6 +22,7 @@ from sorna.agent.sandbox import namespaces as ns
 
 WORK = "/home/work"
 _HOST = "/.host"
+_SMALL = 16 * 1024  # a file of this size is cheaper to copy than to bind
 _SCRATCH = "/.scratch"
 
 _SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -91,6 +93,7 @@ class Plan(NamedTuple):
 
     binds: Sequence[Bind]
     links: Sequence[tuple[str, str]]
+    copies: Sequence[tuple[str, bytes]]
     devices: Sequence[str]
     masked: Sequence[str]
     read_only_proc: Sequence[str]
@@ -110,12 +113,15 @@ def _inside_usr(path: str) -> bool:
     return path == "/usr" or path.startswith("/usr/")
 
 
-def _harmless(binds: list[Bind], links: list[tuple[str, str]]) -> None:
+def _harmless(binds: list[Bind], links: list[tuple[str, str]], copies: list[tuple[str, bytes]]) -> None:
     for pattern in _HARMLESS:
         for path in sorted(glob.glob(pattern)):
             real = os.path.realpath(path)
             if os.path.islink(path) and _inside_usr(real):
                 links.append((path, real))
+            elif os.path.isfile(real) and os.path.getsize(real) <= _SMALL:
+                with contextlib.suppress(OSError), open(real, "rb") as file:
+                    copies.append((path, file.read(_SMALL)))
             elif os.access(real, os.R_OK):
                 binds.append(Bind(real, path, os.path.isdir(real)))
 
@@ -147,9 +153,10 @@ def plan(prefixes: Iterable[str], read_only: Iterable[str]) -> Plan:
     """
     binds: list[Bind] = []
     links: list[tuple[str, str]] = [("/etc/mtab", "/proc/self/mounts"), ("/var/tmp", "/tmp")]
+    copies: list[tuple[str, bytes]] = []
     missing = []
     _system(binds, links)
-    _harmless(binds, links)
+    _harmless(binds, links, copies)
     for path in (*prefixes, *read_only):
         if os.path.isabs(path) and os.path.exists(path):
             _extra(path, binds)
@@ -158,6 +165,7 @@ def plan(prefixes: Iterable[str], read_only: Iterable[str]) -> Plan:
     return Plan(
         binds=tuple(sorted(binds, key=lambda bind: bind.target.count("/"))),
         links=tuple(links),
+        copies=tuple(copies),
         devices=tuple(name for name in _DEVICES if os.path.exists(f"/dev/{name}")),
         masked=tuple(f"/proc/{name}" for name in _MASKED_PROC if os.path.exists(f"/proc/{name}")),
         read_only_proc=tuple(f"/proc/{name}" for name in _READ_ONLY_PROC if os.path.isdir(f"/proc/{name}")),
@@ -173,8 +181,8 @@ class Owner(NamedTuple):
     hostname: str
 
 
-def _etc(owner: Owner) -> dict[str, str]:
-    return {
+def _etc(owner: Owner) -> dict[str, bytes]:
+    texts = {
         "/etc/passwd": (
             "root:x:0:0:root:/nonexistent:/usr/sbin/nologin\n"
             f"work:x:{owner.uid}:{owner.gid}:work:{WORK}:/bin/bash\n"
@@ -186,6 +194,7 @@ def _etc(owner: Owner) -> dict[str, str]:
         "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\nservices: files\nprotocols: files\n",
         "/etc/resolv.conf": "",
     }
+    return {path: text.encode("ascii") for path, text in texts.items()}
 
 
 class _Builder:
@@ -205,14 +214,14 @@ class _Builder:
                 raise
         self._made.add(path)
 
-    def file(self, path: str, content: str = "") -> None:
+    def file(self, path: str, content: bytes = b"") -> None:
         self.directory(os.path.dirname(path))
         # A mount point below another bind exists there already and cannot be created on a read-only mount.
         if os.path.lexists(path):
             return
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:
-            os.write(descriptor, content.encode())
+            os.write(descriptor, content)
         finally:
             os.close(descriptor)
 
@@ -341,7 +350,7 @@ def enter(plan: Plan, owner: Owner, scratch_size: int) -> int:
         builder.bind(bind)
     for path, value in plan.links:
         builder.link(path, value)
-    for path, content in _etc(owner).items():
+    for path, content in (*_etc(owner).items(), *plan.copies):
         builder.file(path, content)
     for path in ("/proc", "/dev", "/run", "/root", "/opt", "/srv", "/mnt", "/media"):
         builder.directory(path)

@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
-from sorna.agent.sandbox import cgroups, confinement, keeper, rootfs, seccomp, wire
+from sorna.agent.sandbox import cgroups, confinement, credentials, keeper, rootfs, seccomp, wire
 from sorna.agent.sandbox import namespaces as ns
 
 _THREAD_PATIENCE = 5.0
@@ -133,6 +133,8 @@ class Zygote:
             notes += self._plan(configuration, entry)
         else:
             notes += self._plan_nothing(configuration, entry)
+        if configuration.identities:
+            ns.drop_bounding_set()
         gc.collect()
         gc.freeze()
         return notes
@@ -283,6 +285,7 @@ def main(descriptor: int) -> NoReturn:
     control = socket.socket(fileno=descriptor)
     control.set_inheritable(False)
     os.setsid()
+    credentials.reset_signals()
     ns.prctl(ns.PR_SET_PDEATHSIG, int(signal.SIGTERM))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
