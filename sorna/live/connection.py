@@ -194,6 +194,6 @@ class RedisConnection(Service):
 
 
 def _kind(error: Exception) -> str:
-    """Give the first word of an error, ``ERR`` where the driver has taken it off."""
-    text = str(error)
-    return "ERR" if not text or text.startswith(" ") else text.split(maxsplit=1)[0][:32]
+    """Give the first word of an error that Redis answered with; by Redis' custom it names the kind."""
+    words = str(error).split(maxsplit=1)
+    return words[0][:32] if words else "ERR"

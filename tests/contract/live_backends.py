@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
 
 from twisted.internet import reactor  # noqa: TID251 - the one place where these tests get the real reactor from
 from twisted.internet.task import Clock, deferLater
@@ -37,7 +39,7 @@ PUBLIC_KEY = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"
 class LiveCase(TestCase):
     """A test with the five things of this room. ``window`` is the rate counters', in seconds."""
 
-    window = 0.4
+    window = 0.8
     heartbeats: HeartbeatStore
     directory: AgentDirectory
     kernels: LiveKernels
@@ -82,6 +84,7 @@ class ValkeyCase(LiveCase):
 
     def setUp(self) -> None:
         self.server = start_valkey(self, self.password)
+        self.listeners: list[RedisAnnouncements] = []
         self.address = parse_redis_address(self.server.url)
         self.db = {number: self.connect(number) for number in (1, 2, 3, 4)}
         self.heartbeats = RedisHeartbeatStore(self.db[2])
@@ -101,6 +104,7 @@ class ValkeyCase(LiveCase):
         """Make announcements that end with the test."""
         announcements = RedisAnnouncements(REACTOR, self.address, self.db[1], **settings)
         announcements.startService()
+        self.listeners.append(announcements)
         self.addCleanup(announcements.stopService)
         return announcements
 
@@ -112,7 +116,19 @@ class ValkeyCase(LiveCase):
         await self.sleep(seconds)
 
     async def settle(self) -> None:
-        await self.sleep(0.05)
+        """Ask every listener's connection for an answer, which comes after all that was under way to it."""
+        for listener in self.listeners:
+            await self.eventually(partial(getattr, listener, "listening"))
+            assert listener._wire is not None
+            await listener._wire.send("PING")
+
+    async def eventually(self, condition: Callable[[], bool], seconds: float = 5.0) -> float:
+        """Wait until something holds; give how long that took."""
+        started = REACTOR.seconds()
+        while not condition():
+            self.assertLess(REACTOR.seconds() - started, seconds)
+            await self.sleep(0.005)
+        return cast("float", REACTOR.seconds() - started)
 
 
 def address_of(agent_id: str = "i-one") -> AgentAddress:

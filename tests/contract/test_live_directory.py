@@ -52,10 +52,10 @@ class DirectoryContract(_Case):
 
     async def test_lease_ends(self) -> None:
         """An agent that is silent for two intervals is dead, and its kernels are still known."""
-        await self.heartbeats.beat(beat_of(kernels=frozenset({"k1"})), 0.1)
-        await self.pass_time(0.12)
+        await self.heartbeats.beat(beat_of(kernels=frozenset({"k1"})), 0.3)
+        await self.pass_time(0.3)
         self.assertIsNotNone(await self.directory.find("i-one"))
-        await self.pass_time(0.15)
+        await self.pass_time(0.35)
         self.assertEqual(list(await self.directory.alive()), [])
         self.assertIsNone(await self.directory.find("i-one"))
         self.assertEqual(await self.directory.kernels_of("i-one"), {"k1"})
