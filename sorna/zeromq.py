@@ -195,6 +195,8 @@ class Socket(ZmqConnection):
         self.socket.monitor(address, events)
         self._monitor = Socket(self.factory, zmq.PAIR, parse)  # type: ignore[arg-type]  # ours is a Sockets
         self._monitor.socket.connect(address)
+        # The pipe is there at once, and gives a sign only after it was found empty.
+        self._monitor.doRead()
 
     def shutdown(self) -> None:
         """Close the socket; harmless when it is closed."""

@@ -78,7 +78,9 @@ class TrustedDirectory:
             return agents
         now = self._clock.seconds()
         fresh = self._read_at is not None and now - self._read_at < KEYS_ARE_FRESH
-        unknown = any(not trusted(agent, self._keys) and self._claim(agent) not in self._warned for agent in agents)
+        unknown = len(self._warned) < MAX_WARNINGS and any(
+            not trusted(agent, self._keys) and self._claim(agent) not in self._warned for agent in agents
+        )
         if not fresh or unknown:
             self._keys = await self._store.public_keys()
             self._read_at = now

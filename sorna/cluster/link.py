@@ -314,7 +314,7 @@ class ZmqAgentLink(Service):
         done = Deferred.fromCoroutine(self._take_care(agent, event.number, news))
         if not done.called:
             agent.news[event.number] = done
-            done.addBoth(lambda _: agent.news.pop(event.number, None)).addErrback(lambda _: None)
+            done.addBoth(lambda _: agent.news.pop(event.number) and None)
 
     async def _take_care(self, agent: _Agent, number: int, news: KernelEnded) -> None:
         try:

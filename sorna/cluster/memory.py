@@ -142,7 +142,7 @@ class MemoryAgentLink:
             return await pending
         except defer.CancelledError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- raised again, as what the manager would get
             if not isinstance(error, SornaError):
                 self._log.failure("an operation failed")
             raise failed_to_error(error_to_failed(1, error)) from None
