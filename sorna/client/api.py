@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
 from treq.client import HTTPClient
@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeadlinePassed
 from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 from twisted.web._newclient import RequestTransmissionFailed  # defined there only, and raised out of Agent
 from twisted.web.client import ResponseFailed
 from twisted.web.http_headers import Headers
@@ -60,6 +61,8 @@ _UNREACHABLE = (
 )
 
 
+T = TypeVar("T")
+
 # Is asked with True for input that must not be shown; gives the typed line, or None to interrupt the run instead.
 ReadInput = Callable[[bool], Awaitable[str | None]]
 
@@ -70,15 +73,26 @@ class ApiClient:
     :param endpoint: for instance ``http://127.0.0.1:8080``; a path in it is put before every path and not signed, as the
         published clients do for servers behind a proxy that strips it.
     :param clock: gives deadlines and, by ``seconds()``, the wall time for the Date header.
+    :param largest_answer: bytes of an answer's body.
     :raises ValueError: the endpoint is no http or https URL.
     """
 
-    def __init__(self, http: HTTPClient, endpoint: str, access_key: str, secret_key: str, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        http: HTTPClient,
+        endpoint: str,
+        access_key: str,
+        secret_key: str,
+        clock: IReactorTime,
+        *,
+        largest_answer: int = LARGEST_ANSWER,
+    ) -> None:
         self._http = http
         self._endpoint = endpoint.rstrip("/")
         self._host = host_header(endpoint)
         self._credentials = Credentials(access_key, secret_key)
         self._clock = clock
+        self._largest_answer = largest_answer
 
     async def version(self) -> str:
         """Ask which version of the interface the server speaks at the most; needs no valid keypair."""
@@ -177,7 +191,7 @@ class ApiClient:
         self, method: str, path: str, deadline: float, body: bytes | None = None, content_type: str = NO_BODY
     ) -> Reply:
         """Make a call and give its answer if it is a good one, else raise what it says."""
-        exchange = Deferred.fromCoroutine(self._exchange(method, PREFIX + path, body, content_type))
+        exchange = abandonable(Deferred.fromCoroutine(self._exchange(method, PREFIX + path, body, content_type)))
         try:
             reply = await exchange.addTimeout(deadline, self._clock)
         except DeadlinePassed as error:
@@ -203,7 +217,7 @@ class ApiClient:
         response = await self._http.request(
             method, self._endpoint + target, headers=headers, data=body, allow_redirects=False, unbuffered=True
         )
-        return Reply(response.code, await _read(response))
+        return Reply(response.code, await _read(response, self._largest_answer))
 
 
 class Run:
@@ -259,11 +273,30 @@ class Run:
             self._next = None
 
 
+def abandonable(work: Deferred[T]) -> Deferred[T]:
+    """Give what ``work`` gives, but CancelledError when cancelled: an HTTP request that is cut off reports a broken answer."""
+    given_up = False
+
+    def give_up(_: Deferred[T]) -> None:
+        nonlocal given_up
+        given_up = True
+        work.cancel()
+
+    outcome: Deferred[T] = Deferred(give_up)
+
+    def hand_on(result: T | Failure) -> None:
+        if not given_up:
+            outcome.callback(cast("T", result))  # a Failure goes down the other path by itself
+
+    work.addBoth(hand_on)
+    return outcome
+
+
 def _kernel(kernel_id: str, rest: str = "") -> str:
     return f"/kernel/{quote(kernel_id, safe='')}{rest}"
 
 
-async def _read(response: IResponse) -> bytes:
+async def _read(response: IResponse, most: int) -> bytes:
     """Read a body of bounded size."""
     chunks: list[bytes] = []
     size = 0
@@ -271,7 +304,7 @@ async def _read(response: IResponse) -> bytes:
     def keep(chunk: bytes) -> None:
         nonlocal size
         size += len(chunk)
-        if size > LARGEST_ANSWER:
+        if size > most:
             raise ApiError(response.code, "unreadable-answer", "The answer is larger than this client takes.")
         chunks.append(chunk)
 

@@ -29,6 +29,7 @@ from sorna.client.terminal import Terminal
 from sorna.client.wire import ApiError, host_header
 
 CONNECT_TIMEOUT = 10.0
+STANDARD_INPUT = 0
 CLOSED_PIPE = 128 + signal.SIGPIPE
 
 
@@ -70,6 +71,9 @@ def _main(reactor: Any, configuration: ClientConfiguration, command: Command) ->
             # Nobody reads any more; the interpreter must not find out again when it flushes at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = CLOSED_PIPE
+        except OSError as error:
+            click.echo(f"sorna: {error}", err=True)
+            code = FAILED
         finally:
             await pool.closeCachedConnections()
         raise SystemExit(code)
@@ -198,7 +202,7 @@ def run(
         raise Unusable(str(error)) from error
 
     async def carry_out(door: Door) -> int:
-        terminal = Terminal(door.reactor, sys.stdin.fileno(), sys.stdout, sys.stderr, quiet=quiet, media=media)
+        terminal = Terminal(door.reactor, STANDARD_INPUT, sys.stdout, sys.stderr, quiet=quiet, media=media)
         work = RunOfCode(door.api, terminal, order, door.reactor)
         door.on_interrupt = work.interrupt
         return await work.carry_out()

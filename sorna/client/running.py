@@ -107,8 +107,6 @@ class RunOfCode:
             return
         self._interrupted = True
         self._terminal.note("interrupting; once more gives up waiting")
-        self._terminal.give_up_input()
-        self._detach(self._api.interrupt(self._kernel))
         too_late = self._clock.callLater(GRACE, work.cancel)
 
         def ended(result: object) -> object:
@@ -117,6 +115,9 @@ class RunOfCode:
             return result
 
         work.addBoth(ended)
+        # A run that waits for a line is interrupted by not getting it.
+        if not self._terminal.give_up_input():
+            self._detach(self._api.interrupt(self._kernel))
 
     async def _run(self) -> int:
         order = self._order

@@ -50,9 +50,9 @@ class InputLines:
         finally:
             self._waiting = None
 
-    def give_up(self) -> None:
-        """Answer the one who waits, if any, that nothing will be typed."""
-        self._answer(None)
+    def give_up(self) -> bool:
+        """Answer the one who waits that nothing will be typed; tells whether there was one."""
+        return self._answer(None)
 
     def _pop(self) -> str | None:
         """Take a line out of what was read."""
@@ -62,11 +62,13 @@ class InputLines:
         self._buffer = rest
         return line.decode("utf-8", "replace").removesuffix("\r")
 
-    def _answer(self, line: str | None) -> None:
+    def _answer(self, line: str | None) -> bool:
         waiting, self._waiting = self._waiting, None
-        if waiting is not None:
-            self._reactor.removeReader(self)
-            waiting.callback(line)
+        if waiting is None:
+            return False
+        self._reactor.removeReader(self)
+        waiting.callback(line)
+        return True
 
     def fileno(self) -> int:
         """Give the descriptor."""
@@ -138,9 +140,9 @@ class Terminal:
             self._write(self._stderr, "\n")  # the typed one was not shown either
         return line
 
-    def give_up_input(self) -> None:
-        """Answer a waiting :meth:`read_input` with None."""
-        self._lines.give_up()
+    def give_up_input(self) -> bool:
+        """Answer a waiting :meth:`read_input` with None; tells whether there was one."""
+        return self._lines.give_up()
 
     def note(self, text: str) -> None:
         """Say how things go, to a person; never among the run's own output."""
