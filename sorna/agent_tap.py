@@ -33,6 +33,6 @@ def makeService(options: Options) -> IService:
     """Build the service tree of an agent."""
     from twisted.internet import reactor  # noqa: PLC0415, TID251 - Twisted installs it just before this call
 
-    from sorna.assembly import assemble_agent  # noqa: PLC0415 - what it imports wants the reactor installed
+    from sorna.agent_assembly import assemble_agent  # noqa: PLC0415 - what it imports wants the reactor installed
 
     return assemble_agent(reactor, options.agent)

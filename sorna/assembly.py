@@ -1,4 +1,4 @@
-"""All wiring of both programs, and nothing else: which part is built from which, in the order in which they depend.
+"""All wiring of the server, and nothing else: which part is built from which, in the order in which they depend.
 
 ``assemble_server`` binds the HTTP port at once and brings everything else up step by step; what a step brought up is a child
 of one parent that stops its children in reverse.
@@ -7,18 +7,17 @@ of one parent that stops its children in reverse.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
-from attrs import define, evolve, field
-from twisted.application.internet import StreamServerEndpointService, TimerService
+from attrs import define, evolve
 from twisted.application.service import IService
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.web.server import Site
 
-from sorna.boot import Boot, Stopping
+from sorna.boot import Boot, Listening, Stopping, repeating
 from sorna.cluster.enrolment import TrustedDirectory
 from sorna.cluster.link import ZmqAgentLink
 from sorna.config import ServerConfig
@@ -39,12 +38,13 @@ from sorna.live.kernels import RedisLiveKernels
 from sorna.live.rate_counters import RedisRateCounters
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
-from sorna.manager.interfaces import AgentDirectory, AgentStore, KernelEnded
+from sorna.manager.interfaces import AgentDirectory, AgentStore
 from sorna.manager.keypairs import CachedKeypairs
 from sorna.manager.reaper import Reaper
 from sorna.manager.registry import Registry
 from sorna.model.keypair import EXAMPLE_ACCESS_KEY
 from sorna.store.address import DatabaseAddress
+from sorna.store.service import Tables, open_store
 
 LOCAL_AGENT_ID = "i-local"
 REAPER_INTERVAL = 1.0
@@ -92,11 +92,11 @@ class _Server:
         database, redis = await self._databases()
         store = await open_store(self.reactor, database)
         self.parent.addService(store)
-        first = await ensure_keypairs(store.keypairs, self.config)
+        first = await ensure_keypairs(store.tables.keypairs, self.config)
         manager_keys = load_or_make(self.config.state_dir / "manager")
         agent_keys = load_or_make(self.config.state_dir / "agent") if self.config.local_agent else None
-        await self._enrol(store.agents, manager_keys, agent_keys)
-        directory, site = self._serve(store, redis, manager_keys)
+        await self._enrol(store.tables.agents, manager_keys, agent_keys)
+        directory, site = self._serve(store.tables, redis, manager_keys)
         if self.config.local_agent:
             self._start_local_agent(redis)
             await self._first_agent(directory)
@@ -114,10 +114,15 @@ class _Server:
 
     async def _databases(self) -> tuple[DatabaseAddress, RedisAddress]:
         """Find both databases: the operator's, or private ones started side by side."""
-        postgres, redis = await gatherResults(
-            [Deferred.fromCoroutine(self._database()), Deferred.fromCoroutine(self._redis())], consumeErrors=True
-        )
-        return postgres, redis
+        database = Deferred.fromCoroutine(self._database())
+        redis = Deferred.fromCoroutine(self._redis())
+        try:
+            return await database, await redis
+        except BaseException:
+            for starting in (database, redis):
+                starting.cancel()
+                starting.addErrback(lambda _failure: None)
+            raise
 
     async def _database(self) -> DatabaseAddress:
         given = self.config.database
@@ -141,7 +146,7 @@ class _Server:
         return RedisAddress(path=started.path, password=started.password)
 
     def _lost(self, why: str) -> None:
-        """A private database is gone for good: end the process, for whoever supervises it to start it again."""
+        """End the process, because a private database is gone for good: whoever supervises it starts it again."""
         fail_process(self.reactor, why)
 
     async def _enrol(self, agents: AgentStore, manager: CurveKeypair, local: CurveKeypair | None) -> None:
@@ -157,7 +162,7 @@ class _Server:
             authorised.mkdir(mode=0o700, exist_ok=True)
             (authorised / "local-manager.public").write_text(f"{manager.public}\n", encoding="ascii")
 
-    def _serve(self, store: Store, redis: RedisAddress, keys: CurveKeypair) -> tuple[AgentDirectory, Site]:
+    def _serve(self, store: Tables, redis: RedisAddress, keys: CurveKeypair) -> tuple[AgentDirectory, Site]:
         """Build the manager and the gateway on the databases."""
         reactor, parent = self.reactor, self.parent
         kernels_db, instances_db, rates_db = (RedisConnection(reactor, redis, db) for db in (1, 2, 4))
@@ -165,7 +170,7 @@ class _Server:
         directory = TrustedDirectory(reactor, RedisAgentDirectory(instances_db), store.agents)
         live = RedisLiveKernels(kernels_db)
         # The link brings news to what is built on it.
-        link = ZmqAgentLink(reactor, keys, lambda ended: ending.on_kernel_ended(ended))
+        link = ZmqAgentLink(reactor, keys, lambda ended: ending.on_kernel_ended(ended))  # noqa: PLW0108 - made below
         ending = Ending(reactor, store.kernels, live, directory, link, announcements)
         creation = Creation(
             reactor,
@@ -187,7 +192,9 @@ class _Server:
             parent.addService(service)
         parent.addService(Stopping(keypairs.write_use))
         parent.addService(repeating(reactor, REAPER_INTERVAL, reaper.mend, "while mending"))
-        parent.addService(repeating(reactor, KEYPAIR_USE_INTERVAL, keypairs.write_use, "while writing the use of keypairs"))
+        parent.addService(
+            repeating(reactor, KEYPAIR_USE_INTERVAL, keypairs.write_use, "while writing the use of keypairs")
+        )
         parent.addService(Draining(operations))
         site = make_site(
             reactor,

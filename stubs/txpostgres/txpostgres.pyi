@@ -1,11 +1,11 @@
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import psycopg2.extensions
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-_Parameters = Sequence[Any] | Mapping[str, Any] | None
+_Parameters: TypeAlias = Sequence[Any] | Mapping[str, Any] | None
 
 class _PollingMixin:
     reactor: Any

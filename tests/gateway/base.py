@@ -74,7 +74,10 @@ class GatewayTestCase(UnitTestCase):
     def send(self, method: str, target: str, headers: dict[bytes, bytes], body: bytes = b"") -> Answer:
         """Send exactly this and read the answer."""
         sending = self.treq.request(
-            method, "http://127.0.0.1:8081" + target, headers={name: [value] for name, value in headers.items()}, data=body
+            method,
+            "http://127.0.0.1:8081" + target,
+            headers={name: [value] for name, value in headers.items()},
+            data=body,
         )
         self.treq.flush()
         response = self.successResultOf(sending)

@@ -260,7 +260,16 @@ class DateTests(UnitTestCase):
     def test_junk(self) -> None:
         """What is no complete date is refused, not completed from today."""
         now = datetime(2017, 9, 7, 10, 0, tzinfo=UTC).timestamp()
-        for text in ("", "junk", "10:00", "7", "September 7", "9" * 64, "2017-09-07T10:00:00" + " " * 64, "10:00 +99:99"):
+        for text in (
+            "",
+            "junk",
+            "10:00",
+            "7",
+            "September 7",
+            "9" * 64,
+            "2017-09-07T10:00:00" + " " * 64,
+            "10:00 +99:99",
+        ):
             with self.assertRaises(InvalidAuthentication, msg=text):
                 check_date(text, now)
 
