@@ -31,6 +31,7 @@ from sorna.lifecycle import OrderedServices, fail_process
 from sorna.live.address import parse_redis_address
 from sorna.live.connection import RedisConnection
 from sorna.live.instances import RedisHeartbeatStore
+from sorna.observability import show_debug
 from sorna.zeromq import tcp_endpoint
 
 # Short, because a dead agent's kernels are to be reported as ended within five seconds: two intervals until the liveness
@@ -41,6 +42,8 @@ INSTANCES_DB = 2
 
 def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
     """Build the service tree of ``twistd sorna-agent``."""
+    if config.debug:
+        show_debug()
     address = parse_redis_address(config.redis.address)
     if config.redis.password:
         address = evolve(address, password=config.redis.password)

@@ -43,6 +43,7 @@ from sorna.manager.keypairs import CachedKeypairs
 from sorna.manager.reaper import Reaper
 from sorna.manager.registry import Registry
 from sorna.model.keypair import EXAMPLE_ACCESS_KEY
+from sorna.observability import show_debug
 from sorna.store.address import DatabaseAddress
 from sorna.store.service import Tables, open_store
 
@@ -59,10 +60,15 @@ def assemble_server(reactor: Any, config: ServerConfig) -> IService:
     readiness = Readiness()
     readiness.expect("server", "starting")
     front_door = FrontDoor(lambda: readiness.reason)
-    parent = OrderedServices(reactor)
-    server = _Server(reactor, config, readiness, front_door, parent)
-    parent.addService(server.listening())
-    parent.addService(Boot(server.bring_up, lambda why: fail_process(reactor, why)))
+    if config.debug:
+        show_debug()
+    brought_up = OrderedServices(reactor)
+    server = _Server(reactor, config, readiness, front_door, brought_up)
+    # Stopped in reverse: first no new connections, then no further steps, then what the steps brought up. The port is bound
+    # before anything starts all the same, because twistd lets all services do their privileged part first.
+    parent = OrderedServices(reactor, stop_timeout=60.0)
+    for service in (brought_up, Boot(server.bring_up, lambda why: fail_process(reactor, why)), server.listening()):
+        parent.addService(service)
     return parent
 
 
@@ -93,6 +99,9 @@ class _Server:
         store = await open_store(self.reactor, database)
         self.parent.addService(store)
         first = await ensure_keypairs(store.tables.keypairs, self.config)
+        if first is not None:
+            # At once: a secret that is in the database alone is lost to its operator if a later step fails.
+            write_client_file(self.config.state_dir, endpoint_of(self.config), first.keypair)
         manager_keys = load_or_make(self.config.state_dir / "manager")
         agent_keys = load_or_make(self.config.state_dir / "agent") if self.config.local_agent else None
         await self._enrol(store.tables.agents, manager_keys, agent_keys)
@@ -102,8 +111,6 @@ class _Server:
             await self._first_agent(directory)
         self.readiness.arrived("server")
         self.front_door.open(site)
-        if first is not None:
-            write_client_file(self.config.state_dir, endpoint_of(self.config), first.keypair)
         _show(banner(self.config, first))
         _log.info("serving at {endpoint}", endpoint=endpoint_of(self.config))
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReactorCore, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -126,19 +128,22 @@ class Operations:
 def fail_process(reactor: IReactorCore, message: str, status: int = 1) -> None:
     """Say why the process cannot go on, stop it in order, and let it end with ``status``.
 
-    ``twistd`` itself ends with 0 whenever the reactor stopped without a signal, also after a failed start; so the status is
-    set by the very last thing the interpreter does.
+    Only the first reason counts: what fails after it fails because of it. ``twistd`` itself ends with 0 whenever the reactor
+    stopped without a signal, also after a failed start; so the status is set by the very last thing the interpreter does.
     """
+    if getattr(fail_process, "called", False):
+        return
+    fail_process.called = True  # type: ignore[attr-defined]  # one process, one end
     stderr = sys.__stderr__
     if stderr is not None:
         stderr.write(f"sorna: {message}\n")
         stderr.flush()
     atexit.register(_end_with, status)
-    stop: Callable[[], None] = reactor.stop
     if reactor.running:
-        stop()
+        with suppress(ReactorNotRunning):  # it is stopping already
+            reactor.stop()
     else:
-        reactor.callWhenRunning(stop)
+        reactor.callWhenRunning(reactor.stop)
 
 
 def _end_with(status: int) -> None:

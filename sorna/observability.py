@@ -10,12 +10,13 @@ from contextvars import ContextVar
 from typing import TextIO
 
 from twisted.logger import (
+    FileLogObserver,
     FilteringLogObserver,
     ILogObserver,
     LogEvent,
     LogLevel,
     LogLevelFilterPredicate,
-    globalLogPublisher,
+    formatEventAsClassicLogText,
     jsonFileLogObserver,
     textFileLogObserver,
 )
@@ -36,29 +37,45 @@ def add_request_id(observer: ILogObserver) -> ILogObserver:
     return wrapped
 
 
-def quieten(level: LogLevel) -> LogLevelFilterPredicate:
-    """Give the predicate that lets events of ``level`` and above through.
+# The level of the whole process; ``--debug`` lowers it.
+_levels = LogLevelFilterPredicate(defaultLogLevel=LogLevel.info)
+# Twisted's own factories announce every port and connection at info; from them only warnings are wanted.
+for _noisy in (
+    "twisted.web.server.Site",
+    "twisted.internet.protocol.Factory",
+    "twisted.scripts",
+    "twisted.internet.base",
+    "twisted.internet.tcp",
+    "txredisapi",
+    "log_legacy",
+):
+    _levels.setLogLevelForNamespace(_noisy, LogLevel.warn)
 
-    Twisted's own factories announce every port and connection at info; from them only warnings are wanted.
-    """
-    predicate = LogLevelFilterPredicate(defaultLogLevel=level)
-    for noisy in ("twisted.web.server.Site", "twisted.web.client", "twisted.internet.protocol.Factory", "txredisapi"):
-        predicate.setLogLevelForNamespace(noisy, LogLevel.warn)
-    return predicate
+
+def show_debug() -> None:
+    """Let events of level debug through from now on."""
+    _levels.setLogLevelForNamespace("sorna", LogLevel.debug)
 
 
 def json_log_observer(stream: TextIO | None = None) -> ILogObserver:
     """Give the observer for ``twistd --logger=sorna.observability.json_log_observer``: a JSON object per line."""
-    return FilteringLogObserver(
-        add_request_id(jsonFileLogObserver(stream or sys.stdout, recordSeparator="")), [quieten(LogLevel.info)]
-    )
+    return _quiet(jsonFileLogObserver(stream or sys.stdout, recordSeparator=""))
 
 
 def text_log_observer(stream: TextIO | None = None) -> ILogObserver:
     """Give the observer for ``twistd --logger=sorna.observability.text_log_observer``: a line of text per event."""
-    return FilteringLogObserver(add_request_id(textFileLogObserver(stream or sys.stdout)), [quieten(LogLevel.info)])
+    return _quiet(textFileLogObserver(stream or sys.stdout))
 
 
-def publish_debug_to(stream: TextIO) -> None:
-    """Send every event, of level debug too, to ``stream`` besides wherever the log goes."""
-    globalLogPublisher.addObserver(add_request_id(textFileLogObserver(stream)))
+def child_log_observer(stream: TextIO | None = None) -> ILogObserver:
+    """Give the observer of a supervised child: the same without the time, which its parent adds."""
+    return _quiet(FileLogObserver(stream or sys.stdout, _without_time))
+
+
+def _without_time(event: LogEvent) -> str:
+    text = formatEventAsClassicLogText(event, formatTime=lambda _when: "")
+    return text.lstrip() if text is not None else ""
+
+
+def _quiet(observer: ILogObserver) -> ILogObserver:
+    return FilteringLogObserver(add_request_id(observer), [_levels])

@@ -7,5 +7,12 @@ import sys
 from twisted.scripts.twistd import run
 
 if __name__ == "__main__":
-    sys.argv = ["twistd", "--nodaemon", "--pidfile=", "sorna-agent", *sys.argv[1:]]
+    sys.argv = [
+        "twistd",
+        "--nodaemon",
+        "--pidfile=",
+        "--logger=sorna.observability.child_log_observer",
+        "sorna-agent",
+        *sys.argv[1:],
+    ]
     run()

@@ -142,7 +142,7 @@ class LocalAgent(Service):
         if not self.running:
             return
         if reason.check(ProcessDone) is None and getattr(reason.value, "exitCode", None) == EX_CONFIG:
-            self._refused("\n".join(self._last_lines))
+            self._refused(self._last_lines[-1].removeprefix("sorna: ") if self._last_lines else "it does not say why")
             return
         if self._clock.seconds() - started_at > 60:
             self._delay = FIRST_DELAY

@@ -11,7 +11,14 @@ from twisted.scripts.twistd import run
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the server in the foreground with the given options (those of the process when None)."""
     options = sys.argv[1:] if arguments is None else list(arguments)
-    sys.argv = ["twistd", "--nodaemon", "--pidfile=", "sorna", *options]
+    sys.argv = [
+        "twistd",
+        "--nodaemon",
+        "--pidfile=",
+        "--logger=sorna.observability.text_log_observer",
+        "sorna",
+        *options,
+    ]
     run()
 
 
