@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -330,7 +331,7 @@ class _Capture:
             os.set_blocking(reading, False)
             ends.append(writing)
             self._open[reading] = kind
-            poller.add(reading, lambda _events, fd=reading: self._read(fd))
+            poller.add(reading, partial(self._readable, reading))
         self.write_ends = (ends[0], ends[1])
 
     def close_write_ends(self) -> None:
@@ -350,6 +351,9 @@ class _Capture:
         if self._dropped:
             return [(STDERR, b"[the beginning of the build's output is left out]\n"), *self._kept]
         return self._kept
+
+    def _readable(self, fd: int, _events: int) -> None:
+        self._read(fd)
 
     def _read(self, fd: int) -> bool:
         try:

@@ -103,19 +103,20 @@ def _read(value: Any, name: str) -> Any:
     except (AttributeError, TypeError, ValueError):
         return _MISSING
     if isinstance(attribute, (staticmethod, classmethod)):
-        return attribute.__func__
-    if isinstance(attribute, _HARMLESS):
+        attribute = attribute.__func__
+    elif isinstance(attribute, _HARMLESS):
         try:
-            return getattr(value, name)
+            attribute = getattr(value, name)
         except Exception:  # noqa: BLE001 - C code, but of whatever library
-            return _MISSING
-    if isinstance(value, type) or isinstance(value, types.ModuleType):
-        return attribute
-    if isinstance(attribute, (property, types.DynamicClassAttribute)):
-        return _MISSING
-    if not callable(attribute) and hasattr(type(attribute), "__get__"):
-        return _MISSING
+            attribute = _MISSING
+    elif not isinstance(value, (type, types.ModuleType)) and not callable(attribute) and _is_computed(attribute):
+        attribute = _MISSING
     return attribute
+
+
+def _is_computed(attribute: Any) -> bool:
+    """Whether reading an attribute of an instance would run code: a property or the like."""
+    return isinstance(attribute, (property, types.DynamicClassAttribute)) or hasattr(type(attribute), "__get__")
 
 
 def _suffix(value: Any) -> str:

@@ -42,8 +42,8 @@ class Display:
     def install(self) -> None:
         """Set the display hook, the names that older material expects in ``builtins``, and wait for matplotlib."""
         sys.displayhook = self.echo
-        builtins._sorna_media = self._media  # type: ignore[attr-defined]  # a name that material of 2016 uses
-        builtins._sorna_emit = self.record  # type: ignore[attr-defined]  # likewise, of 2017
+        # The first name is used by material of 2016, the second by that of 2017.
+        vars(builtins).update(_sorna_media=self._media, _sorna_emit=self.record)
         os.environ.setdefault("MPLBACKEND", "agg")
         matplotlib = sys.modules.get("matplotlib")
         if matplotlib is not None:
@@ -52,7 +52,7 @@ class Display:
                 dict.__setitem__(matplotlib.rcParams, "backend", "agg")
         pyplot = sys.modules.get("matplotlib.pyplot")
         if pyplot is None:
-            sys.meta_path.insert(0, _PyplotFinder(self.adopt))  # type: ignore[arg-type]  # an older typing of finders
+            sys.meta_path.insert(0, _PyplotFinder(self.adopt))
         else:
             self.adopt(pyplot)
 
@@ -193,7 +193,9 @@ def _known_record(record: Any) -> list[Any]:
             medium = _record(kind, content) if kind != "text/html" else ["media", [kind, str(content)]]
             if medium is not None:
                 return medium
-    message = "a record is ('media', (type, data)), ('html', text), ('log', (level, time, logger, text)) or (type, data)"
+    message = (
+        "a record is ('media', (type, data)), ('html', text), ('log', (level, time, logger, text)) or (type, data)"
+    )
     raise TypeError(message)
 
 
@@ -208,7 +210,7 @@ class _PyplotFinder:
         if name != "matplotlib.pyplot":
             return None
         if self in sys.meta_path:
-            sys.meta_path.remove(self)  # type: ignore[arg-type]  # see where it is inserted
+            sys.meta_path.remove(self)
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
             loader = spec.loader

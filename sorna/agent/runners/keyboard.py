@@ -76,7 +76,7 @@ class Keyboard:
     def _make(self) -> None:
         self._lines = _TypedLines(self._typing, self._flush)
         self._stream = io.TextIOWrapper(io.BufferedReader(self._lines), encoding="utf-8", errors="surrogateescape")
-        self._stream.mode = "r"
+        vars(self._stream)["mode"] = "r"
 
     def _password(self, prompt: str, stream: TextIO | None) -> str:
         output = stream or sys.stdout

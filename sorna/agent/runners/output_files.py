@@ -25,7 +25,7 @@ def fingerprints(work: str) -> Fingerprints:
         try:
             if os.path.islink(root):  # noqa: PTH114 - on every run, so as cheap as it can be
                 break
-            entries = os.scandir(f"{root}/{prefix}")  # noqa: PTH208 - its entries know their types
+            entries = os.scandir(f"{root}/{prefix}")
         except OSError:
             continue
         with entries:
@@ -56,7 +56,7 @@ def remove_tree(path: str, budget: int = _MOST_ENTRIES) -> int:
     :returns: how much of the budget is left.
     """
     with suppress(OSError):
-        with os.scandir(path) as entries:  # noqa: PTH208 - its entries know their types
+        with os.scandir(path) as entries:
             for entry in entries:
                 if budget <= 0:
                     return 0

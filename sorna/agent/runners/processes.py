@@ -4,12 +4,15 @@ Standard library only. Knows processes; may not know frames, runs or languages. 
 namespace, and as an ordinary process too, which makes itself the reaper of all its descendants.
 """
 
+import fcntl
 import os
+import resource
 import select
 import signal
 import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from sorna.agent.runners.linux import PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE, PR_SET_PDEATHSIG, prctl
@@ -23,9 +26,6 @@ _PATIENCE = 2.0
 
 def reserve(fd: int, ceiling: int = 1024) -> int:
     """Move a descriptor to a high number, where programs do not expect to find a free one."""
-    import fcntl  # noqa: PLC0415 - only here
-    import resource  # noqa: PLC0415 - only here
-
     most = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], ceiling)
     moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(most - 16, 3))
     os.close(fd)
@@ -78,6 +78,8 @@ class Processes:
         pid = os.fork()
         if pid == 0:
             self._become_child(body, stdio, keep, environ)
+        # A dead child that nobody waits for any more may have had the same number.
+        self._finished = [(dead, status) for dead, status in self._finished if dead != pid]
         self._exits[pid] = on_exit
         return pid
 
@@ -130,10 +132,7 @@ class Processes:
     def _victims(self, spare: int | None) -> set[int]:
         self._collect()
         parents = dict(_parents())
-        if self.is_first:
-            mine = set(parents) - {self._pid}
-        else:
-            mine = _below(self._pid, parents)
+        mine = set(parents) - {self._pid} if self.is_first else _below(self._pid, parents)
         if spare is not None:
             mine -= {spare} | _below(spare, parents)
         return mine
@@ -176,8 +175,9 @@ class Processes:
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.setsid()
-            prctl(PR_SET_DUMPABLE, 1)
-            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            with suppress(OSError):
+                prctl(PR_SET_DUMPABLE, 1)
+                prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             _arrange_descriptors(stdio, keep)
             os.environ.clear()
             os.environ.update(environ)
@@ -203,8 +203,6 @@ def _arrange_descriptors(stdio: tuple[int, int, int], keep: Collection[int]) -> 
 
 
 def _above_standard(fd: int) -> int:
-    import fcntl  # noqa: PLC0415 - only here
-
     return fcntl.fcntl(fd, fcntl.F_DUPFD, 3)
 
 

@@ -21,6 +21,7 @@ so they fill and the program that prints waits in its ``write``.
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from sorna.agent.runners.frames import STDERR, STDOUT
 from sorna.agent.runners.linux import bytes_waiting
@@ -76,7 +77,7 @@ class Pump:
         self._credit = 0
         self._reading = True
         for stream in self._streams:
-            poller.add(stream.reading, lambda _events, stream=stream: self._readable(stream))
+            poller.add(stream.reading, partial(self._readable, stream))
         self._adjust()
 
     @property
@@ -145,7 +146,7 @@ class Pump:
     def _may_send(self) -> bool:
         return self._credit > 0 and self._link is not None and not self._link.congested
 
-    def _readable(self, stream: _Stream) -> None:
+    def _readable(self, stream: _Stream, _events: int) -> None:
         if not self._items:
             self._move(stream)
         self._advance()

@@ -44,7 +44,7 @@ class PipeBuffer(io.BufferedIOBase):
         self.pending = bytearray()
 
     @property
-    def raw(self) -> io.FileIO:  # type: ignore[override]  # a plain file object serves who wants to write past us
+    def raw(self) -> io.FileIO:
         """The descriptor as an unbuffered file."""
         return io.FileIO(self._fd, "wb", closefd=False)
 
@@ -285,7 +285,7 @@ class Outlet:
 
 def _text(buffer: PipeBuffer, errors: str) -> io.TextIOWrapper:
     stream = io.TextIOWrapper(buffer, encoding="utf-8", errors=errors, newline="\n", write_through=True)
-    stream.mode = "w"
+    vars(stream)["mode"] = "w"
     return stream
 
 
@@ -293,4 +293,3 @@ def _wait_writable(fd: int) -> None:
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     poll.poll()
-

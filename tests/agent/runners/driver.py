@@ -129,8 +129,18 @@ class Kernel:
         self.console.clear()
         self.outputs = 0
         identity = f"run-{self._count}"
-        self.send(frames.RUN, {"run": identity, "mode": "query", "code": code, "build": None, "exec": None,
-                               "build_log": False, **options})
+        self.send(
+            frames.RUN,
+            {
+                "run": identity,
+                "mode": "query",
+                "code": code,
+                "build": None,
+                "exec": None,
+                "build_log": False,
+                **options,
+            },
+        )
         return identity
 
     def run(self, code: str = "", timeout: float = 20.0, **options: Any) -> dict[str, Any]:
