@@ -70,6 +70,15 @@ class Steps:
         self.current = name
 
 
+_SECOND_LINE = 16  # so that the group's own limit, which counts its refusals, is the one that is met
+
+
+def second_line(request: wire.Request, trees: Sequence[cgroups.Hierarchy]) -> int:
+    """Give the limit per user behind the control group's limit of processes, or in its place."""
+    counted = any("pids" in tree.controllers for tree in trees)
+    return request.processes + _SECOND_LINE if counted else request.processes
+
+
 def ceilings(request: wire.Request) -> cgroups.Ceilings:
     """Give the part of a request that a control group enforces."""
     return cgroups.Ceilings(request.memory, request.cpu_cores, request.processes)
@@ -175,7 +184,7 @@ def _confine(request: wire.Request, around: Surroundings, step: Steps) -> int:
     os.umask(0o022)
     os.setsid()
     credentials.limit_resources(
-        processes=request.processes,
+        processes=second_line(request, around.trees),
         file_size=request.file_size,
         open_files=request.open_files,
         memory=None if memory_counted else request.memory,

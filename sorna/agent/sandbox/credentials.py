@@ -103,9 +103,7 @@ def die_with_parent() -> None:
     ns.checked(ns.prctl(ns.PR_SET_PDEATHSIG, int(signal.SIGKILL)), "parent death signal")
 
 
-def limit_resources(
-    *, processes: int, file_size: int, open_files: int, memory: int | None, count_processes: bool = True
-) -> None:
+def limit_resources(*, processes: int | None, file_size: int, open_files: int, memory: int | None) -> None:
     """Set what Linux enforces per process or per user.
 
     Note [Memory without a memory cgroup]: nothing bounds the sum over processes then. Per process, RLIMIT_DATA counts the
@@ -114,7 +112,7 @@ def limit_resources(
     the second adds room for reservations.
 
     :param memory: bytes, or None when a cgroup bounds it.
-    :param count_processes: False where Linux would count every process of the agent's own user.
+    :param processes: None where Linux would count every process of the agent's own user.
     """
     limits = {
         resource.RLIMIT_FSIZE: file_size,
@@ -124,7 +122,7 @@ def limit_resources(
         resource.RLIMIT_MSGQUEUE: 256 * 1024,
         resource.RLIMIT_SIGPENDING: 1024,
     }
-    if count_processes:
+    if processes is not None:
         limits[resource.RLIMIT_NPROC] = processes
     if memory is not None:
         limits[resource.RLIMIT_DATA] = memory
@@ -153,20 +151,23 @@ def prefer_as_victim_after_fork() -> None:
 _FRESH: dict[int, Any] = {
     signal.SIGPIPE: signal.SIG_IGN,
     signal.SIGXFSZ: signal.SIG_IGN,
-    signal.SIGINT: signal.default_int_handler,
 }
 
 
 def forget_signals() -> None:
-    """Undo in a kernel what a zygote does with signals beyond :func:`reset_signals`."""
+    """Undo in a kernel what a zygote does with signals beyond :func:`reset_signals`.
+
+    SIGINT gets no handler of Python's, although a fresh Python has one: user code may signal the first process, and Linux
+    keeps from the first process of a PID namespace just what it has no handler for.
+    """
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
 def reset_signals() -> None:
-    """Treat every signal as a fresh Python does, with none blocked, whatever the zygote inherited."""
+    """Give every signal its default action, but for two that Python ignores, and block none, whatever the zygote inherited."""
     for number in signal.valid_signals():
         # Not ours to set: SIGKILL, SIGSTOP and those that the C library keeps for itself.
         with contextlib.suppress(OSError, ValueError):

@@ -87,11 +87,10 @@ def _start(request: wire.Request, around: Surroundings, channel: int, home: str,
         step("resource limits")
         memory_counted = any("memory" in tree.controllers for tree in around.trees)
         credentials.limit_resources(
-            processes=request.processes,
+            processes=confinement.second_line(request, around.trees) if around.drop else None,
             file_size=request.file_size,
             open_files=request.open_files,
             memory=None if memory_counted else request.memory,
-            count_processes=around.drop,
         )
         step("credentials")
         os.chdir(home)
