@@ -95,8 +95,7 @@ class Reconnection(Service, Generic[W]):
 
     async def _close(self, wire: W) -> None:
         """Close politely, and by force when the other end does not take what is still to be sent."""
-        if not wire.connected or wire.transport is None:
-            return
+        assert wire.transport is not None
         gone = wire.whenDisconnected()
         force = self._reactor.callLater(self._connect_timeout, wire.abort)
         wire.transport.loseConnection()
