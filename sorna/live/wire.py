@@ -30,6 +30,11 @@ _BITE = 4096
 # a half-open connection would otherwise stay for ever, and an answer that comes late would have nobody to go to.
 
 
+def without_values(message: str) -> str:
+    """Cut an error message of Redis before the arguments that some repeat: keys, and the password where AUTH is renamed."""
+    return message.partition(", with args")[0][:200]
+
+
 class Wire(txredisapi.RedisProtocol):
     """A connection that aborts itself when the oldest command has had no answer for ``timeout`` seconds."""
 

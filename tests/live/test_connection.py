@@ -266,6 +266,21 @@ class RedisConnectionTests(ConnectionCase):
         self.assertEqual([event["reason"] for event in events], ["ERR no", "OOM memory", "ERR no"])
         self.assertNotIn("hush", str(events))
 
+    def test_errors_that_repeat_their_arguments(self) -> None:
+        """Redis repeats the arguments of a command that it does not know; neither the password nor a key is logged."""
+        with capturedLogs() as events:
+            self.connection.startService()
+            self.server.accept()
+            self.server.say(b"-ERR unknown command 'AUTH', with args beginning with: 'me' 'hush' \r\n")
+            self.reactor.advance(0.1)
+            self.agree()
+            refused = self.ask("GOT", "hush")
+            self.server.say(b"-ERR unknown command 'GOT', with args beginning with: 'hush' \r\n")
+            self.failureResultOf(refused, Unavailable)
+        reasons = [event["reason"] for event in events if "reason" in event]
+        self.assertEqual(reasons, ["ResponseError: ERR unknown command 'AUTH'", "ERR unknown command 'GOT'"])
+        self.assertNotIn("hush", str(events))
+
     def test_many_kinds_of_refusal(self) -> None:
         """What is remembered of refusals is bounded."""
         self.come_up()
