@@ -23,6 +23,17 @@ from sorna.live.wire import SubscriberWire
 LONGEST_TEXT = 64 * 1024
 
 
+def encode_text(text: str) -> bytes:
+    """Give a text as it travels.
+
+    :raises ValueError: it is longer than 64 KiB, or holds a lone surrogate.
+    """
+    raw = text.encode()
+    if len(raw) > LONGEST_TEXT:
+        raise ValueError(f"an announcement is at most {LONGEST_TEXT} bytes")
+    return raw
+
+
 class RedisAnnouncements(Service):
     """Publishes over a connection that others use too, and listens on one of its own.
 
@@ -83,12 +94,10 @@ class RedisAnnouncements(Service):
     async def publish(self, topic: str, text: str) -> None:
         """Send to every subscriber of the topic that is connected now, this process included.
 
-        :raises ValueError: the text is longer than 64 KiB.
+        :raises ValueError: the text cannot travel, see :func:`encode_text`.
         :raises Unavailable: Redis did not take it.
         """
-        if len(text) > LONGEST_TEXT:
-            raise ValueError(f"an announcement is at most {LONGEST_TEXT} characters")
-        await self._publisher.command("PUBLISH", self._channel(topic), text)
+        await self._publisher.command("PUBLISH", self._channel(topic), encode_text(text))
 
     def subscribe(self, topic: str, receive: Callable[[str], None]) -> Callable[[], None]:
         """Call ``receive`` for every message from a moment soon after this; an error in it is logged and harms nobody.
@@ -109,7 +118,7 @@ class RedisAnnouncements(Service):
         def end() -> None:
             if deliver in receivers:
                 receivers.remove(deliver)
-                if not receivers and self._receivers.get(channel) is receivers:
+                if not receivers:
                     del self._receivers[channel]
                     self._tell("UNSUBSCRIBE", channel)
 
@@ -140,22 +149,21 @@ class RedisAnnouncements(Service):
             self._tell("SUBSCRIBE", channel)
         for channel in wire.subscribed - now:
             self._tell("UNSUBSCRIBE", channel)
-        self._check = self._reactor.callLater(self._keepalive, self._ping)
+        self._check = self._reactor.callLater(self._keepalive, self._ping, wire)
         if self._on_resync is not None:
             with self._log.failuresHandled("resynchronising after a gap in the announcements"):
                 self._on_resync()
 
     def _went_down(self) -> None:
         self._wire = None
-        if self._check is not None and self._check.active():
+        if self._check is not None:
             self._check.cancel()
         self._check = None
 
-    def _ping(self) -> None:
+    def _ping(self, wire: SubscriberWire) -> None:
         """Ask for a sign of life; the wire ends itself when none comes."""
-        if self._wire is not None:
-            self._wire.send("PING").addErrback(self._distrust, self._wire)
-            self._check = self._reactor.callLater(self._keepalive, self._ping)
+        self._check = self._reactor.callLater(self._keepalive, self._ping, wire)
+        wire.send("PING").addErrback(self._distrust, wire)
 
     def _received(self, channel: bytes, message: bytes) -> None:
         text = message.decode("utf-8", "replace")

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from sorna.errors import Unavailable
 from sorna.live.address import RedisAddress
 from sorna.live.reconnection import Reconnection
-from sorna.live.wire import Wire, Word
+from sorna.live.wire import Wire, Word, without_values
 
 # A refusal of the same kind is logged again after this many seconds at the earliest.
 _REFUSAL_QUIET = 60.0
@@ -189,7 +189,9 @@ class RedisConnection(Service):
             if len(self._refusals) >= _REFUSAL_KINDS:
                 self._refusals.clear()
             self._refusals[kind] = now
-            self._log.error("Redis db {db} refuses {what}: {reason}", db=self._db, what=what, reason=str(error)[:200])
+            self._log.error(
+                "Redis db {db} refuses {what}: {reason}", db=self._db, what=what, reason=without_values(str(error))
+            )
         return Unavailable(f"Redis refused a command: {kind}.")
 
 

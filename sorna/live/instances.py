@@ -210,7 +210,11 @@ class RedisAgentDirectory:
         return next(iter(self._read(await self._connection.run(_FIND, arguments=(agent_id,)))), None)
 
     async def kernels_of(self, agent_id: str) -> frozenset[str]:
-        """Give the short ids of the kernels that the agent named in its last heartbeat or that were placed on it since."""
+        """Give the short ids of the kernels that the agent named in its last heartbeat or that were placed on it since.
+
+        A heartbeat that was under way while a kernel was placed or removed may undo that until the next one: whoever
+        concludes something from a kernel's absence must find it absent after a later heartbeat too.
+        """
         if not valid_agent_id(agent_id):
             return frozenset()
         return frozenset(_decode(await self._connection.run(_KERNELS, arguments=(agent_id,))))

@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from sorna.errors import InvalidRequest, Unavailable
+from sorna.live.channels import encode_text
 from sorna.live.instances import kernel_figures, valid_agent_id
 from sorna.live.kernels import LONGEST_REFERENCE, kernel_fields, place_of, session_key
 from sorna.live.rate_counters import WINDOW, exceeded
@@ -198,6 +199,7 @@ class MemoryAnnouncements:
 
     async def publish(self, topic: str, text: str) -> None:
         """Send to every subscriber of the topic."""
+        encode_text(text)
         self._redis.touch()
         for receive in tuple(self._redis.receivers.get(topic, ())):
             with self._log.failuresHandled("receiving an announcement on {topic}", topic=topic):

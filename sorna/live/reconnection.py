@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from sorna.live.address import RedisAddress
-from sorna.live.wire import Wire
+from sorna.live.wire import Wire, without_values
 
 W = TypeVar("W", bound=Wire)
 
@@ -95,8 +95,7 @@ class Reconnection(Service, Generic[W]):
 
     async def _close(self, wire: W) -> None:
         """Close politely, and by force when the other end does not take what is still to be sent."""
-        if not wire.connected or wire.transport is None:
-            return
+        assert wire.transport is not None
         gone = wire.whenDisconnected()
         force = self._reactor.callLater(self._connect_timeout, wire.abort)
         wire.transport.loseConnection()
@@ -158,7 +157,7 @@ class Reconnection(Service, Generic[W]):
         """Remember one failed attempt; at the end of the service, which cancels the attempt, end the loop."""
         if not self.running:
             failure.raiseException()
-        self._note_outage(f"{type(failure.value).__name__}: {failure.getErrorMessage()}")
+        self._note_outage(f"{type(failure.value).__name__}: {without_values(failure.getErrorMessage())}")
         return None
 
     def _note_outage(self, reason: str) -> None:

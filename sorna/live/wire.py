@@ -1,5 +1,8 @@
 """One connection to Redis: txredisapi's protocol with bytes in and out, on our clock, watched for silence.
 
+The driver parses with hiredis where that is installed; both ways give the same results here, except that answers like ``OK``
+are bytes with it and text without, so nobody may look at them.
+
 Knows RESP only through the driver, and nothing of what the commands mean or of what follows when a connection is lost.
 """
 
@@ -10,10 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 import txredisapi
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 Word = bytes | str | int
+# Bytes read in one turn of the reactor: some 200 answers of integers, 8 of a kernel's hash.
+_BITE = 4096
 
 # Note [One timer per connection]
 #
@@ -24,7 +30,12 @@ Word = bytes | str | int
 # a half-open connection would otherwise stay for ever, and an answer that comes late would have nobody to go to.
 
 
-class Wire(txredisapi.BaseRedisProtocol):
+def without_values(message: str) -> str:
+    """Cut an error message of Redis before the arguments that some repeat: keys, and the password where AUTH is renamed."""
+    return message.partition(", with args")[0][:200]
+
+
+class Wire(txredisapi.RedisProtocol):
     """A connection that aborts itself when the oldest command has had no answer for ``timeout`` seconds."""
 
     def __init__(self, clock: IReactorTime, timeout: float) -> None:
@@ -67,6 +78,13 @@ class Wire(txredisapi.BaseRedisProtocol):
             self._tell_idle()
         return idle
 
+    def connectionMade(self) -> None:
+        """Read little at a time, so that many answers at once do not keep the reactor from everything else."""
+        transport: object = self.transport
+        if isinstance(transport, FileDescriptor):
+            transport.bufferSize = _BITE
+        super().connectionMade()
+
     def replyReceived(self, reply: Any) -> None:
         """Take one answer off the list; the driver gives it to whoever asked."""
         if self._sent:
@@ -86,10 +104,10 @@ class Wire(txredisapi.BaseRedisProtocol):
 
     def abort(self) -> None:
         """End the connection now, whatever has not been sent."""
-        if self.transport is not None:
-            # Every stream transport has it; the interface that the driver's base class names does not.
-            abort: Callable[[], None] = getattr(self.transport, "abortConnection", self.transport.loseConnection)
-            abort()
+        assert self.transport is not None
+        # Every stream transport has it; the interface that the driver's base class names does not.
+        abort: Callable[[], None] = getattr(self.transport, "abortConnection", self.transport.loseConnection)
+        abort()
 
     def _tell_idle(self) -> None:
         waiting, self._idle = self._idle, []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sorna.errors import Unavailable
+from sorna.live.memory import MemoryAnnouncements
 from tests.contract.live_backends import MemoryCase, ValkeyCase
 
 if TYPE_CHECKING:
@@ -86,9 +87,22 @@ class AnnouncementsContract(_Case):
             await self.settle()
         self.assertEqual(got, ["a"])
 
+    async def test_cannot_travel(self) -> None:
+        """A text of more than 64 KiB, or one that is no Unicode, is refused."""
+        for text in ("x" * 65_537, "한" * 30_000, "\ud800"):
+            with self.assertRaises(ValueError):
+                await self.announcements.publish("t", text)
+
 
 class MemoryAnnouncementsTests(AnnouncementsContract, MemoryCase):
     """The fakes."""
+
+    async def test_gap(self) -> None:
+        """The fake can be told to have missed messages."""
+        resyncs: list[int] = []
+        MemoryAnnouncements(self.redis, on_resync=lambda: resyncs.append(1)).lose_messages()
+        MemoryAnnouncements(self.redis).lose_messages()
+        self.assertEqual(resyncs, [1])
 
     async def test_unavailable(self) -> None:
         """Every fake fails as an unreachable server does."""
@@ -113,8 +127,3 @@ class ValkeyAnnouncementsTests(AnnouncementsContract, ValkeyCase):
         await self.announcements.publish("t", "a")
         await self.settle()
         self.assertEqual(got, ["a"])
-
-    async def test_too_long(self) -> None:
-        """A text of more than 64 KiB is refused."""
-        with self.assertRaises(ValueError):
-            await self.announcements.publish("t", "x" * 65_537)

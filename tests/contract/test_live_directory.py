@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from twisted.logger import capturedLogs
+
 from sorna.errors import InvalidRequest
 from sorna.live.instances import RedisAgentDirectory
 from sorna.model.agent import Agent
@@ -178,6 +180,8 @@ class ValkeyDirectoryTests(DirectoryContract, ValkeyCase):
         await self.db[2].command("HSET", "i-bad", "max_kernels", "many")
         await self.db[2].command("DEL", "i-gone")
         directory = RedisAgentDirectory(self.db[2])
-        for _ in range(2):
-            self.assertEqual([agent.id for agent in await directory.alive()], ["i-good"])
+        with capturedLogs() as events:
+            for _ in range(2):
+                self.assertEqual([agent.id for agent in await directory.alive()], ["i-good"])
+        self.assertEqual(sorted(event["agent_id"] for event in events), ["i-bad", "i-gone"])
         self.assertIsNone(await directory.find("i-bad"))

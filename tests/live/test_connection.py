@@ -5,52 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectError, ConnectionDone
-from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import capturedLogs
-from twisted.python.failure import Failure
 
 from sorna.errors import Unavailable
 from sorna.live.address import RedisAddress
 from sorna.live.connection import RedisConnection, Script
+from sorna.live.reconnection import Reconnection
+from sorna.live.wire import Wire
 from sorna.testing.unit import UnitTestCase
-
-
-class Server:
-    """The other end of everything that a memory reactor connects to a unix socket."""
-
-    def __init__(self) -> None:
-        self.reactor: Any = MemoryReactorClock()
-        self.protocol: Any = None
-        self.transport = StringTransport()
-
-    @property
-    def attempts(self) -> int:
-        return len(self.reactor.unixClients)
-
-    def accept(self) -> None:
-        """Take the latest attempt."""
-        factory = self.reactor.unixClients[-1][1]
-        self.transport = StringTransport()
-        self.protocol = factory.buildProtocol(None)
-        self.protocol.makeConnection(self.transport)
-
-    def refuse(self) -> None:
-        """Refuse the latest attempt."""
-        factory = self.reactor.unixClients[-1][1]
-        factory.clientConnectionFailed(None, Failure(ConnectError()))
-
-    def hear(self) -> list[bytes]:
-        """Give the words that arrived since the last time."""
-        raw = self.transport.value()
-        self.transport.clear()
-        return [line for line in raw.split(b"\r\n") if line and line[:1] not in {b"*", b"$"}]
-
-    def say(self, raw: bytes) -> None:
-        self.protocol.dataReceived(raw)
-
-    def hang_up(self) -> None:
-        self.protocol.connectionLost(Failure(ConnectionDone()))
+from tests.live.memory_server import Server
 
 
 class ConnectionCase(UnitTestCase):
@@ -247,6 +210,50 @@ class RedisConnectionTests(ConnectionCase):
         self.assertEqual(self.successResultOf(answer), 5)
         self.assertEqual(script.sha, "e0e1f9fabfc9d4800c877a703b823ac0578ff8db")
 
+    def test_script_that_is_refused(self) -> None:
+        """A script that Redis knows and refuses is not sent again."""
+        self.come_up()
+        answer = Deferred.fromCoroutine(self.connection.run(Script("return 1")))
+        self.server.hear()
+        self.server.say(b"-OOM command not allowed\r\n")
+        self.failureResultOf(answer, Unavailable)
+        self.assertEqual(self.server.hear(), [])
+
+    def test_stop_by_force(self) -> None:
+        """A connection that does not close within the timeout is aborted."""
+        self.come_up()
+        stopped = self.connection.stopService()
+        self.assertEqual((self.server.transport.disconnecting, self.server.transport.disconnected), (True, False))
+        self.reactor.advance(2)
+        self.assertTrue(self.server.transport.disconnected)
+        self.server.hang_up()
+        self.successResultOf(stopped)
+
+    def test_a_fault_of_our_own(self) -> None:
+        """When what is told of a new connection raises, that is logged as a failure, and stopping still works."""
+
+        def fail(wire: Wire) -> None:
+            raise ZeroDivisionError(wire)
+
+        async def nothing(wire: Wire) -> None:
+            """Prepare nothing."""
+
+        broken = Reconnection(
+            self.reactor,
+            RedisAddress(path="/s"),
+            purpose="test",
+            build=lambda: Wire(self.reactor, 1),
+            prepare=nothing,
+            up=fail,
+            down=lambda: None,
+        )
+        broken.startService()
+        self.server.accept()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        stopped = broken.stopService()
+        self.server.hang_up()
+        self.successResultOf(stopped)
+
     def test_refusals_are_logged_once_a_minute(self) -> None:
         """The same kind of refusal is logged again after a minute, another kind at once, and never more than their names."""
         self.come_up()
@@ -257,6 +264,21 @@ class RedisConnectionTests(ConnectionCase):
                 self.server.say(answer + b"\r\n")
                 self.failureResultOf(refused, Unavailable)
         self.assertEqual([event["reason"] for event in events], ["ERR no", "OOM memory", "ERR no"])
+        self.assertNotIn("hush", str(events))
+
+    def test_errors_that_repeat_their_arguments(self) -> None:
+        """Redis repeats the arguments of a command that it does not know; neither the password nor a key is logged."""
+        with capturedLogs() as events:
+            self.connection.startService()
+            self.server.accept()
+            self.server.say(b"-ERR unknown command 'AUTH', with args beginning with: 'me' 'hush' \r\n")
+            self.reactor.advance(0.1)
+            self.agree()
+            refused = self.ask("GOT", "hush")
+            self.server.say(b"-ERR unknown command 'GOT', with args beginning with: 'hush' \r\n")
+            self.failureResultOf(refused, Unavailable)
+        reasons = [event["reason"] for event in events if "reason" in event]
+        self.assertEqual(reasons, ["ResponseError: ERR unknown command 'AUTH'", "ERR unknown command 'GOT'"])
         self.assertNotIn("hush", str(events))
 
     def test_many_kinds_of_refusal(self) -> None:
