@@ -61,7 +61,7 @@ class CreateTests(GatewayTestCase):
         self.assertEqual((second.memory, second.execution_timeout), (KIB, 0.01))
         none = self.created({"limits": {"maxMem": 0, "execTimeout": 0}, "mounts": []})
         self.assertEqual((none.memory, none.execution_timeout), (0, 0))
-        config = {
+        config: dict[str, Any] = {
             "mounts": None,
             "environ": {"A": "1", "_b": ""},
             "envs": 7,

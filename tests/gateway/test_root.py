@@ -97,6 +97,7 @@ class VersionTests(GatewayTestCase):
 class AuthorizeTests(GatewayTestCase):
     def test_echo(self) -> None:
         """A right signature is confirmed, and any JSON comes back as it was sent."""
+        echo: Any
         for echo in ("hello", None, {"ключ": ["\U0001f40d", 1.5, True]}, []):
             answer = self.request("GET", "/v2/authorize", {"echo": echo})
             self.assertEqual((answer.status, answer.json), (200, {"authorized": "yes", "echo": echo}))
@@ -177,9 +178,16 @@ class OperationTests(GatewayTestCase):
 
 
 class FailureTests(GatewayTestCase):
+    def observe(self) -> EventLoggingObserver:
+        """Give what is logged from now on to the end of the test."""
+        observer = EventLoggingObserver()
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        return observer
+
     def test_internal_error(self) -> None:
         """What nobody expected is logged once with the id that the client is told, and with nothing else."""
-        observer = EventLoggingObserver.createWithCleanup(self, globalLogPublisher)
+        observer = self.observe()
         self.kernels.errors["info"] = ValueError("secret of the house")
         answer = self.request("GET", f"/v2/kernel/{self.create()}")
         request_id = answer.headers["x-request-id"]
@@ -191,7 +199,7 @@ class FailureTests(GatewayTestCase):
 
     def test_our_faults_are_logged(self) -> None:
         """A problem of the 5xx kind leaves a line, without a traceback."""
-        observer = EventLoggingObserver.createWithCleanup(self, globalLogPublisher)
+        observer = self.observe()
         self.kernels.errors["create"] = Unavailable("the database does not answer")
         body = {"lang": "python3", "clientSessionToken": TOKEN}
         answer = self.request("POST", "/v2/kernel/create", body)
@@ -203,8 +211,8 @@ class FailureTests(GatewayTestCase):
     def test_a_broken_store_of_keypairs(self) -> None:
         """An error while the keypair is looked up is answered like any other."""
 
-        async def broken(_access_key: str) -> Keypair | None:
-            raise KeyError("x")
+        async def broken(access_key: str) -> Keypair | None:
+            raise KeyError(access_key)
 
         self.keypairs.find = broken  # type: ignore[method-assign]  # the only way to break a fake that cannot break
         self.assert_problem(self.request("GET", "/v2/authorize", {}), 500, "internal-server-error")
