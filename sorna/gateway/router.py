@@ -42,6 +42,7 @@ SERVER = b"BackendAI-API/" + API_VERSION.encode("ascii")
 
 _PREFIX = f"/<any({', '.join(VERSIONS)}):_version>"
 _LOOKS_LIKE_VERSION = re.compile(rb"v\d+", re.ASCII)
+_BAD_HOST = "Malformed Host header."
 _OVERRIDES = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"})
 
 
@@ -132,11 +133,12 @@ class Application(Resource):
         try:
             if override is not None:
                 request.method = _overriding(request.method, override)
+            _check_host(request.getHeader(b"Host"))
             _check_path(request.postpath or [])
             self._matching.render(request)
         except exceptions.HTTPException:
             # The only one that werkzeug raises before it matches is about the host.
-            self._finish(request, self._gate.refuse(BadRequest("Malformed Host header.")))
+            self._finish(request, self._gate.refuse(BadRequest(_BAD_HOST)))
         except SornaError as error:
             self._finish(request, self._gate.refuse(error))
         except Exception:  # noqa: BLE001 - Twisted would answer in HTML
@@ -191,6 +193,11 @@ def write_head(request: Request, reply: Reply) -> bytes:
     for name, value in reply.headers.items():
         headers.setRawHeaders(name, [value])
     return reply.body
+
+
+def _check_host(host: bytes | None) -> None:
+    if host is not None and not host.isascii():
+        raise BadRequest(_BAD_HOST)
 
 
 def _check_path(segments: Sequence[bytes]) -> None:
