@@ -13,11 +13,12 @@ threads send and answer without the reactor, when the network between falls sile
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import zmq
 from attrs import frozen
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from sorna.cluster.conversation import Conversation
@@ -31,6 +32,8 @@ RECONNECT_MS, MOST_RECONNECT_MS = 50, 1_000
 CONNECT_MS = 3_000
 HANDSHAKE_MS = 5_000
 DRAIN_TURNS = 20
+# ZeroMQ connects again after a loss, but gives up for ever after a refusal; an operator may enrol the key meanwhile.
+RETRY = 1.0
 
 _WATCHED = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -70,6 +73,8 @@ class Lane:
         kind: LaneKind,
         on_event: Callable[[Event], None],
     ) -> None:
+        self._reactor = reactor
+        self._retry: IDelayedCall | None = None
         self._address = address
         self._kind = kind
         self._refusals = 0
@@ -93,6 +98,9 @@ class Lane:
 
     def close(self) -> None:
         """Fail the calls and close the connection."""
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
         self.conversation.close()
         self._socket.shutdown()
 
@@ -142,5 +150,13 @@ class Lane:
                 if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH
                 else "it ended, or has another key than expected",
             )
+        if event != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and self._retry is None:
+            self._retry = self._reactor.callLater(RETRY, self._connect_again)
         if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-            self.conversation.refused()
+            self.conversation.refused()  # last, because a caller may close this lane
+
+    def _connect_again(self) -> None:
+        self._retry = None
+        with contextlib.suppress(zmq.ZMQError):  # it may have forgotten the endpoint already
+            self._socket.socket.disconnect(self._address.endpoint)
+        self._socket.socket.connect(self._address.endpoint)

@@ -84,6 +84,9 @@ class _Agent:
     def calls(self) -> int:
         return sum(lane.conversation.calls for lane in self.lanes.values())
 
+    def over(self, _result: object, number: int) -> None:
+        del self.news[number]
+
     def close(self) -> None:
         for lane in self.lanes.values():
             lane.close()
@@ -314,7 +317,7 @@ class ZmqAgentLink(Service):
         done = Deferred.fromCoroutine(self._take_care(agent, event.number, news))
         if not done.called:
             agent.news[event.number] = done
-            done.addBoth(lambda _: agent.news.pop(event.number) and None)
+            done.addBoth(agent.over, event.number)
 
     async def _take_care(self, agent: _Agent, number: int, news: KernelEnded) -> None:
         try:

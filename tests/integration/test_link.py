@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +230,7 @@ class ProcessTests(LinkCase):
         )
 
         def end() -> Deferred[None]:
-            with suppress(ProcessExitedAlready):
+            with contextlib.suppress(ProcessExitedAlready):
                 process.signalProcess("KILL")
             return printed.ended
 
