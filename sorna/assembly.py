@@ -48,7 +48,7 @@ from sorna.store.address import DatabaseAddress
 from sorna.store.service import Tables, open_store
 
 LOCAL_AGENT_ID = "i-local"
-REAPER_INTERVAL = 1.0
+REAPER_INTERVAL = 0.5
 KEYPAIR_USE_INTERVAL = 1.0
 AGENT_DEADLINE = 60.0
 
