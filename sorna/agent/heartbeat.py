@@ -17,9 +17,10 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from sorna.agent.deadlines import cancel
-from sorna.agent.interfaces import Heartbeat, HeartbeatStore
+from sorna.agent.interfaces import HeartbeatStore
 from sorna.agent.kernel import Kernel
 from sorna.agent.kernels import Kernels
+from sorna.model.agent import Heartbeat
 from sorna.model.kernel import Usage, short_id
 
 INTERVAL = 3.0

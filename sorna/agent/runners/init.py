@@ -1,0 +1,373 @@
+"""The first process of a kernel: takes frames from the agent, runs code, and sends back what it prints.
+
+Standard library only, single-threaded, and never polluted by user code: everything of the user's runs in a child. It is
+PID 1 of the kernel where there is a PID namespace, and works as an ordinary process where there is none. It never blocks
+on a pipe or a child; when the agent closes the channel, everything is killed and it exits. The frames are described in
+``frames.py``.
+
+Known bounds: reads of standard input through a copy of descriptor 0, and ``select`` or ``poll`` on it, are not noticed
+(see ``stdin_notify.py``); then the program gets what is typed without anybody having been asked.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections import deque
+from contextlib import suppress
+from typing import Any, NoReturn
+
+from sorna.agent.runners import frames
+from sorna.agent.runners.commands import Commands, base_environ, exit_code_of
+from sorna.agent.runners.language import Language, language_from_json
+from sorna.agent.runners.output_files import Fingerprints, changed, fingerprints
+from sorna.agent.runners.poller import Link, Poller
+from sorna.agent.runners.processes import Processes
+from sorna.agent.runners.pump import Pump
+from sorna.agent.runners.repl_host import ReplHost
+from sorna.agent.runners.repl_link import to_json
+from sorna.agent.runners.upload import UploadRefused, write_upload
+
+# Most typed-ahead text that is kept for a run.
+MOST_TYPED = 1024 * 1024
+
+
+class _Run:
+    """One run. ``commands`` is None when the REPL executes it."""
+
+    def __init__(self, identity: str, files: Fingerprints) -> None:
+        self.identity = identity
+        self.files = files
+        self.commands: Commands | None = None
+        self.typed: deque[str] = deque()
+        self.typed_size = 0
+        self.asked = 0
+        self.wants_line = False
+        self.ending = False
+
+
+class Init:
+    """The state of a kernel. See the module's text."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._work = os.getcwd()  # noqa: PTH109 - as text, for environments
+        self._root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._poller = Poller()
+        self._processes = Processes()
+        self._poller.add(self._processes.wakeup, lambda _events: self._processes.reap())
+        self._pump = Pump(self._poller)
+        self._repl = ReplHost(self._poller, self._pump, self._processes, self)
+        self._language: Language | None = None
+        self._environ: dict[str, str] = {}
+        self._run: _Run | None = None
+        self._over = False
+        self._link = Link(self._poller, channel, self._frame, self._channel_closed, self._pump.resume)
+        self._pump.attach(self._link)
+        self._takers = {
+            frames.CONFIGURE: self._configure,
+            frames.RUN: self._start_run,
+            frames.INPUT: self._input,
+            frames.INTERRUPT: self._interrupt,
+            frames.COMPLETE: self._complete,
+            frames.RESTART: self._restart,
+            frames.KILL_RUN: self._kill_run,
+        }
+
+    def serve(self) -> None:
+        """Work until the agent closes the channel."""
+        while not self._over:
+            self._poller.once()
+
+    def end(self) -> None:
+        """Kill everything that is left."""
+        self._repl.stop()
+        self._processes.kill()
+
+    def _channel_closed(self) -> None:
+        self._over = True
+
+    def _frame(self, kind: int, payload: bytes) -> None:
+        if kind == frames.CREDIT:
+            self._pump.add_credit(int.from_bytes(payload[:4], "big"))
+        elif kind == frames.UPLOAD:
+            self._upload(payload)
+        elif kind in self._takers:
+            self._takers[kind](json.loads(payload))
+
+    def _send(self, kind: int, message: dict[str, Any]) -> None:
+        self._link.send(kind, to_json(message))
+
+    def _reply(self, request: Any, result: Any, refusal: str | None = None) -> None:
+        error = None if refusal is None else {"kind": "refused", "detail": refusal}
+        self._send(frames.REPLY, {"request": request, "error": error, "result": result})
+
+    # What the agent asks for
+
+    def _configure(self, message: dict[str, Any]) -> None:
+        self._language = language_from_json(message["runtime"])
+        configured = {str(name): str(value) for name, value in message["environ"].items()}
+        self._environ = {**base_environ(self._work, self._language.repl), **configured}
+        self._pump.add_credit(int(message["credit"]))
+        self._start_repl()
+        self._send(frames.READY, {"pid": os.getpid()})
+
+    def _start_repl(self) -> bool:
+        """Start a REPL where the language has one and none is there; False when that is not possible."""
+        if self._language is None or not self._language.repl or self._repl.pid is not None:
+            return True
+        try:
+            self._repl.start(self._environ)
+        except OSError:
+            # Tried again with the next run.
+            return False
+        return True
+
+    def _start_run(self, message: dict[str, Any]) -> None:
+        run = _Run(str(message["run"]), fingerprints(self._work))
+        if self._run is not None or self._language is None:
+            # The agent queues; this one it did not.
+            self._send(frames.FINISHED, _outcome(run.identity, 1))
+            return
+        self._run = run
+        self._pump.restore()
+        code, batch = str(message.get("code") or ""), message.get("mode") == "batch"
+        if self._language.repl and not batch:
+            self._run_in_repl(code)
+            return
+        run.commands = Commands(self._poller, self._pump, self._processes, self, self._environ)
+        try:
+            if batch:
+                build_log = bool(message.get("build_log"))
+                run.commands.batch(self._language, message.get("build"), message.get("exec"), build_log)
+            elif code.strip():
+                run.commands.query(self._language, code)
+            else:
+                self.command_done(0, None)
+        except OSError as error:
+            run.commands.fail(error)
+
+    def _run_in_repl(self, code: str) -> None:
+        if not code.strip():
+            self._finish(0, [])
+        elif self._start_repl():
+            self._repl.execute(code)
+        else:
+            text = b"The Python process cannot be started: too many processes or too little memory.\n"
+            self._pump.when_drained(lambda: None, [(frames.STDERR, text)])
+            self._finish(1, [], reset=True)
+
+    def _input(self, message: dict[str, Any]) -> None:
+        run = self._run
+        if run is None or run.identity != message["run"] or run.ending:
+            return
+        text = str(message["text"])
+        if run.commands is not None:
+            run.wants_line = False
+            if run.commands.type(text):
+                self.command_waits()
+        elif run.wants_line:
+            run.wants_line = False
+            self._repl.answer(text + "\n")
+        elif run.typed_size + len(text) <= MOST_TYPED:
+            run.typed.append(text)
+            run.typed_size += len(text) + 1
+        else:
+            self._pump.last_words(frames.STDERR, b"Typed input was dropped: nothing reads it.\n")
+
+    def _interrupt(self, _message: dict[str, Any]) -> None:
+        run = self._run
+        if run is None or run.ending:
+            return
+        if run.commands is not None:
+            run.commands.interrupt()
+        else:
+            self._repl.interrupt()
+
+    def _complete(self, message: dict[str, Any]) -> None:
+        request = message["request"]
+
+        def reply(words: list[str]) -> None:
+            self._reply(request, words)
+
+        if self._run is not None:
+            reply([])
+        else:
+            self._repl.complete(str(message.get("code") or ""), message, reply)
+
+    def _upload(self, payload: bytes) -> None:
+        header, _nul, content = payload.partition(b"\0")
+        message = json.loads(header)
+        try:
+            write_upload(self._root, str(message["path"]), content, bool(message.get("append")))
+        except UploadRefused as refusal:
+            self._reply(message["request"], None, str(refusal))
+        else:
+            self._reply(message["request"], None)
+
+    def _restart(self, message: dict[str, Any]) -> None:
+        self._end_everything()
+        if self._run is not None:
+            self._end_run(137, [], signal_number=int(signal.SIGKILL), reset=True)
+        self._start_repl()
+        self._reply(message["request"], None)
+
+    def _kill_run(self, message: dict[str, Any]) -> None:
+        run = self._run
+        if run is None or run.identity != message["run"]:
+            return
+        idle = self._repl.pid if run.commands is not None else None
+        spared = True
+        if idle is None:
+            self._end_everything()
+        else:
+            self._abandon(run)
+            spared = self._processes.kill(spare=idle)
+            if not spared:
+                self._repl.stop()
+            self._pump.discard()
+        text = str(message.get("message") or "")
+        if text and not text.endswith("\n"):
+            text += "\n"
+        self._pump.last_words(frames.STDERR, text.encode("utf-8", "replace"))
+        self._end_run(137, [], signal_number=int(signal.SIGKILL), reset=True)
+        self._start_repl()
+
+    def _end_everything(self) -> None:
+        self._repl.stop()
+        if self._run is not None:
+            self._abandon(self._run)
+        self._processes.kill()
+        self._processes.reap()
+        self._pump.discard()
+
+    def _abandon(self, run: _Run) -> None:
+        run.ending = True
+        if run.commands is not None:
+            run.commands.abandon()
+
+    # What the REPL and the commands tell
+
+    def repl_done(self, exit_code: int, exceptions: list[Any]) -> None:
+        """See ``ReplOwner``."""
+        if self._run is not None:
+            self._finish(exit_code, exceptions)
+
+    def repl_asks(self, is_password: bool) -> None:
+        """See ``ReplOwner``; between two runs there is nobody to type."""
+        run = self._run
+        if run is None or run.commands is not None or run.ending:
+            self._repl.answer("")
+            return
+        if run.typed:
+            self._repl.answer(run.typed.popleft() + "\n")
+            return
+        self._ask(run, is_password)
+
+    def repl_died(self, status: int) -> None:
+        """See ``ReplOwner``: end what it left behind, tell, and start afresh."""
+        run = self._run
+        during_run = run is not None and run.commands is None and not run.ending
+        exit_code, signal_number = exit_code_of(status)
+        if signal_number is None:
+            what = f"The Python process ended with exit code {exit_code}"
+        else:
+            what = f"The Python process was ended by signal {signal_number} ({signal.strsignal(signal_number)})"
+        if not during_run:
+            if run is None:
+                self._processes.kill()
+                self._send(frames.RESTARTED, {"reason": what + "."})
+            self._start_repl()
+            return
+        self._processes.kill()
+        text = f"{what}; its state is lost.\n".encode()
+        self._pump.when_drained(lambda: None, [(frames.STDERR, text)])
+        self._finish(exit_code, [], signal_number=signal_number, reset=True)
+        self._start_repl()
+
+    def command_waits(self) -> None:
+        """See ``CommandOwner``."""
+        run = self._run
+        if run is not None and not run.ending and not run.wants_line:
+            self._ask(run, is_password=False)
+
+    def build_finished(self, exit_code: int) -> None:
+        """See ``CommandOwner``."""
+        run = self._run
+        if run is not None:
+            message = {"run": run.identity, "exit_code": exit_code}
+            self._pump.when_drained(lambda: self._send(frames.BUILD_FINISHED, message))
+
+    def command_done(self, exit_code: int, signal_number: int | None) -> None:
+        """See ``CommandOwner``."""
+        if self._run is not None:
+            self._finish(exit_code, [], signal_number=signal_number)
+
+    def _ask(self, run: _Run, is_password: bool) -> None:
+        """Tell the agent that a line is wanted, after the prompt that was printed before."""
+        run.wants_line = True
+        run.asked += 1
+        number = run.asked
+
+        def tell() -> None:
+            if self._run is run and run.wants_line and run.asked == number and not run.ending:
+                self._send(frames.WAITING_INPUT, {"run": run.identity, "is_password": is_password})
+
+        self._pump.when_drained(tell)
+
+    # How a run ends
+
+    def _finish(
+        self, exit_code: int, exceptions: list[Any], signal_number: int | None = None, reset: bool = False
+    ) -> None:
+        """End the current run as soon as its output is out."""
+        run = self._run
+        if run is None:
+            return
+        run.ending = True
+        if run.wants_line and run.commands is None and self._repl.pid is not None:
+            # A thread of the session still asks, and the run that could have answered is over.
+            self._repl.answer("")
+        self._pump.when_drained(lambda: self._end_run(exit_code, exceptions, signal_number, reset))
+
+    def _end_run(
+        self, exit_code: int, exceptions: list[Any], signal_number: int | None = None, reset: bool = False
+    ) -> None:
+        run = self._run
+        if run is None:
+            return
+        self._run = None
+        self._pump.end_characters()
+        message = _outcome(run.identity, exit_code)
+        message.update(exceptions=exceptions, reset=reset)
+        if run.files or os.path.lexists(f"{self._work}/.output"):
+            message["files"] = changed(run.files, fingerprints(self._work))
+        if signal_number is not None:
+            message["signal"] = signal_number
+        self._send(frames.FINISHED, message)
+
+
+def _outcome(identity: str, exit_code: int) -> dict[str, Any]:
+    return {"run": identity, "exit_code": exit_code, "exceptions": [], "files": [], "reset": False}
+
+
+def main(channel_fd: int) -> NoReturn:
+    """Be the first process of a kernel; the working directory is the current one.
+
+    :param channel_fd: a connected stream socket to the agent.
+    """
+    status = 70
+    try:
+        init = Init(socket.socket(fileno=channel_fd))
+        try:
+            init.serve()
+            status = 0
+        finally:
+            init.end()
+    except BaseException:  # noqa: BLE001 - the last word of a process that may return to nobody
+        with suppress(Exception):
+            sys.stderr.write(traceback.format_exc())
+            sys.stderr.flush()
+    finally:
+        os._exit(status)

@@ -1,0 +1,90 @@
+"""Turns SIGINT into a KeyboardInterrupt inside user code, and only there.
+
+Standard library only. Knows signals and threads; may not know init or streams.
+
+Note [Interrupts]
+~~~~~~~~~~~~~~~~~
+SIGINT can arrive at any moment, and Python raises KeyboardInterrupt between any two bytecodes of the main thread. Ours
+must never be hit: an exception in the middle of a frame would lose the connection to init, and one that arrives when the
+run is just over must not end the next. So the exception is only raised while :meth:`Interrupts.call` runs user code, is
+put off while a frame is written or read, and a second signal within a few milliseconds counts as the same one, which
+gives the ``finally`` of ``call`` the time to leave that state. A handler that user code installed is its own affair,
+but only while its code runs.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+_SAME = 0.005
+
+
+class Interrupts:
+    """See Note [Interrupts]."""
+
+    def __init__(self) -> None:
+        self._armed = False
+        self._held = 0
+        self._pending = False
+        self._last = 0.0
+        self._users: Any = None
+
+    def install(self) -> None:
+        """Take over SIGINT of this process."""
+        signal.signal(signal.SIGINT, self._arrived)
+
+    def enter_run(self) -> None:
+        """Put the handler back that user code had installed, if any; a run begins."""
+        self._pending = False
+        if self._users is not None:
+            users, self._users = self._users, None
+            signal.signal(signal.SIGINT, users)
+
+    def leave_run(self) -> None:
+        """Take over again from a handler of the user; the run is over."""
+        current = signal.getsignal(signal.SIGINT)
+        if current != self._arrived:
+            self._users = current
+            signal.signal(signal.SIGINT, self._arrived)
+
+    def call(self, thunk: Callable[[], _T]) -> tuple[_T | None, BaseException | None]:
+        """Run user code and give its result or what it raised."""
+        try:
+            try:
+                self._armed = True
+                return thunk(), None
+            finally:
+                self._armed = False
+        except BaseException as error:  # noqa: BLE001 - whatever user code raises is a result here
+            self._armed = False
+            return None, error
+
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Put an interrupt off until the end of the block; in other threads it never strikes anyway."""
+        if threading.get_ident() != threading.main_thread().ident:
+            yield
+            return
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+            if self._pending and not self._held:
+                self._pending = False
+                if self._armed:
+                    raise KeyboardInterrupt
+
+    def _arrived(self, _number: int, _frame: Any) -> None:
+        now = time.monotonic()
+        if not self._armed or now - self._last < _SAME:
+            return
+        if self._held:
+            self._pending = True
+            return
+        self._last = now
+        raise KeyboardInterrupt

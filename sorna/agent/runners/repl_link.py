@@ -1,0 +1,120 @@
+"""What goes between init and the REPL process over their three private sockets, and the REPL's side of it.
+
+Standard library only. Three sockets, because three things wait independently of each other: the main loop for the next
+piece of code (*control*), any thread for the pipes to be drained (*order*), and any thread for a typed line (*typing*).
+All carry the frames of ``frames.py`` with the kinds below.
+"""
+
+import json
+import os
+import select
+import socket
+import threading
+from typing import Any
+
+from sorna.agent.runners.frames import FrameReader, pack_frame
+from sorna.agent.runners.interrupts import Interrupts
+
+# control: init to REPL, and back
+EXECUTE = 1
+COMPLETE = 2
+DONE = 3
+COMPLETED = 4
+# order: REPL to init, and the answer, which repeats the number
+SYNC = 5
+EMIT = 6
+SETTLED = 7
+# typing: REPL to init, and the answer; an empty line means that there will be none
+ASK = 8
+LINE = 9
+
+# A figure or page larger than this is not sent.
+MAX_MEDIA = 8 * 1024 * 1024
+
+
+def to_json(value: Any) -> bytes:
+    """Write JSON in UTF-8; lone surrogates, which no text may carry, become question marks."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+
+
+class Wire:
+    """One blocking socket to init. A KeyboardInterrupt can end the waiting, and never tears a frame."""
+
+    def __init__(self, sock: socket.socket, interrupts: Interrupts) -> None:
+        self._socket = sock
+        self._interrupts = interrupts
+        self._reader = FrameReader()
+        self._frames: list[tuple[int, bytes]] = []
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+
+    def send(self, kind: int, payload: bytes) -> None:
+        """Write one frame. :raises OSError: init is gone or user code closed the socket."""
+        with self._interrupts.held_back():
+            self._socket.sendall(pack_frame(kind, payload))
+
+    def receive(self) -> tuple[int, bytes]:
+        """Wait for one frame. :raises OSError: as for :meth:`send`."""
+        while not self._frames:
+            self._poll.poll()
+            with self._interrupts.held_back():
+                chunk = self._socket.recv(256 * 1024)
+                if not chunk:
+                    raise ConnectionResetError("init is gone")
+                self._frames += self._reader.feed(chunk)
+        return self._frames.pop(0)
+
+    def close(self) -> None:
+        """Close this end."""
+        self._socket.close()
+
+
+class Order:
+    """Asks init to drain the pipes, and to send media in their place among the text."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._number = 0
+        self.lock = threading.RLock()
+        self._pid = os.getpid()
+
+    def settle(self) -> None:
+        """Return when init has taken over everything that is in the pipes now."""
+        self._ask(SYNC, b"")
+
+    def emit(self, record: list[Any]) -> bool:
+        """Send a record in its place; False when it is too large to be sent."""
+        payload = to_json(record)
+        if len(payload) > MAX_MEDIA:
+            return False
+        self._ask(EMIT, payload)
+        return True
+
+    def _ask(self, kind: int, payload: bytes) -> None:
+        if os.getpid() != self._pid:
+            return
+        with self.lock:
+            self._number += 1
+            number = self._number.to_bytes(8, "big")
+            self._wire.send(kind, number + payload)
+            # The answer to a question that was interrupted may come first.
+            while self._wire.receive() != (SETTLED, number):
+                pass
+
+
+class Typing:
+    """Asks init for typed lines."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+
+    def ask(self, is_password: bool) -> str:
+        """Wait for a line and give it with its newline; empty text when there will be none."""
+        if os.getpid() != self._pid:
+            return ""
+        with self._lock:
+            self._wire.send(ASK, to_json({"is_password": is_password}))
+            _kind, payload = self._wire.receive()
+            return payload.decode("utf-8", "replace")
