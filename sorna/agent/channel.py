@@ -56,22 +56,24 @@ class Channel:
         sock.setblocking(False)
         reactor.addReader(self)
 
-    def send(self, kind: int, payload: bytes) -> None:
-        """Send one frame, or nothing when the channel is closed.
+    def send(self, kind: int, *parts: bytes) -> None:
+        """Send one frame, whose payload is the parts together, or nothing when the channel is closed.
 
         :raises WriteBufferFull: more than the bound is waiting to be written.
         :raises ValueError: the payload is larger than a frame may be.
         """
-        if len(payload) > MAX_PAYLOAD:
-            raise ValueError(f"a payload of {len(payload)} bytes")
+        length = sum(map(len, parts))
+        if length > MAX_PAYLOAD:
+            raise ValueError(f"a payload of {length} bytes")
         if self.closed:
             return
-        size = HEADER.size + len(payload)
+        size = HEADER.size + length
         if self.buffered + size > WRITE_BOUND:
             raise WriteBufferFull
-        header = HEADER.pack(len(payload), kind)
-        parts = [header + payload] if len(payload) < SEND_SIZE else [header, payload]
-        self._outgoing.extend(memoryview(part) for part in parts)
+        # Small frames go with one system call; large content is not copied.
+        pieces = (HEADER.pack(length, kind), *parts)
+        whole = (b"".join(pieces),) if size < SEND_SIZE else pieces
+        self._outgoing.extend(memoryview(piece) for piece in whole)
         self.buffered += size
         if not self._writing:
             self._flush()

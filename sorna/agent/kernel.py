@@ -56,7 +56,7 @@ MAX_PENDING_UPLOADS = 64 * 1024 * KIB
 class FrameSender(Protocol):
     """The channel as the kernel uses it; :class:`sorna.agent.channel.Channel` is the real one."""
 
-    def send(self, kind: int, payload: bytes) -> None:
+    def send(self, kind: int, *parts: bytes) -> None:
         """Send one frame. :raises WriteBufferFull: the peer does not read."""
         ...
 
@@ -201,7 +201,7 @@ class Kernel:
             async with self._uploads:  # so that the channel buffers one file at the most
                 number, result = self._replies.ask(UPLOAD_DEADLINE)
                 header = to_json({"request": number, "path": path, "append": False})
-                self._send(frames.UPLOAD, b"\0".join((header, content)))
+                self._send(frames.UPLOAD, header, b"\0", content)
                 await result
         finally:
             self._uploading -= len(content)
@@ -431,9 +431,9 @@ class Kernel:
         if due:
             self._send(frames.CREDIT, due.to_bytes(4, "big"))
 
-    def _send(self, kind: int, payload: bytes) -> None:
+    def _send(self, kind: int, *parts: bytes) -> None:
         try:
-            self._channel.send(kind, payload)
+            self._channel.send(kind, *parts)
         except WriteBufferFull:
             self.end("stuck", verdicts.stuck())
 

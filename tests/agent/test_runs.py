@@ -116,14 +116,16 @@ class CallTests(KernelTestCase):
         """A program that prints single bytes to both streams is blocked long before 1 MiB of bytes."""
         self.reply(query(wait=0))
         total = 0
-        while self.init.credit > 0 and total < 200_000:
-            for _ in range(100):
+        granted = self.init.credit
+        while self.init.credit > runs.WINDOW // 2 and total < 300_000:
+            for _ in range(50):
                 self.init.print("o")
                 self.init.print("e", frames.STDERR)
-            total += 200
+            total += 100
             self.flow()
-        before = self.init.credit
-        self.assertLessEqual(before, runs.WINDOW)
+        self.assertLessEqual(total, granted)
+        self.assertLess(total, runs.GATHER // 4)
+        self.assertLess(self.kernels.live()[self.kernel_id].runs.cost, 20 * runs.GATHER)
 
     def test_media_is_passed_on(self) -> None:
         """Media, html and log records arrive as they are, between the text."""
