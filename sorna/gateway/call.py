@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any, NoReturn
@@ -33,7 +32,6 @@ def _refuse_constant(name: str) -> NoReturn:
 
 #: A mebibyte of ``[],[],`` makes the decoder build objects for 90 ms, on the reactor; this many values take 5 at the most.
 MAX_VALUES = 20_000
-_TEXT = re.compile(rb'"(?:[^"\\]+|\\.)*+"', re.DOTALL)
 
 _decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 # The separators of Python's default are the historic server's.
@@ -73,7 +71,7 @@ class Call:
 
         :raises InvalidRequest: it is none.
         """
-        if _separators(self.body) > MAX_VALUES and _separators(_TEXT.sub(b"", self.body)) > MAX_VALUES:
+        if _too_many_values(self.body):
             raise InvalidRequest(f"Malformed body: more than {MAX_VALUES} values")
         try:
             content = _decode(self.body.decode("utf-8-sig"))
@@ -97,8 +95,18 @@ class Reply:
     headers: Mapping[bytes, bytes] = field(factory=dict)
 
 
+def _too_many_values(body: bytes) -> bool:
+    if _separators(body) <= MAX_VALUES:
+        return False
+    # Code is full of such bytes, so a second look leaves the texts out: without the escapes, every other piece between
+    # quotes is one. A regular expression would take several times as long.
+    unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if unescaped.count(b'"') > 4 * MAX_VALUES:
+        return True
+    return _separators(b"".join(unescaped.split(b'"')[::2])) > MAX_VALUES
+
+
 def _separators(body: bytes) -> int:
-    # Of all bytes, these in texts included: code is full of them, so a second look leaves the texts out.
     return body.count(b",") + body.count(b"[") + body.count(b"{")
 
 
