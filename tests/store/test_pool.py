@@ -173,7 +173,6 @@ class QueryTests(PoolCase):
 
     def test_cancelled_caller_and_an_error(self) -> None:
         """An error that nobody hears any more is logged, unless it is one of those that may happen."""
-
         waiting: list[Deferred[None]] = []
 
         async def later(error: Exception) -> None:
