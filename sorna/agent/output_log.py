@@ -25,6 +25,7 @@ MERGE_UP_TO = 64 * KIB
 # What one record costs besides its bytes: a program that prints single bytes to alternating streams must not cost the
 # agent many times of what the bound says.
 RECORD_COST = 64
+LONGEST_CHARACTER = 4
 
 
 @frozen
@@ -136,12 +137,13 @@ class OutputLog:
             if len(record.content) <= room or (record.kind == EMIT and not taken):
                 self._unread.popleft()
                 self._unread_records -= 1
-            elif record.kind == EMIT:
+                room -= len(record.content)
+            elif taken and (record.kind == EMIT or room < LONGEST_CHARACTER):
                 break
             else:
                 record = self._split(record, room)
+                room = 0
             taken.append(record)
-            room -= len(record.content)
             self.cursor += len(record.content)
             self._remember(record)
         return Piece(first, self.cursor, tuple(taken))
@@ -173,17 +175,18 @@ class OutputLog:
             end = record.seq + len(record.content)
             if end <= first:
                 continue
-            if room <= 0:
-                break
             wanted = record
-            if record.kind != EMIT:
-                skip = max(first - record.seq, 0)
-                content = record.content[skip:]
-                wanted = Record(record.seq + skip, record.kind, content[: _cut(content, room)])
-            elif found and len(record.content) > room:
+            if record.kind != EMIT and record.seq < first:
+                wanted = Record(first, record.kind, record.content[first - record.seq :])
+            fits = len(wanted.content) <= room
+            if found and not fits and (wanted.kind == EMIT or room < LONGEST_CHARACTER):
                 break
+            if not fits and wanted.kind != EMIT:
+                wanted = Record(wanted.seq, wanted.kind, wanted.content[: _cut(wanted.content, room)])
             found.append(wanted)
             room -= len(wanted.content)
+            if not fits:
+                break
         if found:
             first = found[0].seq
             after = found[-1].seq + len(found[-1].content)

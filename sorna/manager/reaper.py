@@ -22,6 +22,8 @@ from sorna.model.kernel import Kernel, KernelStatus, parse_kernel_id, short_id
 DEADLINES = {KernelStatus.PREPARING: 30.0, KernelStatus.RESTARTING: 60.0, KernelStatus.TERMINATING: 2.0}
 # An agent writes a new kernel into its heartbeat within this many seconds.
 SEEN_WITHIN = 4.0
+# A kernel must have been missing for as long: a heartbeat that was under way when it came is corrected by the next one.
+MISSING_FOR = 1.5
 
 
 @define
@@ -33,7 +35,7 @@ class Reaper:
     directory: AgentDirectory
     link: AgentLink
     ending: Ending
-    _missing: set[str] = field(factory=set)
+    _missing: dict[str, float] = field(factory=dict)
 
     _log = Logger()
 
@@ -46,7 +48,7 @@ class Reaper:
             rows[short_id(kernel.id)] = kernel
             with self._log.failuresHandled("while mending {kernel_id}", kernel_id=short_id(kernel.id)):
                 await self._mend_kernel(kernel, agents, held)
-        self._missing &= rows.keys()
+        self._missing = {name: since for name, since in self._missing.items() if name in rows}
         for agent_id, kernels in held.items():
             for orphan in kernels - rows.keys():
                 await self._end_orphan(agents[agent_id], orphan)
@@ -64,19 +66,18 @@ class Reaper:
             await self._lost_for_sure(kernel, "agent-lost")
         elif kernel.status is KernelStatus.RUNNING and age > SEEN_WITHIN and kernel.agent_id is not None:
             if short_id(kernel.id) in held[kernel.agent_id]:
-                self._missing.discard(short_id(kernel.id))
+                self._missing.pop(short_id(kernel.id), None)
             else:
                 await self._lost_for_sure(kernel, "lost")
         elif age > DEADLINES.get(kernel.status, age):
             await self._past_deadline(kernel)
 
     async def _lost_for_sure(self, kernel: Kernel, reason: str) -> None:
-        """Believe a loss at the second look: a heartbeat may have been read while it was being written."""
-        if short_id(kernel.id) in self._missing:
-            self._missing.discard(short_id(kernel.id))
+        """Believe a loss at a later look only: a heartbeat may have been read while it was being written."""
+        now = self.clock.seconds()
+        if now - self._missing.setdefault(short_id(kernel.id), now) >= MISSING_FOR:
+            del self._missing[short_id(kernel.id)]
             await self.ending.lost(kernel.id, reason)
-        else:
-            self._missing.add(short_id(kernel.id))
 
     async def _past_deadline(self, kernel: Kernel) -> None:
         match kernel.status:

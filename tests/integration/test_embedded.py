@@ -87,6 +87,12 @@ def connect_elsewhere(address: DatabaseAddress) -> None:
     subprocess.run([sys.executable, "-c", program, words], check=True, env=environment)
 
 
+def run_program(words: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run the program of these tests to its end."""
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    return subprocess.run(words, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
+
+
 def sleeper(uid: int) -> subprocess.Popen[bytes]:
     """Start a process of this user that does nothing."""
     return subprocess.Popen(["sleep", "60"], user=uid if os.geteuid() == 0 else None)
@@ -406,6 +412,26 @@ class ProgramTests(EmbeddedCase):
             self.assertEqual(program.returncode, 0)
         owners = {path.lstat().st_uid for path in self.directory.rglob("*")}
         self.assertEqual(owners, {entry.pw_uid})
+
+    def without_mounts(self) -> list[str]:
+        setpriv = shutil.which("setpriv")
+        if os.geteuid() != 0 or setpriv is None:
+            raise SkipTest("takes root and setpriv")
+        return [setpriv, "--bounding-set=-sys_admin", sys.executable]
+
+    async def test_root_that_may_not_mount(self) -> None:
+        """Where the host allows no mounts, a directory that others may pass does."""
+        words = self.without_mounts()
+        self.directory.chmod(0o711)
+        _program, found = self.start(words, cwd=PROJECT, env={**os.environ, "PYTHONPATH": str(PROJECT)})
+        self.assertEqual(query(DatabaseAddress(**found["postgres"]), "SELECT 1"), [(1,)])
+
+    async def test_root_that_may_not_mount_in_a_closed_directory(self) -> None:
+        """Where the host allows no mounts, a closed directory is a clear error and no hang."""
+        ended = run_program([*self.without_mounts(), *PROGRAM, str(self.directory)])
+        self.assertNotEqual(ended.returncode, 0)
+        self.assertIn("cannot reach", ended.stderr)
+        self.assertIn("--state-dir", ended.stderr)
 
     async def test_root_in_a_closed_directory(self) -> None:
         """Under root the servers are somebody else's processes, and nothing outside the state directory changes."""
