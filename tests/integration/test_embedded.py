@@ -411,6 +411,7 @@ class ProgramTests(EmbeddedCase):
             "PYTHONPATH": f"{PROJECT}:{packages}",
             "PYTHONDONTWRITEBYTECODE": "1",
             "PATH": os.environ["PATH"],
+            "LD_LIBRARY_PATH": "/mnt/lib",
         }
         for _start in range(2):
             program, found = self.start(as_user(entry.pw_uid), cwd="/", env=environment)
