@@ -58,7 +58,7 @@ class RealKernelTests(TestCase):
     timeout = 90
     detection: ClassVar[Detection | None] = None
 
-    async def setUp(self) -> None:
+    async def setUp(self) -> None:  # type: ignore[override]  # trial waits for it
         reactor: Any = the_reactor()
         cls = type(self)
         if cls.detection is None:
@@ -259,7 +259,7 @@ class RealKernelTests(TestCase):
 
 
 def _add_runtime_tests() -> None:
-    for name, program in PROGRAMS.items():
+    for name in PROGRAMS:
 
         async def test(self: RealKernelTests, name: str = name) -> None:
             program = PROGRAMS[name]
