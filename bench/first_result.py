@@ -1,6 +1,6 @@
 """How long until code has run: create to first result, and one execution on a live kernel, through the signed REST API.
 
-Run ``python -m bench.first_result`` from the project's folder: it starts a server of its own, or measures the one that
+``make bench``, or this file as a script: it starts a server of its own, or measures the one that
 ``--endpoint`` names.  Beside them it measures, in the same run and with the same client, a resource of bare twisted.web that
 answers a constant: what remains after that is Sorna's.  The client is a blocking socket with requests that were built and signed
 before the clock starts, so that its own cost is small; every number is as seen by that client.
@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import http.client
 import json
+import os
 import secrets
 import socket
 import subprocess
@@ -29,7 +30,7 @@ from twisted.web.server import Site
 
 from sorna.client.signing import Credentials, signed_headers
 from sorna.client.wire import host_header
-from sorna.testing.server import RunningServer, running_server
+from sorna.testing.server import PROJECT, RunningServer, running_server
 
 VERSION = "v3.20170615"
 JSON = "application/json"
@@ -186,8 +187,9 @@ def serve_constant(reactor: Any) -> Deferred[None]:
 @contextlib.contextmanager
 def reference_server() -> Iterator[RunningServer]:
     """Run :func:`serve_constant` in a process of its own."""
-    command = [sys.executable, "-m", "bench.first_result", "--serve-constant"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, __file__, "--serve-constant"]
+    environ = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             yield RunningServer(f"http://127.0.0.1:{int(process.stdout.readline())}", "reference", "reference")

@@ -6,6 +6,7 @@ of one parent that stops its children in reverse.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from typing import Any
 
@@ -47,7 +48,6 @@ from sorna.observability import show_debug
 from sorna.store.address import DatabaseAddress
 from sorna.store.service import Tables, open_store
 
-LOCAL_AGENT_ID = "i-local"
 REAPER_INTERVAL = 0.5
 KEYPAIR_USE_INTERVAL = 1.0
 AGENT_DEADLINE = 60.0
@@ -106,9 +106,9 @@ class _Server:
         agent_keys = load_or_make(self.config.state_dir / "agent") if self.config.local_agent else None
         await self._enrol(store.tables.agents, manager_keys, agent_keys)
         directory, site = self._serve(store.tables, redis, manager_keys)
-        if self.config.local_agent:
-            self._start_local_agent(redis)
-            await self._first_agent(directory)
+        if agent_keys is not None:
+            self._start_local_agent(redis, local_agent_id(agent_keys))
+            await self._first_agent(directory, local_agent_id(agent_keys))
         self.readiness.arrived("server")
         self.front_door.open(site)
         _show(banner(self.config, first))
@@ -164,7 +164,7 @@ class _Server:
         for path in sorted(enrolled.glob("*.public")):
             await agents.enrol(path.stem, path.read_text(encoding="ascii").split("#")[0].strip(), now)
         if local is not None:
-            await agents.enrol(LOCAL_AGENT_ID, local.public, now)
+            await agents.enrol(local_agent_id(local), local.public, now)
             authorised = self.config.state_dir / "agent" / "authorised"
             authorised.mkdir(mode=0o700, exist_ok=True)
             (authorised / "local-manager.public").write_text(f"{manager.public}\n", encoding="ascii")
@@ -213,11 +213,11 @@ class _Server:
         )
         return directory, site
 
-    def _start_local_agent(self, redis: RedisAddress) -> None:
+    def _start_local_agent(self, redis: RedisAddress, agent_id: str) -> None:
         """Run the agent of this host as a child."""
         given = self.config.redis
         options: dict[str, str | int | bool] = {
-            "agent-id": LOCAL_AGENT_ID,
+            "agent-id": agent_id,
             "agent-port": self.config.agent_port,
             "state-dir": str(self.config.state_dir),
             "redis-addr": given.address if given is not None else f"unix://{redis.path}",
@@ -232,15 +232,23 @@ class _Server:
         refused = lambda why: fail_process(self.reactor, f"the local agent cannot start: {why}")  # noqa: E731
         self.parent.addService(LocalAgent(self.reactor, self.reactor, self.config.state_dir, options, refused))
 
-    async def _first_agent(self, directory: AgentDirectory) -> None:
+    async def _first_agent(self, directory: AgentDirectory, agent_id: str) -> None:
         """Wait for the local agent's first heartbeat: without it nothing could be created."""
         self.readiness.expect("agent", "no heartbeat yet")
         deadline = self.reactor.seconds() + AGENT_DEADLINE
-        while await directory.find(LOCAL_AGENT_ID) is None:
+        while await directory.find(agent_id) is None:
             if self.reactor.seconds() > deadline:
                 raise Unavailable("the local agent sends no heartbeat")
             await deferLater(self.reactor, 0.02)
         self.readiness.arrived("agent")
+
+
+def local_agent_id(keys: CurveKeypair) -> str:
+    """Name the local agent after its key: stable over restarts, and another one for every state directory.
+
+    Two servers on one host must not share it, because an agent takes control groups of its name for its own leftovers.
+    """
+    return f"i-{hashlib.sha256(keys.public.encode('ascii')).hexdigest()[:12]}"
 
 
 def _show(text: str) -> None:

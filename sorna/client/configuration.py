@@ -5,9 +5,6 @@ Knows files and nothing of HTTP.  The file is ``client.toml`` in the state direc
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -81,25 +78,3 @@ def read_configuration(path: Path) -> ClientConfiguration:
         if not isinstance(value, str) or not value:
             raise ConfigurationMissing(f"{path} holds no {name}.")
     return ClientConfiguration(str(endpoint), str(texts["access_key"]), str(texts["secret_key"]))
-
-
-def write_configuration(path: Path, configuration: ClientConfiguration) -> None:
-    """Leave the file for the command line: whole or not at all, and never readable by others.
-
-    :raises OSError: the folder is not there or cannot be written.
-    """
-    values = {
-        "endpoint": configuration.endpoint,
-        "access_key": configuration.access_key,
-        "secret_key": configuration.secret_key,
-    }
-    # A JSON string of ASCII characters is a TOML basic string too.
-    text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # made with mode 0600
-    try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(text)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -1,9 +1,6 @@
 """One connection to PostgreSQL, over txpostgres; the only file that knows that driver. Knows no tables.
 
 Note [What txpostgres does not do]
-    * Closing a connection while a statement runs leaves the cursor among the reactor's readers. When its descriptor
-      number comes back, the reactor believes that it watches it already, and the new connection hangs.
-      :meth:`_Link.close` takes the cursors out first.
     * An idle connection that the server closes raises out of ``doRead`` and fills the log. We poll without raising, look
       whether the connection is closed, and tell the pool.
     * It turns a statement that the server cancelled (``statement_timeout``) into ``CancelledError``. Nobody cancels what
@@ -94,12 +91,9 @@ class _Link(txpostgres.Connection):
         self._lost()
 
     def close(self) -> None:
-        if self._connection is None:
-            return
-        for cursor in self._cursors:
-            self.reactor.removeReader(cursor)
-            self.reactor.removeWriter(cursor)
-        super().close()
+        # One whose very first step failed, a bad parameter for instance, has nothing to close.
+        if self._connection is not None:
+            super().close()
 
 
 def _nothing() -> None:

@@ -24,7 +24,6 @@ class Cursor(_PollingMixin):
 
 class Connection(_PollingMixin):
     _connection: psycopg2.extensions.connection | None
-    _cursors: set[Cursor]
     connectionFactory: Callable[..., psycopg2.extensions.connection]
     def __init__(self, reactor: Any = ..., cooperator: Any = ..., detector: Any = ...) -> None: ...
     def connect(self, **kwargs: Any) -> Deferred[Connection]: ...

@@ -9,7 +9,9 @@ from click.testing import CliRunner, Result
 from twisted.internet.defer import Deferred
 
 from sorna.client.cli import Command, Door, cli
-from sorna.client.configuration import ClientConfiguration, write_configuration
+from sorna.client.configuration import ClientConfiguration
+from sorna.first_start import write_client_file
+from sorna.model.keypair import Keypair
 from sorna.testing.unit import UnitTestCase
 from tests.client.scripted import CREATED, ENDPOINT, KERNEL, Prepared, Setting, result
 
@@ -105,10 +107,9 @@ class ConnectionTests(CommandLineTestCase):
         """What `make run` left is enough."""
         folder = Path(self.mktemp())
         folder.mkdir()
-        left = ClientConfiguration(ENDPOINT, "A", "S")
-        write_configuration(folder / "client.toml", left)
+        write_client_file(folder, ENDPOINT, Keypair("A", "S"))
         self.invoke(["info", KERNEL], (200, {}), environ={"SORNA_STATE_DIR": str(folder)})
-        self.assertEqual(self.configurations, [left])
+        self.assertEqual(self.configurations, [ClientConfiguration(ENDPOINT, "A", "S")])
 
     def test_nothing(self) -> None:
         """Without a keypair the way out is told, with the exit code of our own failures."""

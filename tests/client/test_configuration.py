@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 
 from hypothesis import given
@@ -14,8 +13,10 @@ from sorna.client.configuration import (
     find_configuration,
     read_configuration,
     state_directory,
-    write_configuration,
 )
+from sorna.config import default_state_dir
+from sorna.first_start import write_client_file
+from sorna.model.keypair import Keypair
 from sorna.testing.unit import UnitTestCase
 
 KEYS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1)
@@ -31,6 +32,11 @@ class ConfigurationTests(UnitTestCase):
         self.path = self.folder / "client.toml"
         self.environ = {"SORNA_STATE_DIR": str(self.folder)}
 
+    def leave(self, configuration: ClientConfiguration) -> None:
+        """Do what a server does at its start."""
+        keypair = Keypair(configuration.access_key, configuration.secret_key)
+        write_client_file(self.folder, configuration.endpoint, keypair)
+
     def test_given(self) -> None:
         """A keypair that is given needs no file."""
         found = find_configuration({}, access_key="A", secret_key="S")
@@ -39,13 +45,13 @@ class ConfigurationTests(UnitTestCase):
     def test_file(self) -> None:
         """Without a keypair, the file says which and where; an endpoint that was given wins."""
         left = ClientConfiguration("http://127.0.0.1:8081", "A", "S")
-        write_configuration(self.path, left)
+        self.leave(left)
         self.assertEqual(find_configuration(self.environ), left)
         self.assertEqual(find_configuration(self.environ, endpoint="http://x").endpoint, "http://x")
 
     def test_half_a_keypair(self) -> None:
         """A key is never completed with the secret of another place."""
-        write_configuration(self.path, ClientConfiguration("http://x", "A", "S"))
+        self.leave(ClientConfiguration("http://x", "A", "S"))
         error = self.assertRaises(ConfigurationMissing, find_configuration, self.environ, access_key="B")
         self.assertIn("SORNA_SECRET_KEY", str(error))
         error = self.assertRaises(ConfigurationMissing, find_configuration, self.environ, secret_key="T")
@@ -63,24 +69,16 @@ class ConfigurationTests(UnitTestCase):
             self.path.write_bytes(content)
             self.assertIn(str(self.path), str(self.assertRaises(ConfigurationMissing, read_configuration, self.path)))
 
-    def test_mode(self) -> None:
-        """Only the owner can read the file, also when an older one was open to all; nothing else is left."""
-        self.path.write_text("")
-        self.path.chmod(0o644)
-        write_configuration(self.path, ClientConfiguration("http://x", "A", "S"))
-        self.assertEqual(stat.S_IMODE(self.path.stat().st_mode), 0o600)
-        self.assertEqual(list(self.folder.iterdir()), [self.path])
-
     @given(KEYS, KEYS, KEYS)
     def test_round_trip(self, endpoint: str, access_key: str, secret_key: str) -> None:
-        """Whatever is written is read again."""
+        """Whatever a server writes is read again."""
         left = ClientConfiguration(endpoint, access_key, secret_key)
-        write_configuration(self.path, left)
+        self.leave(left)
         self.assertEqual(read_configuration(self.path), left)
 
     def test_default_directory(self) -> None:
-        """Without SORNA_STATE_DIR it is the platform's folder for a user's data."""
-        self.assertEqual(state_directory({}).name, "sorna")
+        """Without SORNA_STATE_DIR it is where a server of this user looks too."""
+        self.assertEqual(str(state_directory({})), default_state_dir())
 
     def test_secret_is_not_shown(self) -> None:
         """The secret is not in the configuration's text."""

@@ -110,6 +110,15 @@ class AuthorizeTests(GatewayTestCase):
             self.assert_problem(answer, 400, "invalid-auth-params")
             self.assertIn("(Malformed body", answer.json["title"])
 
+    def test_many_values(self) -> None:
+        """Values without end are refused before they are built; the same bytes within a text are only text."""
+        for values in (b"[]," * 30_000, b"1," * 30_000, b'{"":{}},' * 10_001, b'"",' * 50_000):
+            answer = self.request("GET", "/v2/authorize", body=b'{"echo": [' + values + b"0]}")
+            self.assert_problem(answer, 400, "invalid-auth-params")
+            self.assertIn("more than 20000 values", answer.json["title"])
+        text = '[],{\\"' * 30_000
+        self.assertEqual(self.request("GET", "/v2/authorize", {"echo": text}).json["echo"], text)
+
     def test_works_before_the_process_is_ready(self) -> None:
         """The two routes without kernels do not wait for kernels to be there."""
         self.readiness.reason = "database: connecting"

@@ -58,10 +58,7 @@ class RealKernelTests(TestCase):
     timeout = 90
     detection: ClassVar[Detection | None] = None
 
-    def setUp(self) -> Deferred[None]:  # type: ignore[override]  # trial waits for what it gives
-        return Deferred.fromCoroutine(self._set_up())
-
-    async def _set_up(self) -> None:
+    async def setUp(self) -> None:  # type: ignore[override]  # trial waits for it
         reactor: Any = the_reactor()
         cls = type(self)
         if cls.detection is None:
