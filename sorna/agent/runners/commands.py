@@ -277,8 +277,12 @@ class _StdinPipe:
         poller.add(fd, self._writable, NOTHING)
 
     def watch(self, listener: int) -> None:
-        """Use the listener of the step's filter."""
-        self._watch = StdinWatch(self._poller, listener, self._fd, self._on_wait)
+        """Use the listener of the step's filter.
+
+        A short program may be gone, and this end of its pipe closed, before the listener is taken over. What it left
+        behind still runs behind the filter and must be let through.
+        """
+        self._watch = StdinWatch(self._poller, listener, None if self._closed else self._fd, self._on_wait)
 
     def type(self, text: str) -> bool:
         self._waiting += text.encode("utf-8", "replace") + b"\n"

@@ -125,16 +125,19 @@ def take_over(receiver: socket.socket) -> int | None:
 class StdinWatch:
     """Listens to the programs of one run. See Note [Waiting for input].
 
-    :param pipe: init's write end of the pipe that the run was given as descriptor 0.
+    :param pipe: init's write end of the pipe that the run was given as descriptor 0; None when it is closed already, and
+        everything may pass.
     :param on_wait: called when a program begins to wait.
     """
 
-    def __init__(self, poller: Poller, listener: int, pipe: int, on_wait: Callable[[], None]) -> None:
+    def __init__(self, poller: Poller, listener: int, pipe: int | None, on_wait: Callable[[], None]) -> None:
         self._poller = poller
         self._listener = listener
-        self._pipe: int | None = pipe
-        status = os.fstat(pipe)
-        self._identity = (status.st_dev, status.st_ino)
+        self._pipe = pipe
+        self._identity: tuple[int, int] | None = None
+        if pipe is not None:
+            status = os.fstat(pipe)
+            self._identity = (status.st_dev, status.st_ino)
         self._on_wait = on_wait
         # Readers that wait: notification id by thread id, oldest first.
         self._readers: dict[int, int] = {}
