@@ -1,123 +1,98 @@
-"""What an installation brings: the plugins that ``twistd`` lists, the ``sorna`` command, and every file of the package.
-
-Each way of installing is tried in a fresh virtual environment and looked at from another folder, because Twisted looks for
-plugins along ``sys.path`` and finds them by accident when it runs in the project's own folder.
-"""
+"""Installed either way, ``twistd`` shows both plugins from any folder, and every way to start it answers ``--help``."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import site
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
-from typing import ClassVar
 from unittest import SkipTest
 
 import sorna
+from sorna.config import AGENT_SETTINGS, SERVER_SETTINGS
 from sorna.testing.unit import UnitTestCase
 
-PROJECT = Path(sorna.__file__).parents[1]
-PARTS = ("setup.py", "pyproject.toml", "README.rst", "sorna", "twisted")
-TIMEOUT = 240.0
+PROJECT = Path(sorna.__file__).parent.parent
+COPIED = ("sorna", "twisted", "setup.py", "pyproject.toml", "README.rst", "sorna.tac")
+# What pip says when it cannot fetch the build tools.
 UNREACHABLE = ("NewConnectionError", "Temporary failure in name resolution", "No matching distribution found")
 
 
-class InstallationTestCase(UnitTestCase):
-    """An installation in an environment of its own, which borrows the libraries of the one that runs the tests."""
+class PackagingTests(UnitTestCase):
+    """Real installations into fresh virtual environments that see this one's libraries."""
 
-    options: ClassVar[tuple[str, ...]] = ()
-
-    def setUp(self) -> None:
-        """Copy the project, make an environment, and install the copy there."""
-        self.folder = Path(self.mktemp()).resolve()
-        self.source = self.folder / "source"
-        self.source.mkdir(parents=True)
-        for part in PARTS:
-            origin, copy = PROJECT / part, self.source / part
-            if origin.is_dir():
-                shutil.copytree(origin, copy, ignore=shutil.ignore_patterns("__pycache__", "dropin.cache"))
+    def install(self, *how: str) -> tuple[Path, Path]:
+        """Install a copy of the project and give the environment's ``bin`` and the copy."""
+        base = Path(self.mktemp()).absolute()
+        source, venv = base / "source", base / "venv"
+        source.mkdir(parents=True)
+        ignore = shutil.ignore_patterns("__pycache__", "dropin.cache", "*.egg-info")
+        for name in COPIED:
+            place = PROJECT / name
+            if place.is_dir():
+                shutil.copytree(place, source / name, ignore=ignore)
             else:
-                shutil.copy(origin, copy)
-        self.environment = self.folder / "environment"
-        self.program(sys.executable, "-m", "venv", "--without-pip", str(self.environment))
-        self.packages = Path(
-            sysconfig.get_path("purelib", vars={"base": str(self.environment), "platbase": str(self.environment)})
+                shutil.copy(place, source / name)
+        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True, capture_output=True)
+        libraries = next((venv / "lib").glob("python*/site-packages"))
+        (libraries / "zz_borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+        pip = [
+            str(venv / "bin" / "python"),
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "install",
+            "--quiet",
+            "--no-deps",
+        ]
+        completed = subprocess.run([*pip, *how, str(source)], capture_output=True, text=True, check=False)
+        if completed.returncode and any(text in completed.stderr for text in UNREACHABLE):
+            raise SkipTest(f"the registry is not reachable: {completed.stderr.strip().splitlines()[-1]}")
+        self.assertEqual(completed.returncode, 0, completed.stderr)
+        return venv / "bin", source
+
+    def run_from_root(self, *arguments: str) -> str:
+        """Run a program from ``/`` without any of our variables, and give what it printed."""
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(("SORNA_", "PYTHONPATH"))}
+        completed = subprocess.run(
+            list(arguments), cwd="/", env=environ, capture_output=True, text=True, check=False, timeout=60
         )
-        # Folders named by a .pth file are searched, but .pth files in them are not read: an editable installation of
-        # the project in the lending environment stays out of sight.
-        (self.packages / "borrowed.pth").write_text("\n".join(site.getsitepackages()), "utf-8")
-        self.install()
+        self.assertEqual(completed.returncode, 0, completed.stderr)
+        return completed.stdout
 
-    def install(self) -> None:
-        """Install with the lending environment's pip; only the build tools come from the registry."""
-        command = ["-m", "pip", "--python", str(self.python), "install", "--quiet", "--no-deps", *self.options, "."]
-        done = self.run_program(sys.executable, *command, cwd=self.source)
-        if done.returncode and any(text in done.stderr for text in UNREACHABLE):
-            raise SkipTest(f"the registry is not reachable: {done.stderr.strip().splitlines()[-1]}")
-        self.assertEqual(done.returncode, 0, done.stderr)
+    def check(self, binaries: Path) -> None:
+        """Check what an installation offers."""
+        python = str(binaries / "python")
+        twistd = (python, "-c", "from twisted.scripts.twistd import run; run()")
+        plugins = self.run_from_root(*twistd, "--help")
+        self.assertRegex(plugins, r"\n\s+sorna\s")
+        self.assertRegex(plugins, r"\n\s+sorna-agent\s")
+        found = self.run_from_root(python, "-c", "import sorna; print(sorna.__file__)").strip()
+        self.assertTrue(Path(found).is_relative_to(binaries.parent.parent), found)
+        for program, settings in (("sorna", SERVER_SETTINGS), ("sorna-agent", AGENT_SETTINGS)):
+            shown = "".join(self.run_from_root(*twistd, program, "--help").split())
+            for setting in settings:
+                self.assertIn(f"--{setting.name}", shown)
+                self.assertIn("".join(setting.described.split()), shown)
+        self.assertIn("--service-port", self.run_from_root(python, "-m", "sorna.gateway.server", "--help"))
+        self.assertIn("run", self.run_from_root(str(binaries / "sorna"), "--help"))
 
-    @property
-    def python(self) -> Path:
-        """The environment's interpreter."""
-        return self.environment / "bin" / "python"
-
-    @staticmethod
-    def run_program(*command: str, cwd: Path = Path("/")) -> subprocess.CompletedProcess[str]:
-        """Run a program without what could make the project's own folder visible."""
-        environ = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME"}}
-        return subprocess.run(
-            command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=TIMEOUT, check=False
-        )
-
-    def program(self, *command: str) -> str:
-        """Run a program that must succeed and give what it printed."""
-        done = self.run_program(*command)
-        self.assertEqual(done.returncode, 0, done.stderr)
-        return done.stdout
-
-    def twistd(self, *arguments: str) -> str:
-        """Run the environment's ``twistd`` from the root folder."""
-        code = "import sys; from twisted.scripts.twistd import run; sys.exit(run())"
-        return self.program(str(self.python), "-c", code, *arguments)
-
-    def check(self) -> None:
-        """Look at what every way of installing must bring."""
-        listed = {line.split()[0] for line in self.twistd("--help").splitlines() if line.startswith("    ")}
-        self.assertLessEqual({"sorna", "sorna-agent"}, listed)
-        self.assertIn("--service-port", self.twistd("sorna", "--help"))
-        self.assertIn("sorna", self.program(str(self.environment / "bin" / "sorna"), "--version"))
-
-
-class OrdinaryTests(InstallationTestCase):
-    """``pip install .``."""
-
-    def test_plugins_and_files(self) -> None:
-        """The plugins are listed, and no file of the package was left behind."""
-        self.check()
-        where = self.program(str(self.python), "-c", "import sorna; print(sorna.__file__)").strip()
-        self.assertEqual(Path(where).resolve(), self.packages / "sorna" / "__init__.py")
-        self.assertEqual(self.files(self.packages / "sorna"), self.files(PROJECT / "sorna"))
+    def test_install(self) -> None:
+        """``pip install .`` brings the plugins and every file of the package, the migrations included."""
+        binaries, source = self.install()
+        self.check(binaries)
+        packages = next((binaries.parent / "lib").glob("python*/site-packages"))
+        self.assertEqual(self.files(packages / "sorna"), self.files(source / "sorna"))
 
     @staticmethod
     def files(folder: Path) -> set[str]:
         """List what is no product of running the code."""
-        return {
-            path.relative_to(folder).as_posix()
-            for path in folder.rglob("*")
-            if path.is_file() and "__pycache__" not in path.parts
-        }
+        paths = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        return {path.relative_to(folder).as_posix() for path in paths}
 
-
-class EditableTests(InstallationTestCase):
-    """``pip install -e .``, what ``make run`` does."""
-
-    options = ("--editable",)
-
-    def test_plugins(self) -> None:
-        """The plugins are listed from another folder too, and the code is the copy's own."""
-        self.check()
-        where = self.program(str(self.python), "-c", "import sorna; print(sorna.__file__)").strip()
-        self.assertEqual(Path(where).resolve(), self.source / "sorna" / "__init__.py")
+    def test_editable(self) -> None:
+        """``pip install -e .`` shows the plugins too."""
+        binaries, _source = self.install("--editable")
+        self.check(binaries)

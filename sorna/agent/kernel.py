@@ -112,6 +112,7 @@ class Kernel:
         self._reason: str | None = None
         self._verdict: Verdict | None = None
         self._end_verdict: Verdict | None = None
+        self._gone = False
         self._discarding = False
         self._output_left = 0
         self._hits = LimitHits(0, 0)
@@ -259,7 +260,7 @@ class Kernel:
 
     def end(self, reason: str, verdict: Verdict | None = None) -> None:
         """Kill the kernel; the first reason stays. Its runs are told ``verdict``, or else that it was destroyed."""
-        if self._reason is None and not self._ended.done:
+        if self._reason is None and not self._gone:
             self._reason = reason
             self._end_verdict = verdict
             self.runs.hold()
@@ -284,7 +285,7 @@ class Kernel:
         if error is not None:
             self._log.error("kernel {kernel_id} broke the protocol: {error}", kernel_id=self.id, error=str(error))
             self.end("protocol-error")
-        elif not self._ended.done:
+        elif not self._gone:
             self.runs.hold()
             self._stop_timers()
             self._confined.kill()
@@ -317,7 +318,7 @@ class Kernel:
     def _on_waiting(self, payload: bytes) -> None:
         frame = read_object(payload)
         run = self._current(frame)
-        # A line that was typed ahead may have crossed this frame: then the run waits no more.
+        # A line that was typed ahead may have crossed this frame: then the run does not wait.
         if run is None or self._verdict is not None or frame.get("inputs", run.inputs) < run.inputs:
             return
         if self._budget is not None:
@@ -426,7 +427,9 @@ class Kernel:
         self._obey = self._reactor.callLater(OBEY_DEADLINE, self.end, "stuck", verdict)
 
     def _grant(self, amount: int) -> None:
-        self._send(frames.CREDIT, self._credit.extend(amount).to_bytes(4, "big"))
+        due = self._credit.extend(amount)
+        if due:
+            self._send(frames.CREDIT, due.to_bytes(4, "big"))
 
     def _send(self, kind: int, payload: bytes) -> None:
         try:
@@ -460,6 +463,7 @@ class Kernel:
 
     def _on_exit(self, end: KernelExit) -> None:
         """Everything of the kernel is gone: tell everybody. See Note [How a kernel ends]."""
+        self._gone = True
         self.runs.hold()
         self._stop_timers()
         self._channel.drain()

@@ -189,7 +189,10 @@ class Kernels:
         try:
             await kernel.configure(detected.runtime.language, environ)
         except SornaError:
-            await kernel.when_ended()
+            try:
+                await kernel.when_ended().addTimeout(DESTROY_DEADLINE, self._reactor)
+            except DeferredTimeout:
+                self._log.error("what is left of kernel {kernel_id} does not end", kernel_id=kernel.id)
             raise
         return kernel
 

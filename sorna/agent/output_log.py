@@ -211,7 +211,9 @@ class OutputLog:
 class CreditWindow:
     """How many bytes of output the other side may send without being asked again.
 
-    :param size: most bytes in flight; one frame may go beyond it, so that no frame is too large to be sent.
+    Credit that is above zero lets one frame of any size go, so that no frame is too large to be sent.
+
+    :param size: most bytes in flight, that one frame apart.
     """
 
     def __init__(self, size: int) -> None:
@@ -233,9 +235,10 @@ class CreditWindow:
         return due
 
     def extend(self, amount: int) -> int:
-        """Grant credit whatever room there is: for the last words of a run that is being ended."""
-        self.outstanding += amount
-        return amount
+        """Grant so much that ``amount`` may be sent, whatever room there is: for the last words of a run that is ended."""
+        due = max(amount - self.outstanding, 0)
+        self.outstanding += due
+        return due
 
 
 class Tail:

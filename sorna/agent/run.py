@@ -170,9 +170,26 @@ def read_json(payload: bytes) -> Any:
     :raises FrameError: it is not JSON.
     """
     try:
-        return json.loads(payload.decode("utf-8"))
+        return _portable(json.loads(payload.decode("utf-8"), parse_constant=str))
     except (ValueError, RecursionError) as error:
         raise FrameError(f"not JSON: {type(error).__name__}") from error
+
+
+def _portable(value: Any) -> Any:
+    """Replace what JSON can carry and the link to the managers cannot: lone surrogates and numbers beyond 64 bits."""
+    match value:
+        case str():
+            return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
+        case bool() | None:
+            return value
+        case int():
+            return value if -(1 << 63) <= value < 1 << 63 else str(value) if abs(value) < 1 << 1024 else "..."
+        case list():
+            return [_portable(one) for one in value]
+        case dict():
+            return {_portable(name): _portable(one) for name, one in value.items()}
+        case _:
+            return value
 
 
 def read_object(payload: bytes) -> Mapping[str, Any]:
@@ -214,6 +231,8 @@ def _read_exception(raw: Mapping[str, Any]) -> RunException:
 
 
 def _optional_int(value: Any) -> int | None:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if -256 < value < 256 else value & 0xFF
     raise TypeError("not an integer")

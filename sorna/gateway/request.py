@@ -58,7 +58,7 @@ class ReadingLimits:
     slowest: int = 32 * KIB
     idle_time: float = 60.0
     linger_time: float = 2.0
-    linger: int = 4 * MIB
+    linger: int = 64 * MIB
 
 
 @define

@@ -191,10 +191,14 @@ class DetectedRuntimesTests(TestCase):
         """The class is found whatever its name, its package and its place in the file."""
         detected = await self.found("java")
         for code in (
-            "class A { static int f() { return 42; } }\nclass B { public static void main(String[] x)"
-            " { System.out.println(A.f()); } }",
-            "package a.b;\n// public class No\nabstract class A {}\npublic final class Main extends A {\n"
-            '  static public void main(String... x) { System.out.println("42"); } }',
+            (
+                "class A { static int f() { return 42; } }\nclass B { public static void main(String[] x)"
+                " { System.out.println(A.f()); } }"
+            ),
+            (
+                "package a.b;\n// public class No\nabstract class A {}\npublic final class Main extends A {\n"
+                '  static public void main(String... x) { System.out.println("42"); } }'
+            ),
         ):
             out, err, status = await self.query(detected, code, self.work())
             self.assertEqual((out.strip(), status), ("42", 0), err)
