@@ -278,6 +278,8 @@ def _reading(cls: type[Any]) -> Iterator[None]:
 
 
 def _build(cls: type[T], raw: Any) -> T:
+    if not isinstance(raw, dict):
+        raise MalformedMessage(f"not a {cls.__name__}: not a map")
     with _reading(cls):
         kinds = _kinds(cls)
         for name, value in raw.items():

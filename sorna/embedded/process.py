@@ -113,6 +113,9 @@ class ServerProcess(ProcessProtocol):
         process = cls(reactor, log)
         words = _words(command, directory)
         environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
+        # An interpreter with a shared library in an unusual place starts no launcher without it.
+        if (libraries := os.environ.get("LD_LIBRARY_PATH")) is not None:
+            environment["LD_LIBRARY_PATH"] = libraries
         transport = IReactorProcess(reactor).spawnProcess(process, words[0], words, environment, str(directory.path))
         if command.stdin:
             transport.writeToChild(0, command.stdin)

@@ -24,6 +24,11 @@ def the_reactor() -> Any:
     return reactor
 
 
+def fresh_path(test: TestCase) -> Path:
+    """Give an absolute path below trial's directory where nothing is yet."""
+    return Path(test.mktemp()).absolute()
+
+
 @frozen
 class Program:
     """A program that prints ``42`` from query mode and ``batch 42`` from batch mode."""
@@ -119,7 +124,7 @@ class DetectedRuntimesTests(TestCase):
 
     async def query(self, detected: DetectedRuntime, code: str, work: Path) -> tuple[str, str, int]:
         language = detected.runtime.language
-        source = Path(self.mktemp()).absolute() / language.source
+        source = fresh_path(self) / language.source
         source.parent.mkdir()
         source.write_text(code)
         return await self.bash(
@@ -127,7 +132,7 @@ class DetectedRuntimesTests(TestCase):
         )
 
     def work(self, files: Mapping[str, str] | None = None) -> Path:
-        work = Path(self.mktemp()).absolute()
+        work = fresh_path(self)
         work.mkdir()
         for name, content in (files or {}).items():
             (work / name).parent.mkdir(parents=True, exist_ok=True)
@@ -303,7 +308,7 @@ class ShimTests(TestCase):
 
     async def test_real_place_behind_a_shim(self) -> None:
         """The real installation is bound and put on the path, not the shim."""
-        home = Path(self.mktemp()).absolute()
+        home = fresh_path(self)
         real = home / "toolchains" / "stable"
         self.tool(real / "bin", "rustc", "exit 0")
         self.tool(home / "shims", "rustc", f"echo {real}")
@@ -314,7 +319,7 @@ class ShimTests(TestCase):
 
     async def test_home_is_never_shown(self) -> None:
         """A tool directly below a home directory is not offered: its prefix would show the home."""
-        home = Path(self.mktemp()).absolute()
+        home = fresh_path(self)
         for name in ("lua5.4", "lua5.3", "lua"):
             self.tool(home / "bin", name, "exit 0")
         detection = await self.detect(home, home / "bin")
@@ -324,14 +329,14 @@ class ShimTests(TestCase):
 
     async def test_missing_says_why(self) -> None:
         """What is not offered says why."""
-        detection = await self.detect(Path(self.mktemp()).absolute())
+        detection = await self.detect(fresh_path(self))
         self.assertIn("caffe", detection.missing["python3-caffe"])
 
     async def test_hanging_tool(self) -> None:
         """A tool that hangs costs only its own runtime, and a bounded time."""
         from twisted.internet.task import Clock  # noqa: PLC0415
 
-        home = Path(self.mktemp()).absolute()
+        home = fresh_path(self)
         self.tool(home / "shims", "rustc", "sleep 600 & wait")
         environ = {"HOME": str(home), "PATH": f"{home}/shims:/bin"}
         clock = Clock()

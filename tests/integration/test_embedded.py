@@ -93,6 +93,18 @@ def run_program(words: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
 
 
+def as_user(uid: int) -> list[str]:
+    """Give the words before a program's path that run it as an ordinary user with this version of Python.
+
+    The interpreter may be in a directory that only root may pass, so it is shown below ``/mnt`` to that process alone.
+    """
+    if shutil.which("unshare") is None or shutil.which("setpriv") is None:
+        raise SkipTest("takes unshare and setpriv")
+    script = f'mount --bind "$1" /mnt && shift && exec setpriv --reuid={uid} --regid={uid} --clear-groups "$@"'
+    python = f"/mnt/bin/python3.{sys.version_info.minor}"
+    return ["unshare", "--mount", "/bin/sh", "-c", script, "sh", sys.base_prefix, python]
+
+
 def sleeper(uid: int) -> subprocess.Popen[bytes]:
     """Start a process of this user that does nothing."""
     return subprocess.Popen(["sleep", "60"], user=uid if os.geteuid() == 0 else None)
@@ -392,21 +404,17 @@ class ProgramTests(EmbeddedCase):
         """It works for an ordinary user, whose files all are that user's."""
         if os.geteuid() != 0:
             raise SkipTest("this is an ordinary user already")
-        python = Path(f"/usr/bin/python3.{sys.version_info.minor}")
-        if not os.access(python, os.X_OK):
-            raise SkipTest(f"there is no {python}, and other users cannot run {sys.executable}")
         packages = next(iter(binaries.postgres().reach.values())).rpartition("/")[0]
         entry = pwd.getpwnam("daemon")
         os.chown(self.directory, entry.pw_uid, entry.pw_gid)
+        environment = {
+            "PYTHONPATH": f"{PROJECT}:{packages}",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PATH": os.environ["PATH"],
+            "LD_LIBRARY_PATH": "/mnt/lib",
+        }
         for _start in range(2):
-            program, found = self.start(
-                [str(python)],
-                cwd="/",
-                env={"PYTHONPATH": f"{PROJECT}:{packages}", "PYTHONDONTWRITEBYTECODE": "1", "PATH": "/usr/bin:/bin"},
-                user=entry.pw_uid,
-                group=entry.pw_gid,
-                extra_groups=[],
-            )
+            program, found = self.start(as_user(entry.pw_uid), cwd="/", env=environment)
             query(DatabaseAddress(**found["postgres"]), "CREATE TABLE IF NOT EXISTS t (n int)")
             self.end(program)
             self.assertEqual(program.returncode, 0)

@@ -66,12 +66,18 @@ class Keyboard:
 
     def mend(self) -> None:
         """Before a run: forget what the last one left unread, and open again what it closed."""
-        if self._stream.closed or self._lines.used:
+        if self._lines.used or not self._usable():
             old = self._stream
             self._make()
             if sys.stdin is old:
                 sys.stdin = self._stream
             sys.__stdin__ = self._stream  # type: ignore[misc]  # as in install
+
+    def _usable(self) -> bool:
+        try:
+            return not self._stream.closed
+        except ValueError:
+            return False
 
     def _make(self) -> None:
         self._lines = _TypedLines(self._typing, self._flush)

@@ -189,7 +189,7 @@ class Outlet:
                 os.dup2(spare, fd, inheritable=True)
         for number, (name, errors) in enumerate((("stdout", "surrogateescape"), ("stderr", "backslashreplace"))):
             old = self._texts[number]
-            if old.closed or old.buffer is not self._buffers[number] or self._buffers[number].closed:
+            if not _usable(old, self._buffers[number]):
                 buffer = PipeBuffer(self, number + 1, self._spares[number], f"<{name}>")
                 pair = list(self._buffers)
                 pair[number] = buffer
@@ -281,6 +281,14 @@ class Outlet:
         for spare in self._spares:
             with suppress(OSError):
                 os.close(spare)
+
+
+def _usable(stream: io.TextIOWrapper, buffer: PipeBuffer) -> bool:
+    """Whether nobody has closed or detached a stream."""
+    try:
+        return not stream.closed and stream.buffer is buffer and not buffer.closed
+    except ValueError:
+        return False
 
 
 def _text(buffer: PipeBuffer, errors: str) -> io.TextIOWrapper:

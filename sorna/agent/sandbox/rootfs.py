@@ -73,6 +73,7 @@ _MASKED_PROC = ("kcore", "keys", "key-users", "timer_list", "sched_debug", "sysr
 _READ_ONLY_PROC = ("sys", "irq", "bus", "fs")
 # Bound as a whole, these would show the host instead of a tool.
 _TOO_MUCH = frozenset({"/", "/root", "/home", "/etc", "/var", "/run", "/tmp", "/mnt", "/media", "/srv", "/boot"})
+_COVERED_BY_SCRATCH = ("/tmp/", f"{WORK}/", "/dev/shm/")
 _NEVER = ("/proc", "/sys", "/dev")
 
 
@@ -346,8 +347,11 @@ def enter(plan: Plan, owner: Owner, scratch_size: int) -> int:
     ns.pivot_root(base, base + _HOST)
     os.chdir("/")
     builder = _Builder()
+    # A tool may lie in the host's /tmp: what the scratch space would hide is bound when that is there.
+    hidden = [bind for bind in plan.binds if bind.target.startswith(_COVERED_BY_SCRATCH)]
     for bind in plan.binds:
-        builder.bind(bind)
+        if bind not in hidden:
+            builder.bind(bind)
     for path, value in plan.links:
         builder.link(path, value)
     for path, content in (*_etc(owner).items(), *plan.copies):
@@ -357,6 +361,8 @@ def enter(plan: Plan, owner: Owner, scratch_size: int) -> int:
     _mount_devices(plan, builder)
     _mount_proc(plan)
     level = _mount_scratch(scratch_size, owner, builder)
+    for bind in hidden:
+        builder.bind(bind)
     ns.unmount(_HOST, ns.MNT_DETACH)
     os.rmdir(_HOST)
     ns.mount(None, "/", None, ns.MS_REMOUNT | ns.MS_BIND | ns.MS_RDONLY | flags)

@@ -1,0 +1,210 @@
+"""Order, completeness and promptness of what the Python session prints."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from sorna.agent.runners import frames
+from sorna.agent.runners.pump import incomplete_tail
+from sorna.testing.unit import UnitTestCase
+from tests.agent.runners.driver import KernelTestCase
+
+
+class IncompleteTailTests(UnitTestCase):
+    def test_cut_characters(self) -> None:
+        """Only the beginning of a character that may still be completed counts."""
+        for character in ("é", "한", "🐍"):
+            encoded = character.encode()
+            for cut in range(1, len(encoded)):
+                self.assertEqual(incomplete_tail(b"abc" + encoded[:cut]), cut)
+            self.assertEqual(incomplete_tail(b"abc" + encoded), 0)
+        for broken in (b"\xff", b"\x80\x80\x80", b"\xc0", b"", b"a", b"\xf5"):
+            self.assertEqual(incomplete_tail(broken), 0)
+
+
+class OrderTests(KernelTestCase):
+    def test_streams_alternate(self) -> None:
+        """Lines and parts of lines on both streams arrive in the order in which they were written."""
+        kernel = self.kernel()
+        kernel.run(
+            "import sys\nfor i in range(300):\n    print('o', i, end='\\n' if i % 2 else '')\n    print('e', i, file=sys.stderr)"
+        )
+        expected: list[list[str]] = []
+        for number in range(300):
+            expected += [["stdout", f"o {number}" + ("\n" if number % 2 else "")], ["stderr", f"e {number}\n"]]
+        self.assertEqual(kernel.texts(), expected)
+
+    def test_children_and_text_alternate(self) -> None:
+        """The output of processes stands where they ran, on whichever stream."""
+        kernel = self.kernel()
+        kernel.run(
+            "import os, subprocess, sys\n"
+            "for i in range(20):\n"
+            "    print('a', i, end='')\n"
+            "    subprocess.run(['sh', '-c', 'echo b >&2'])\n"
+            "    print('c', file=sys.stderr if i % 2 else sys.stdout)\n"
+            "    os.system('echo d')\n"
+        )
+        expected: list[list[str]] = []
+        for number in range(20):
+            after = (
+                [["stderr", "b\nc\n"], ["stdout", "d\n"]] if number % 2 else [["stderr", "b\n"], ["stdout", "c\nd\n"]]
+            )
+            lead = [["stdout", f"a {number}"]]
+            if expected and expected[-1][0] == "stdout":
+                expected[-1][1] += lead.pop()[1]
+            expected += lead + after
+        self.assertEqual(kernel.texts(), expected)
+
+    def test_binary_and_text_share_an_order(self) -> None:
+        """``sys.stdout.buffer`` and text do not overtake each other."""
+        kernel = self.kernel()
+        kernel.run(
+            "import sys\nfor i in range(50):\n    sys.stdout.write(f't{i} ')\n    sys.stdout.buffer.write(b'b ')"
+        )
+        self.assertEqual(kernel.stream("stdout"), "".join(f"t{number} b " for number in range(50)))
+
+    def test_beginning_of_a_line_is_shown_soon(self) -> None:
+        """A prompt or progress dot does not wait for its line to end."""
+        kernel = self.kernel()
+        kernel.begin("import time\nprint('...', end='')\ntime.sleep(3)")
+        begun = time.monotonic()
+        while not kernel.stream("stdout"):
+            kernel.receive()
+        self.assertLess(time.monotonic() - begun, 1.0)
+        kernel.interrupt()
+        kernel.wait(frames.FINISHED)
+
+    def test_output_after_the_run(self) -> None:
+        """Threads and processes that go on after a run are heard, too."""
+        kernel = self.kernel()
+        kernel.run(
+            "import threading, time, subprocess\n"
+            "def f():\n    time.sleep(.2); print('late')\n"
+            "threading.Thread(target=f, daemon=True).start()\n"
+            "p = subprocess.Popen(['sh', '-c', 'sleep .3; echo later'])"
+        )
+        self.assertEqual(kernel.stream("stdout"), "")
+        while "later" not in kernel.stream("stdout"):
+            self.assertTrue(kernel.receive(5))
+        self.assertEqual(kernel.stream("stdout"), "late\nlater\n")
+
+    def test_threads(self) -> None:
+        """Many threads print whole lines."""
+        kernel = self.kernel()
+        kernel.run(
+            "import threading\n"
+            "def f(n):\n    for i in range(200): print(f'{n}:{i}\\n', end='')\n"
+            "ts = [threading.Thread(target=f, args=(n,)) for n in range(8)]\n"
+            "for t in ts: t.start()\nfor t in ts: t.join()"
+        )
+        lines = kernel.stream("stdout").splitlines()
+        self.assertEqual(sorted(lines), sorted(f"{n}:{i}" for n in range(8) for i in range(200)))
+
+
+class BulkTests(KernelTestCase):
+    def test_fifty_megabytes_with_little_credit(self) -> None:
+        """Nothing is lost or changed when the reader is slow."""
+        kernel = self.kernel(window=20_000)
+        code = "import sys\nline = 'x' * 9_999 + '\\n'\nfor i in range(5_000): sys.stdout.write(line)"
+        finished = kernel.run(code, timeout=100)
+        self.assertEqual(finished["exit_code"], 0)
+        text = kernel.stream("stdout")
+        self.assertEqual((len(text), text.count("\n"), text.count("x")), (50_000_000, 5_000, 49_995_000))
+
+    def test_without_credit_the_program_waits(self) -> None:
+        """No more than the credit is sent, and what controls the kernel still passes."""
+        kernel = self.kernel(window=50_000)
+        kernel.automatic = False
+        identity = kernel.begin("while True: print('y' * 999)")
+        while kernel.receive(0.5):
+            pass
+        self.assertEqual(kernel.taken, 50_000)
+        kernel.send(frames.COMPLETE, {"request": 1, "code": "pri"})
+        self.assertEqual(kernel.wait(frames.REPLY)["result"], [])
+        kernel.interrupt()
+        self.assertFalse(kernel.receive(0.3))
+        kernel.send(frames.KILL_RUN, {"run": identity, "message": "enough"})
+        self.assertIs(kernel.wait(frames.FINISHED)["reset"], True)
+        self.assertEqual(kernel.taken, 50_000)
+
+    def test_huge_line(self) -> None:
+        """One line of many megabytes arrives whole."""
+        kernel = self.kernel()
+        kernel.run("print('z' * 8_000_000)")
+        self.assertEqual(len(kernel.stream("stdout")), 8_000_001)
+
+    def test_characters_are_not_cut(self) -> None:
+        """Every frame of a stream is whole characters, whatever the size of the writes."""
+        kernel = self.kernel(window=1_001)
+        kernel.run(
+            "import os\ndata = ('한🐍é' * 3000).encode()\nfor i in range(0, len(data), 7): os.write(1, data[i:i+7])"
+        )
+        pieces = [piece for name, value in kernel.console if name == "stdout" for piece in value]
+        self.assertEqual("".join(piece.decode() for piece in pieces), "한🐍é" * 3000)
+        kernel.run("import os; x = os.write(1, b'\\xed\\x95')")
+        self.assertEqual(b"".join(kernel.console[0][1]), b"\xed\x95")
+
+
+class AbusedStreamTests(KernelTestCase):
+    def test_real_text_streams(self) -> None:
+        """The streams are what programs expect of them."""
+        kernel = self.kernel()
+        kernel.run(
+            "import sys, json\n"
+            "print(json.dumps([sys.stdout.fileno(), sys.stderr.fileno(), sys.stdin.fileno(), sys.stdout.encoding,"
+            " sys.stdout.errors, sys.stderr.errors, sys.stdout.isatty(), sys.stdout.name, sys.stdout.mode,"
+            " sys.stdout is sys.__stdout__, sys.stdout.buffer.fileno()]))"
+        )
+        self.assertEqual(
+            json.loads(kernel.stream("stdout")),
+            [1, 2, 0, "utf-8", "surrogateescape", "backslashreplace", False, "<stdout>", "w", True, 1],
+        )
+
+    def test_replaced_stdout(self) -> None:
+        """A replaced stdout is used for echo and prints, and goes back by being put back."""
+        kernel = self.kernel()
+        kernel.run("import sys, io; sys.stdout = io.StringIO()")
+        kernel.run("print('hidden'); 5")
+        self.assertEqual(kernel.texts(), [])
+        kernel.run("v = sys.stdout.getvalue(); sys.stdout = sys.__stdout__; print(repr(v))")
+        self.assertEqual(kernel.stream("stdout"), "'hidden\\n5\\n'\n")
+
+    def test_stderr_replaced_by_nonsense(self) -> None:
+        """Tracebacks find their way when ``sys.stderr`` does not work."""
+        kernel = self.kernel()
+        finished = kernel.run("import sys; sys.stderr = None; 1/0")
+        self.assertEqual(finished["exit_code"], 1)
+        self.assertIn("ZeroDivisionError", kernel.stream("stderr"))
+
+    def test_closed_descriptors_and_streams(self) -> None:
+        """A run that closes its output loses its own output only."""
+        kernel = self.kernel()
+        for code in (
+            "import os; os.close(1)",
+            "os.close(2)",
+            "import sys; sys.stdout.close()",
+            "sys.stderr.close()",
+            "sys.stdin.close()",
+            "sys.stdout.detach()",
+            "os.closerange(0, 3)",
+        ):
+            kernel.run(code)
+            kernel.run("print('alive')")
+            self.assertEqual(kernel.texts(), [["stdout", "alive\n"]], code)
+
+    def test_pipe_made_non_blocking(self) -> None:
+        """A program that makes the shared pipe non-blocking does not break the others."""
+        kernel = self.kernel(window=100_000)
+        kernel.run("import os; os.set_blocking(1, False)\nfor i in range(300): print('n' * 4000)", timeout=30)
+        self.assertEqual(len(kernel.stream("stdout")), 300 * 4001)
+        self.assertEqual(kernel.stream("stderr"), "")
+
+    def test_our_sockets_closed(self) -> None:
+        """User code that closes everything loses its session, and gets a new one."""
+        kernel = self.kernel()
+        finished = kernel.run("import os; os.closerange(3, 1100)")
+        self.assertIs(finished["reset"], True)
+        kernel.run("1")
+        self.assertEqual(kernel.texts(), [["stdout", "1\n"]])
