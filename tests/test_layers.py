@@ -5,11 +5,14 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import SkipTest
 
 import sorna
 from sorna.testing.unit import UnitTestCase
 
 ROOT = Path(sorna.__file__).parent
+PROJECT = ROOT.parent
+LONGEST = 500
 # Room -> rooms it may import besides itself.  "top" is every module directly below the package.
 ALLOWED = {
     "model": set[str](),
@@ -22,10 +25,18 @@ ALLOWED = {
     "agent": {"model", "errors", "cluster.messages", "curve_keys", "zeromq"},
     "agent.runners": set[str](),
     "embedded": {"errors", "store.address"},
+    "legacy": {"model", "errors", "manager.interfaces", "manager.requests"},
     "client": {"model", "errors"},
 }
+# Modules directly below the package that every room may be built on, once its own row says so.
+GROUND = {"__init__", "boot", "config", "curve_keys", "lifecycle", "observability", "zeromq"}
 # Kept apart: they wire rooms together, start processes, or exist for tests.
 COMPOSITION = {"assembly", "agent_assembly", "tap", "agent_tap", "first_start", "testing"}
+
+WALL_TIME = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
+PASSING_TIME = {"time.sleep", "time.monotonic", "time.monotonic_ns", "time.perf_counter"}
+# Processes of their own, without a reactor and with nobody to hand a clock in.
+WITHOUT_REACTOR = ("agent.runners", "agent.sandbox", "testing")
 
 
 def modules() -> Iterator[tuple[str, Path, ast.Module]]:
@@ -50,6 +61,13 @@ def imported(tree: ast.Module) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def called(tree: ast.Module) -> Iterator[str]:
+    """Give the last two parts of the dotted name of every call."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ".".join(ast.unparse(node.func).split(".")[-2:])
 
 
 def within(name: str, room: str) -> bool:
@@ -93,10 +111,36 @@ class LayerTests(UnitTestCase):
         users = {name for name, _, tree in modules() if "twisted.internet.reactor" in set(imported(tree))}
         self.assertTrue(users <= {"tap", "agent_tap", "client.cli"}, users)
 
+    def test_every_room_has_its_row(self) -> None:
+        """A new room is put into the table before it is used."""
+        rooms = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in ROOT.rglob("*.py")}
+        self.assertEqual(rooms - set(ALLOWED) - COMPOSITION - GROUND, set())
+
+    def test_nobody_asks_the_machine_for_the_time(self) -> None:
+        """Time comes from a clock that was handed in; only processes without a reactor may ask how much of it passed."""
+        wrong = []
+        for name, _path, tree in modules():
+            free = any(within(name, room) for room in WITHOUT_REACTOR)
+            banned = WALL_TIME if free else WALL_TIME | PASSING_TIME
+            wrong += [f"{name} uses {used}" for used in (*called(tree), *imported(tree)) if used in banned]
+        self.assertEqual(wrong, [])
+
+    def test_plugins_import_nothing_of_ours(self) -> None:
+        """Listing plugins stays cheap, and no file makes the folder a package that would hide Twisted's own."""
+        folder = PROJECT / "twisted" / "plugins"
+        if not folder.is_dir():
+            raise SkipTest("these are the tests of a checkout")
+        self.assertEqual([path.name for path in folder.glob("*.py")], ["sorna_plugin.py"])
+        self.assertFalse((folder.parent / "__init__.py").exists())
+        names = imported(ast.parse((folder / "sorna_plugin.py").read_text(encoding="utf-8")))
+        self.assertEqual([name for name in names if not within(name, "twisted")], [])
+
     def test_files_stay_small(self) -> None:
-        """No file is longer than 500 lines."""
-        long = {name for name, path, _ in modules() if len(path.read_text(encoding="utf-8").splitlines()) > 500}
-        self.assertEqual(long, set())
+        """No file is longer than 500 lines, those of the tests included."""
+        paths = [path for folder in ("sorna", "tests", "bench", "stubs") for path in (PROJECT / folder).rglob("*.py*")]
+        sources = [path for path in paths if path.suffix in {".py", ".pyi"}]
+        long = [path.name for path in sources if len(path.read_text(encoding="utf-8").splitlines()) > LONGEST]
+        self.assertEqual(long, [])
 
     def test_every_module_says_what_it_is_for(self) -> None:
         """Every module opens with a docstring."""
