@@ -14,7 +14,7 @@ run: $(VENV)/.installed-run
 	@exec $(BIN)/twistd --nodaemon --pidfile= --logger=sorna.observability.text_log_observer sorna $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -Wall -W error::RuntimeWarning -m twisted.trial --random=0 $(TESTS)
+	$(BIN)/python -Wall -W error::RuntimeWarning -m twisted.trial $(TESTS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
