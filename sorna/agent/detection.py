@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from attrs import frozen
@@ -109,12 +110,12 @@ class _Probe(ProcessProtocol):
         transport = self.transport
         if transport is not None:
             pid = transport.pid
-            try:
-                if self._own_group and pid is not None:
+            # Each by itself: a process that was only just started has no group of its own yet.
+            if self._own_group and pid is not None:
+                with suppress(ProcessLookupError):
                     os.killpg(pid, signal.SIGKILL)
+            with suppress(ProcessExitedAlready):
                 transport.signalProcess("KILL")
-            except (ProcessExitedAlready, ProcessLookupError):
-                pass
             transport.loseConnection()
         self._give(None)
 
