@@ -183,7 +183,9 @@ class Repl:
         if isinstance(error, SystemExit):
             return {"exit_code": self._exit_code(error), "exceptions": []}
         text = self._report(error)
-        return {"exit_code": 1, "exceptions": [tracebacks.record_of(error, before_exec, text)]}
+        # The representation of its arguments is user code again.
+        record, _failure = self._interrupts.call(lambda: tracebacks.record_of(error, before_exec, text))
+        return {"exit_code": 1, "exceptions": [record or tracebacks.bare_record(error, text)]}
 
     def _exit_code(self, error: SystemExit) -> int:
         """Do what Python does with the argument of ``sys.exit``."""

@@ -77,6 +77,11 @@ def record_of(error: BaseException, before_exec: bool, text: str) -> dict[str, A
     }
 
 
+def bare_record(error: BaseException, text: str) -> dict[str, Any]:
+    """Give the record of an exception whose arguments cannot be shown."""
+    return {"name": type(error).__name__, "args": [], "before_exec": False, "traceback": text[-_MOST_TRACEBACK:]}
+
+
 def _plain(value: Any) -> Any:
     """Give a value that JSON can carry: itself, or its repr."""
     try:
