@@ -28,7 +28,14 @@ class AuthenticationFailed(SornaError):
 
 
 class RateLimitExceeded(SornaError):
-    """The keypair has used up its requests of the current window."""
+    """The keypair has used up its requests of the current window.
+
+    :ivar reset: milliseconds until the window ends; None where that is not known.
+    """
+
+    def __init__(self, detail: str = "", reset: int | None = None) -> None:
+        super().__init__(detail)
+        self.reset = reset
 
 
 class QuotaExceeded(SornaError):

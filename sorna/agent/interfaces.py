@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from attrs import field, frozen
 from twisted.internet.defer import Deferred
 
+from sorna.model.agent import Heartbeat
 from sorna.model.kernel import KernelSpec, Usage
 from sorna.model.limits import Limits
 from sorna.model.run import RunReply, RunRequest
@@ -169,21 +170,6 @@ class AgentNews(Protocol):
     def kernel_ended(self, kernel_id: uuid.UUID, reason: str, usage: Usage) -> None:
         """Tell that a kernel is gone without a manager having asked for it."""
         ...
-
-
-@frozen
-class Heartbeat:
-    """What an agent says of itself every few seconds (Redis db 2, field names of the historic layout)."""
-
-    agent_id: str
-    incarnation: str
-    endpoint: str
-    public_key: str
-    runtimes: frozenset[str]
-    kernels: frozenset[str]
-    max_kernels: int
-    isolation: str
-    stats: Mapping[str, Mapping[str, str]]
 
 
 class HeartbeatStore(Protocol):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred
 
 from sorna.manager.interfaces import RateState, UploadFile
 from sorna.manager.requests import Created, CreateRequest, KernelInfo
 from sorna.model.kernel import Usage
 from sorna.model.keypair import Keypair
 from sorna.model.run import RunReply, RunRequest
+
+T = TypeVar("T")
 
 
 class Kernels(Protocol):
@@ -86,4 +90,29 @@ class RateLimits(Protocol):
 
     async def hit(self, access_key: str, limit: int) -> RateState:
         """Count one request. :raises RateLimitExceeded:."""
+        ...
+
+
+class Operations(Protocol):
+    """Work that must finish although the client that asked for it has gone."""
+
+    def detach(self, work: Coroutine[Any, Any, T]) -> Deferred[T]:
+        """Start ``work`` and give its result; cancelling what this gives leaves the work alone.
+
+        :raises Unavailable: through the Deferred, when the process is stopping.
+        """
+        ...
+
+
+class Readiness(Protocol):
+    """Whether the process can serve kernels yet."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether nothing is waited for."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """What is waited for, as one line without secrets; empty when ready."""
         ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping
 
 from attrs import frozen
 
@@ -41,14 +41,40 @@ class Agent:
         return self.address.agent_id
 
 
-def place(runtime: str, agents: Iterable[Agent], excluded: Sequence[str] = ()) -> Agent | None:
+@frozen
+class Heartbeat:
+    """What an agent says of itself every few seconds (Redis db 2, field names of the historic layout).
+
+    :ivar kernels: short ids of the kernels it holds now.
+    :ivar stats: short id -> field -> value, live figures of each kernel for its hash in db 1.
+    """
+
+    agent_id: str
+    incarnation: str
+    endpoint: str
+    public_key: str
+    runtimes: frozenset[str]
+    kernels: frozenset[str]
+    max_kernels: int
+    isolation: str
+    stats: Mapping[str, Mapping[str, str]]
+
+
+def place(
+    runtime: str, agents: Iterable[Agent], excluded: Collection[str] = (), gpu_instances: Collection[str] = ()
+) -> Agent | None:
     """Choose the agent with the most free places among those that offer the runtime, or None.
 
-    Ties go to the smaller id, so that the same input always gives the same answer.
+    Where ``gpu_instances`` names agents, a runtime whose name ends in ``-gpu`` goes to one of them only. Ties go to the
+    smaller id, so that the same input always gives the same answer.
     """
+    needs_gpu_instance = runtime.endswith("-gpu") and bool(gpu_instances)
     fit = [
         agent
         for agent in agents
-        if runtime in agent.runtimes and agent.num_kernels < agent.max_kernels and agent.id not in excluded
+        if runtime in agent.runtimes
+        and agent.num_kernels < agent.max_kernels
+        and agent.id not in excluded
+        and not (needs_gpu_instance and agent.id not in gpu_instances)
     ]
     return min(fit, key=lambda agent: (agent.num_kernels - agent.max_kernels, agent.id), default=None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from collections.abc import Mapping
+
+from attrs import evolve, frozen
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -36,6 +38,50 @@ class Limits:
     open_files: int = 1024
 
 
-def within(wish: float, most: float) -> float:
-    """Give the client's wish, where 0 or less means "the default", cut to what is allowed at the most."""
-    return min(wish, most) if wish > 0 else most
+# Compilers and virtual machines that cannot start within the ordinary default; bytes of memory and processes.
+_HEAVY: Mapping[str, tuple[int, int]] = {
+    "java": (1024 * MIB, 256),
+    "haskell": (1024 * MIB, 128),
+    "rust": (1024 * MIB, 128),
+    "cpp": (768 * MIB, 128),
+    "go": (1024 * MIB, 256),
+    "octave4": (1024 * MIB, 128),
+    "python3-torch": (2048 * MIB, 256),
+    "python3-torch-gpu": (2048 * MIB, 256),
+    "python3-tensorflow": (2048 * MIB, 256),
+    "python3-tensorflow-gpu": (2048 * MIB, 256),
+}
+# Below this no interpreter starts; a smaller wish (clients of 2016 count in KiB and get it wrong) is raised to it.
+LEAST_MEMORY = 48 * MIB
+LEAST_EXECUTION_TIMEOUT = 0.1
+
+
+@frozen
+class LimitPolicy:
+    """What a kernel gets when its client says nothing, and the most it may ask for.
+
+    :ivar default: for every runtime that is not heavy.
+    :ivar most_memory: bytes.
+    :ivar most_execution_timeout: seconds.
+    :ivar most_cpu_cores: processor time per second.
+    """
+
+    default: Limits = Limits()
+    most_memory: int = 2048 * MIB
+    most_execution_timeout: float = 180.0
+    most_cpu_cores: float = 2.0
+
+    def limits_for(
+        self, runtime: str, memory: int = 0, execution_timeout: float = 0.0, cpu_cores: float = 0.0
+    ) -> Limits:
+        """Bring a client's wishes (0 or less for none) within what is allowed."""
+        base_memory, base_processes = _HEAVY.get(runtime, (0, 0))
+        chosen_memory = memory if memory > 0 else max(base_memory, self.default.memory)
+        chosen_timeout = execution_timeout if execution_timeout > 0 else self.default.execution_timeout
+        return evolve(
+            self.default,
+            memory=max(LEAST_MEMORY, min(chosen_memory, self.most_memory)),
+            processes=max(base_processes, self.default.processes),
+            execution_timeout=max(LEAST_EXECUTION_TIMEOUT, min(chosen_timeout, self.most_execution_timeout)),
+            cpu_cores=min(cpu_cores if cpu_cores > 0 else self.default.cpu_cores, self.most_cpu_cores),
+        )

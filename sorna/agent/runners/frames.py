@@ -26,7 +26,8 @@ Init to agent:
 READY          ``{"pid"}``: code can run now
 STDOUT STDERR  raw bytes of the current run, or of what runs on in the background between two runs
 EMIT           JSON array ``["media", [mime, data]]``, ``["html", text]`` or ``["log", [level, time, logger, text]]``
-WAITING_INPUT  ``{"run", "is_password": bool}``
+WAITING_INPUT  ``{"run", "is_password": bool, "inputs": int}``: ``inputs`` counts the INPUT frames of the run that had
+               arrived; one that the agent has sent since answers this
 BUILD_FINISHED ``{"run", "exit_code"}``: the build step of a batch is over and exec follows
 FINISHED       ``{"run", "exit_code": int|null, "exceptions": [{"name", "args", "before_exec", "traceback"}],
                "files": [relative paths], "reset": bool}``; all output of the run was sent before. ``reset`` tells that

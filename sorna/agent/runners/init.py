@@ -44,6 +44,7 @@ class _Run:
         self.typed: deque[str] = deque()
         self.typed_size = 0
         self.asked = 0
+        self.inputs = 0
         self.wants_line = False
         self.ending = False
 
@@ -162,6 +163,7 @@ class Init:
         run = self._run
         if run is None or run.identity != message["run"] or run.ending:
             return
+        run.inputs += 1
         text = str(message["text"])
         if run.commands is not None:
             run.wants_line = False
@@ -312,7 +314,8 @@ class Init:
 
         def tell() -> None:
             if self._run is run and run.wants_line and run.asked == number and not run.ending:
-                self._send(frames.WAITING_INPUT, {"run": run.identity, "is_password": is_password})
+                message = {"run": run.identity, "is_password": is_password, "inputs": run.inputs}
+                self._send(frames.WAITING_INPUT, message)
 
         self._pump.when_drained(tell)
 

@@ -1,0 +1,169 @@
+"""The agent's end of a kernel's channel: a connected Unix socket in the reactor that carries frames.
+
+Knows the framing and the socket, and nothing of what frames mean. It writes at once when the socket takes it, keeps what
+does not fit in a bounded buffer, and reports its end exactly once. No threads.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from typing import Protocol
+
+from twisted.internet.interfaces import IReactorFDSet, IReadWriteDescriptor
+from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from sorna.agent.runners.frames import HEADER, MAX_PAYLOAD, FrameError, FrameReader
+
+READ_SIZE = 256 * 1024
+SEND_SIZE = 128 * 1024
+# One largest frame, and room for everything small behind it.
+WRITE_BOUND = MAX_PAYLOAD + 1024 * 1024
+
+
+class FrameReceiver(Protocol):
+    """Who takes a channel's frames."""
+
+    def frame_received(self, kind: int, payload: bytes) -> None:
+        """Take one frame. :raises FrameError: it makes no sense; the channel is closed with that as its end."""
+        ...
+
+    def channel_lost(self, error: Exception | None) -> None:
+        """Learn that no frame will come any more; ``error`` is a FrameError when the peer broke the protocol."""
+        ...
+
+
+class WriteBufferFull(Exception):
+    """The peer does not read: the frame was not taken."""
+
+
+@implementer(IReadWriteDescriptor)
+class Channel:
+    """Frames over one socket, which it owns and closes."""
+
+    def __init__(self, reactor: IReactorFDSet, sock: socket.socket, receiver: FrameReceiver) -> None:
+        self._reactor = reactor
+        self._socket = sock
+        self._fileno = sock.fileno()
+        self._receiver = receiver
+        self._frames = FrameReader()
+        self._outgoing: deque[memoryview] = deque()
+        self.buffered = 0
+        self._writing = False
+        self.closed = False
+        sock.setblocking(False)
+        reactor.addReader(self)
+
+    def send(self, kind: int, payload: bytes) -> None:
+        """Send one frame, or nothing when the channel is closed.
+
+        :raises WriteBufferFull: more than the bound is waiting to be written.
+        :raises ValueError: the payload is larger than a frame may be.
+        """
+        if len(payload) > MAX_PAYLOAD:
+            raise ValueError(f"a payload of {len(payload)} bytes")
+        if self.closed:
+            return
+        size = HEADER.size + len(payload)
+        if self.buffered + size > WRITE_BOUND:
+            raise WriteBufferFull
+        header = HEADER.pack(len(payload), kind)
+        parts = [header + payload] if len(payload) < SEND_SIZE else [header, payload]
+        self._outgoing.extend(memoryview(part) for part in parts)
+        self.buffered += size
+        if not self._writing:
+            self._flush()
+
+    def close(self) -> None:
+        """Close at once; the receiver hears of it, unless it has already."""
+        self._finish(None)
+
+    def drain(self) -> None:
+        """Read what is still in the socket, up to its end if that is there already."""
+        while not self.closed and self._read_once():
+            pass
+
+    def fileno(self) -> int:
+        """Give the descriptor, -1 once closed."""
+        return -1 if self.closed else self._fileno
+
+    def logPrefix(self) -> str:
+        """Name this in the reactor's log lines."""
+        return "Channel"
+
+    def doRead(self) -> Failure | None:
+        """Read what is there, a bounded amount per turn of the reactor."""
+        self._read_once()
+        return None
+
+    def _read_once(self) -> bool:
+        """Read one chunk; tell whether there may be more."""
+        try:
+            chunk = self._socket.recv(READ_SIZE)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            chunk = b""
+        if not chunk:
+            self._finish(None)
+            return False
+        try:
+            for kind, payload in self._frames.feed(chunk):
+                self._receiver.frame_received(kind, payload)
+                if self.closed:
+                    return False
+        except FrameError as error:
+            self._finish(error)
+            return False
+        return True
+
+    def doWrite(self) -> Failure | None:
+        """Go on writing."""
+        self._flush()
+        return None
+
+    def _flush(self) -> None:
+        budget = 4 * SEND_SIZE
+        while self._outgoing and budget > 0:
+            view = self._outgoing[0]
+            try:
+                sent = self._socket.send(view[:SEND_SIZE])
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError:
+                # What the peer wrote before it went is still to be read; reading finds the end.
+                self._outgoing.clear()
+                self.buffered = 0
+                break
+            budget -= sent
+            self.buffered -= sent
+            if sent == len(view):
+                self._outgoing.popleft()
+            else:
+                self._outgoing[0] = view[sent:]
+        self._want_to_write(bool(self._outgoing))
+
+    def _want_to_write(self, wanted: bool) -> None:
+        if wanted and not self._writing:
+            self._reactor.addWriter(self)
+        elif self._writing and not wanted:
+            self._reactor.removeWriter(self)
+        self._writing = wanted
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Hear from the reactor that the descriptor is of no use any more."""
+        expected = reason.check(type(CONNECTION_DONE), type(CONNECTION_LOST)) is not None
+        self._finish(None if expected else FrameError(reason.getErrorMessage()))
+
+    def _finish(self, error: Exception | None) -> None:
+        if self.closed:
+            return
+        self._reactor.removeReader(self)
+        self._want_to_write(False)
+        self.closed = True
+        self._outgoing.clear()
+        self.buffered = 0
+        self._socket.close()
+        self._receiver.channel_lost(error)

@@ -1,0 +1,482 @@
+"""One kernel in this agent: its channel, its runs and its limits, from the first frame to the end of its last process.
+
+Knows how to talk to ``runners/init.py`` and which limits are the agent's to enforce; does not know how the kernel was
+confined, who asks, nor which other kernels there are.
+
+Note [How a kernel ends]
+~~~~~~~~~~~~~~~~~~~~~~~~
+Whatever the reason (destroyed, a limit, a broken protocol, its own death), the kernel is killed and everything else waits
+for ``exited``: only then is the rest of the channel read, are its runs ended with the reason, open questions failed, and the
+owner told. So a call that waits on a run is answered with all its output, and when destroying returns nothing is left.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from sorna.agent import verdicts
+from sorna.agent.channel import FrameReceiver, WriteBufferFull
+from sorna.agent.deadlines import Budget, IdleWatch, cancel
+from sorna.agent.interfaces import ConfinedKernel, KernelExit, LimitHits
+from sorna.agent.output_log import KIB, CreditWindow, Tail
+from sorna.agent.replies import Replies
+from sorna.agent.run import Run, RunState, parse_emit, read_ending, read_object
+from sorna.agent.runners import frames
+from sorna.agent.runners.frames import FrameError
+from sorna.agent.runners.language import Language
+from sorna.agent.runs import WINDOW, Runs
+from sorna.agent.sharing import Shared
+from sorna.agent.verdicts import Verdict
+from sorna.errors import AgentFailed, AgentRefused, AgentTimeout
+from sorna.model.kernel import Usage
+from sorna.model.limits import Limits
+from sorna.model.run import RunReply, RunRequest
+
+READY_DEADLINE = 8.0
+OBEY_DEADLINE = 2.0
+RESTART_DEADLINE = 10.0
+COMPLETE_DEADLINE = 5.0
+UPLOAD_DEADLINE = 25.0
+# What a run that is being ended may still say: what is left in its pipes and in init.
+LAST_WORDS = 4 * 1024 * KIB
+MAX_PATH = 4096
+# Even a name of which every character is escaped fits beside it into one frame.
+MAX_UPLOAD = frames.MAX_PAYLOAD - 64 * KIB
+MAX_PENDING_UPLOADS = 64 * 1024 * KIB
+
+
+class FrameSender(Protocol):
+    """The channel as the kernel uses it; :class:`sorna.agent.channel.Channel` is the real one."""
+
+    def send(self, kind: int, payload: bytes) -> None:
+        """Send one frame. :raises WriteBufferFull: the peer does not read."""
+        ...
+
+    def drain(self) -> None:
+        """Read what is still there."""
+        ...
+
+    def close(self) -> None:
+        """Close at once."""
+        ...
+
+
+OpenChannel = Callable[[socket.socket, FrameReceiver], FrameSender]
+OnEnded = Callable[["Kernel", str, Usage], None]
+
+
+def to_json(value: Mapping[str, Any]) -> bytes:
+    """Write a frame's JSON; lone surrogates, which no UTF-8 has, are escaped."""
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+class Kernel:
+    """One kernel. ``on_ended`` is called once, when nothing of it is left, with the reason and its final usage."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        confined: ConfinedKernel,
+        limits: Limits,
+        open_channel: OpenChannel,
+        on_ended: OnEnded,
+    ) -> None:
+        self._reactor = reactor
+        self._confined = confined
+        self._on_ended = on_ended
+        self.id = confined.kernel_id
+        self.limits = limits
+        self.num_queries = 0
+        self.runs = Runs(reactor, self)
+        self._tail = Tail()
+        self._credit = CreditWindow(WINDOW)
+        self._replies = Replies(reactor)
+        self._uploads = DeferredLock()
+        self._uploading = 0
+        self._ready: Shared[None] = Shared()
+        self._ended: Shared[Usage] = Shared()
+        self._restart: Shared[None] | None = None
+        self._reason: str | None = None
+        self._verdict: Verdict | None = None
+        self._end_verdict: Verdict | None = None
+        self._gone = False
+        self._discarding = False
+        self._output_left = 0
+        self._hits = LimitHits(0, 0)
+        self._budget: Budget | None = None
+        self._idle: IdleWatch | None = None
+        self._lifetime: IDelayedCall | None = None
+        self._obey: IDelayedCall | None = None
+        self._frames: Mapping[int, Callable[[bytes], None]] = {
+            frames.READY: self._on_ready,
+            frames.STDOUT: lambda payload: self._on_output(frames.STDOUT, payload),
+            frames.STDERR: lambda payload: self._on_output(frames.STDERR, payload),
+            frames.EMIT: lambda payload: self._on_output(frames.EMIT, payload),
+            frames.WAITING_INPUT: self._on_waiting,
+            frames.BUILD_FINISHED: self._on_build_finished,
+            frames.FINISHED: self._on_finished,
+            frames.REPLY: lambda payload: self._replies.received(read_object(payload)),
+            frames.RESTARTED: self._on_restarted,
+        }
+        self._channel = open_channel(confined.channel, self)
+        confined.exited.addCallbacks(self._on_exit, self._on_exit_unknown)
+
+    # -- from the manager
+
+    async def configure(self, language: Language, environ: Mapping[str, str]) -> None:
+        """Tell init what it is, and wait until code can run.
+
+        :raises AgentFailed: it cannot; the kernel is being killed.
+        """
+        size = self._credit.extend(self._credit.size)
+        row = {"runtime": language._asdict(), "environ": dict(environ), "credit": size}
+        self._send(frames.CONFIGURE, to_json(row))
+        timer = self._reactor.callLater(READY_DEADLINE, self._not_ready)
+        try:
+            await self._ready.join()
+        finally:
+            cancel(timer)
+        if self.limits.lifetime > 0:
+            self._lifetime = self._reactor.callLater(self.limits.lifetime, self.end, "lifetime-exceeded")
+        if self.limits.idle_timeout > 0:
+            self._idle = IdleWatch(
+                self._reactor, self.limits.idle_timeout, self._is_busy, lambda: self.end("idle-timeout")
+            )
+
+    async def execute(self, request: RunRequest) -> RunReply:
+        """Start, continue or feed a run; see :meth:`sorna.agent.runs.Runs.execute`."""
+        self._touch()
+        self.num_queries += 1
+        try:
+            return await self.runs.execute(request)
+        finally:
+            self._touch()
+
+    def interrupt(self) -> None:
+        """Send SIGINT to what runs now."""
+        self._touch()
+        self._send(frames.INTERRUPT, b"{}")
+
+    async def complete(self, code: str, options: Mapping[str, Any]) -> Sequence[str]:
+        """Give completions; ``options`` has row, col, line and post, each of which may be missing."""
+        self._touch()
+        number, result = self._replies.ask(COMPLETE_DEADLINE)
+        question: dict[str, Any] = {"request": number, "code": code}
+        for name, kind, default in (("row", int, 0), ("col", int, 0), ("line", str, ""), ("post", str, "")):
+            value = options.get(name)
+            question[name] = value if isinstance(value, kind) else default
+        self._send(frames.COMPLETE, to_json(question))
+        found = await result
+        if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+            raise AgentFailed("The kernel gave completions that are none.")
+        return found
+
+    async def upload(self, path: str, content: bytes) -> None:
+        """Write one file below the working directory; init resolves the path.
+
+        :raises AgentRefused: the path climbs out, or the file is too large or cannot be written.
+        """
+        self._touch()
+        if not path or len(path) > MAX_PATH:
+            raise AgentRefused(f"A file name has 1 to {MAX_PATH} characters.")
+        if len(content) > MAX_UPLOAD:
+            raise AgentRefused(f"A file of more than {MAX_UPLOAD} bytes cannot be uploaded at once.")
+        self._uploading += len(content)
+        try:
+            if self._uploading > MAX_PENDING_UPLOADS:
+                raise AgentRefused("Too many uploads to this kernel at once.")
+            async with self._uploads:  # so that the channel buffers one file at the most
+                number, result = self._replies.ask(UPLOAD_DEADLINE)
+                header = to_json({"request": number, "path": path, "append": False})
+                self._send(frames.UPLOAD, b"\0".join((header, content)))
+                await result
+        finally:
+            self._uploading -= len(content)
+            self._touch()
+
+    async def restart(self) -> None:
+        """Throw the in-memory state away and keep the files; the current and queued runs end with 130.
+
+        Callers share one restart.
+
+        :raises AgentFailed: the kernel did not, and is being killed.
+        """
+        self._touch()
+        shared = self._restart
+        if shared is None:
+            shared = self._restart = Shared()
+            Deferred.fromCoroutine(self._restart_now(shared)).addErrback(
+                lambda failure: self._log.failure("restart of kernel {kernel_id}", failure, kernel_id=self.id)
+            )
+        await shared.join()
+
+    async def _restart_now(self, shared: Shared[None]) -> None:
+        self.runs.hold()
+        self._verdict = verdict = verdicts.restarted()
+        self._stop_run_timers()
+        try:
+            number, result = self._replies.ask(RESTART_DEADLINE)
+            self._grant(LAST_WORDS)
+            self._send(frames.RESTART, to_json({"request": number}))
+            await result
+        except (AgentTimeout, AgentRefused, AgentFailed) as error:
+            self._restart = None
+            self.end("stuck", verdicts.stuck())
+            shared.fail(AgentFailed(f"The kernel could not be restarted: {error.detail}"))
+            return
+        self._restart = None
+        self._verdict = None
+        self._discarding = False
+        self.runs.end_all(verdict.exit_code, verdict.sentence)
+        self._hits = self._confined.limit_hits()
+        self.runs.release()
+        shared.succeed(None)
+
+    def usage(self) -> Usage:
+        """Read what the kernel has used so far."""
+        return self._confined.usage()
+
+    def logs(self) -> str:
+        """Give the recent console output."""
+        return self._tail.text()
+
+    @property
+    def idle_for(self) -> float:
+        """Seconds since anybody wanted anything."""
+        return 0.0 if self._idle is None else self._idle.idle_for
+
+    def end(self, reason: str, verdict: Verdict | None = None) -> None:
+        """Kill the kernel; the first reason stays. Its runs are told ``verdict``, or else that it was destroyed."""
+        if self._reason is None and not self._gone:
+            self._reason = reason
+            self._end_verdict = verdict
+            self.runs.hold()
+            self._stop_timers()
+            self._confined.kill()
+
+    def when_ended(self) -> Deferred[Usage]:
+        """Give a Deferred of the final usage, which fires when nothing of the kernel is left."""
+        return self._ended.join()
+
+    # -- from init
+
+    def frame_received(self, kind: int, payload: bytes) -> None:
+        """Take one frame. :raises FrameError: it makes no sense."""
+        receive = self._frames.get(kind)
+        if receive is None:
+            raise FrameError(f"a frame of kind {kind}")
+        receive(payload)
+
+    def channel_lost(self, error: Exception | None) -> None:
+        """Learn that init is gone or speaks nonsense: kill what is left; ``exited`` tells the rest."""
+        if error is not None:
+            self._log.error("kernel {kernel_id} broke the protocol: {error}", kernel_id=self.id, error=str(error))
+            self.end("protocol-error")
+        elif not self._gone:
+            self.runs.hold()
+            self._stop_timers()
+            self._confined.kill()
+
+    def _on_ready(self, _payload: bytes) -> None:
+        self._hits = self._confined.limit_hits()
+        self._ready.succeed(None)
+
+    def _on_output(self, kind: int, payload: bytes) -> None:
+        if not self._credit.spend(len(payload)):
+            raise FrameError("output without credit")
+        if kind == frames.EMIT:
+            parse_emit(payload)
+        else:
+            self._tail.append(payload)
+        if self._discarding:
+            self.room_changed()
+            return
+        if self.runs.current is not None and self.limits.output_size > 0:
+            self._output_left -= len(payload)
+            if self._output_left < 0:
+                if kind != frames.EMIT:
+                    self.runs.output(kind, payload[: self._output_left])
+                self._discarding = True
+                self._end_run(verdicts.output_size(self.limits))
+                return
+        self.runs.output(kind, payload)
+        self.room_changed()
+
+    def _on_waiting(self, payload: bytes) -> None:
+        frame = read_object(payload)
+        run = self._current(frame)
+        # A line that was typed ahead may have crossed this frame: then the run does not wait.
+        if run is None or self._verdict is not None or frame.get("inputs", run.inputs) < run.inputs:
+            return
+        if self._budget is not None:
+            self._budget.pause()
+        self.runs.waiting(is_password=frame.get("is_password") is True)
+
+    def _on_build_finished(self, payload: bytes) -> None:
+        frame = read_object(payload)
+        exit_code = frame.get("exit_code")
+        if self._current(frame) is not None:
+            self.runs.build_finished(exit_code if isinstance(exit_code, int) else None)
+
+    def _on_finished(self, payload: bytes) -> None:
+        frame = read_object(payload)
+        ending = read_ending(frame)
+        if self._current(frame) is None:
+            return
+        self._stop_run_timers()
+        verdict, self._verdict = self._verdict, None
+        self._discarding = False
+        hits = self._confined.limit_hits()
+        ending, sentences = verdicts.judge(ending, verdict, self._hits, hits, self.limits)
+        self._hits = hits
+        self._say(sentences)
+        self._touch()
+        self.runs.finished(ending)
+        self.room_changed()
+
+    def _on_restarted(self, payload: bytes) -> None:
+        reason = read_object(payload).get("reason")
+        hits = self._confined.limit_hits()
+        sentences = verdicts.limit_sentences(self._hits, hits, self.limits)
+        self._hits = hits
+        self._say([*sentences, verdicts.state_lost(str(reason)[:1000])])
+
+    def _current(self, frame: Mapping[str, Any]) -> Run | None:
+        """Give the current run if the frame is about it; a run that was ended meanwhile may still be spoken of."""
+        run = self.runs.current
+        return run if run is not None and frame.get("run") == run.wire_id else None
+
+    def _say(self, sentences: Sequence[str]) -> None:
+        for sentence in sentences:
+            content = sentence.encode()
+            self._tail.append(content)
+            self.runs.output(frames.STDERR, content)
+
+    # -- what the runs need done
+
+    def start_run(self, run: Run) -> None:
+        """Send a run, and let its time count."""
+        request = run.request
+        self._output_left = self.limits.output_size
+        self._discarding = False
+        self._verdict = None
+        frame = {
+            "run": run.wire_id,
+            "mode": request.mode.value,
+            "code": request.code,
+            "build": request.build,
+            "exec": request.exec,
+            "build_log": request.build_log,
+        }
+        self._send(frames.RUN, to_json(frame))
+        if self.limits.execution_timeout > 0:
+            self._budget = Budget(self._reactor, self.limits.execution_timeout, self._took_too_long)
+            self._budget.go()
+
+    def send_input(self, run: Run, text: str) -> None:
+        """Send a typed line, and let time count again."""
+        self._send(frames.INPUT, to_json({"run": run.wire_id, "text": text}))
+        if self._budget is not None and self._verdict is None:
+            self._budget.go()
+
+    def room_changed(self) -> None:
+        """Grant credit if there is room for output."""
+        amount = self._credit.grant(self._credit.size if self._discarding else self.runs.room)
+        if amount:
+            self._send(frames.CREDIT, amount.to_bytes(4, "big"))
+
+    # -- limits
+
+    def _is_busy(self) -> bool:
+        run = self.runs.current
+        return (run is not None and run.state is RunState.RUNNING) or len(self._replies) > 0
+
+    def _touch(self) -> None:
+        if self._idle is not None:
+            self._idle.touch()
+
+    def _took_too_long(self) -> None:
+        self._end_run(verdicts.execution_timeout(self.limits))
+
+    def _end_run(self, verdict: Verdict) -> None:
+        """End the current run, or the kernel when init does not obey."""
+        run = self.runs.current
+        if run is None or self._verdict is not None:
+            return
+        self._log.info(
+            "kernel {kernel_id} ends a run: {sentence}", kernel_id=self.id, sentence=verdict.sentence.strip()
+        )
+        self._verdict = verdict
+        self._stop_run_timers()
+        self._grant(LAST_WORDS)
+        # The sentence is added here, behind everything the run has printed: init cannot know the output's limit.
+        self._send(frames.KILL_RUN, to_json({"run": run.wire_id, "message": ""}))
+        self._obey = self._reactor.callLater(OBEY_DEADLINE, self.end, "stuck", verdict)
+
+    def _grant(self, amount: int) -> None:
+        due = self._credit.extend(amount)
+        if due:
+            self._send(frames.CREDIT, due.to_bytes(4, "big"))
+
+    def _send(self, kind: int, payload: bytes) -> None:
+        try:
+            self._channel.send(kind, payload)
+        except WriteBufferFull:
+            self.end("stuck", verdicts.stuck())
+
+    def _stop_run_timers(self) -> None:
+        if self._budget is not None:
+            self._budget.pause()
+            self._budget = None
+        cancel(self._obey)
+        self._obey = None
+
+    def _stop_timers(self) -> None:
+        self._stop_run_timers()
+        cancel(self._lifetime)
+        self._lifetime = None
+        if self._idle is not None:
+            self._idle.stop()
+
+    # -- the end
+
+    def _not_ready(self) -> None:
+        self._ready.fail(AgentFailed(f"The kernel was not ready within {READY_DEADLINE:g} seconds."))
+        self.end("not-ready")
+
+    def _on_exit_unknown(self, failure: Failure) -> None:
+        self._log.failure("how kernel {kernel_id} ended is unknown", failure, kernel_id=self.id)
+        self._on_exit(KernelExit(status=-verdicts.SIGKILL, out_of_memory=False, usage=Usage()))
+
+    def _on_exit(self, end: KernelExit) -> None:
+        """Everything of the kernel is gone: tell everybody. See Note [How a kernel ends]."""
+        self._gone = True
+        self.runs.hold()
+        self._stop_timers()
+        self._channel.drain()
+        reason = self._reason
+        if reason is None:
+            reason, verdict = verdicts.died(end, self.limits)
+        else:
+            verdict = self._end_verdict or verdicts.destroyed(reason)
+        self._reason = reason
+        self._channel.close()
+        self._tail.append(verdict.sentence.encode())
+        self.runs.close(verdict.exit_code, verdict.sentence)
+        self._replies.fail_all(f"The kernel has ended ({reason}).")
+        self._ready.fail(AgentFailed(f"The kernel ended before it was ready ({reason})."))
+        self._on_ended(self, reason, end.usage)
+        self._ended.succeed(end.usage)

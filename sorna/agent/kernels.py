@@ -1,0 +1,324 @@
+"""Every kernel of this agent: the implementation of :class:`sorna.agent.interfaces.AgentOperations`.
+
+Knows the isolation tier only as a :class:`~sorna.agent.interfaces.Sandbox`, and of managers only that they ask and want
+news. Creating and destroying are idempotent per id; whoever gives up waiting leaves the work alone.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from sorna.agent.detection import DetectedRuntime
+from sorna.agent.interfaces import AgentNews, ConfinedKernel, Sandbox, SandboxSpec
+from sorna.agent.kernel import Kernel, OpenChannel
+from sorna.agent.runs import Runs
+from sorna.agent.sharing import Shared
+from sorna.errors import AgentFailed, InvalidRequest, KernelNotFound, NoAgentAvailable, RuntimeUnknown, SornaError
+from sorna.model.kernel import KernelSpec, Usage, short_id
+from sorna.model.limits import MIB
+from sorna.model.run import RunReply, RunRequest
+
+SPAWN_DEADLINE = 8.0
+DESTROY_DEADLINE = 8.0
+ENDED_RETENTION = 300.0
+MAX_ENDED = 512
+MAX_ENDED_OUTPUT = 32 * MIB
+MAX_ENVIRON = 64 * 1024
+
+
+@frozen
+class _Ended:
+    """What is remembered of a kernel that is gone."""
+
+    usage: Usage
+    reason: str
+    at: float
+    runs: Runs
+
+
+class Kernels:
+    """The kernels of this agent.
+
+    :param runtimes: what this host offers, by canonical name.
+    :param open_channel: makes a channel of a kernel's socket; ``functools.partial(Channel, reactor)``.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        sandbox: Sandbox,
+        runtimes: Mapping[str, DetectedRuntime],
+        max_kernels: int,
+        open_channel: OpenChannel,
+    ) -> None:
+        self._reactor = reactor
+        self._sandbox = sandbox
+        self._open_channel = open_channel
+        self.runtimes = runtimes
+        self.max_kernels = max_kernels
+        self._live: dict[uuid.UUID, Kernel] = {}
+        self._creating: dict[uuid.UUID, Shared[None]] = {}
+        self._ending: dict[uuid.UUID, Kernel] = {}
+        self._asked: set[uuid.UUID] = set()
+        self._ended: OrderedDict[uuid.UUID, _Ended] = OrderedDict()
+        self._news: AgentNews | None = None
+        self._untold: list[tuple[uuid.UUID, str, Usage]] = []
+        self._watchers: list[Callable[[], None]] = []
+        self._stopping = False
+
+    def report_to(self, news: AgentNews) -> None:
+        """Tell this one of kernels that end unasked, those that already have included."""
+        self._news = news
+        untold, self._untold = self._untold, []
+        for kernel_id, reason, usage in untold:
+            news.kernel_ended(kernel_id, reason, usage)
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call ``changed`` whenever a kernel comes or goes."""
+        self._watchers.append(changed)
+
+    def live(self) -> Mapping[uuid.UUID, Kernel]:
+        """Give the kernels that can run code now."""
+        return dict(self._live)
+
+    @property
+    def occupied(self) -> int:
+        """How many places are taken, by kernels that come and go too."""
+        return len(self._live) + len(self._creating) + len(self._ending)
+
+    # -- life and death
+
+    async def create_kernel(self, kernel_id: uuid.UUID, spec: KernelSpec) -> None:
+        """Make a kernel, ready to run code when this returns; harmless when it is there already.
+
+        Creates of one id share one effort, which goes on although a caller is cancelled.
+
+        :raises RuntimeUnknown, NoAgentAvailable, AgentFailed, InvalidRequest: nothing is left of it.
+        """
+        shared = self._creating.get(kernel_id)
+        if shared is None:
+            if kernel_id in self._live:
+                return
+            self._refuse_creation(kernel_id, spec)
+            shared = self._creating[kernel_id] = Shared()
+            Deferred.fromCoroutine(self._create(kernel_id, spec, shared)).addErrback(
+                lambda failure: self._log.failure("creating kernel {kernel_id}", failure, kernel_id=short_id(kernel_id))
+            )
+        await shared.join()
+
+    def _refuse_creation(self, kernel_id: uuid.UUID, spec: KernelSpec) -> None:
+        if spec.runtime not in self.runtimes:
+            raise RuntimeUnknown(f"This agent does not offer {spec.runtime}.")
+        if self._stopping:
+            raise NoAgentAvailable("This agent is stopping.")
+        ended = self._ended.get(kernel_id)
+        if ended is not None or kernel_id in self._ending:
+            raise AgentFailed(f"The kernel has ended already ({ended.reason if ended else 'it is being destroyed'}).")
+        if self.occupied >= self.max_kernels:
+            raise NoAgentAvailable(f"All {self.max_kernels} places of this agent are taken.")
+        size = 0
+        for name, value in spec.environ.items():
+            size += len(name) + len(value)
+            if not name or "=" in name or "\0" in name or "\0" in value:
+                raise InvalidRequest("A variable of the environment has an impossible name or value.")
+        if size > MAX_ENVIRON:
+            raise InvalidRequest(f"The environment is larger than {MAX_ENVIRON} bytes.")
+
+    async def _create(self, kernel_id: uuid.UUID, spec: KernelSpec, shared: Shared[None]) -> None:
+        began = self._reactor.seconds()
+        try:
+            kernel = await self._make(kernel_id, spec)
+        except SornaError as error:
+            self._log.warn(
+                "kernel {kernel_id} could not be made: {error}", kernel_id=short_id(kernel_id), error=error.detail
+            )
+            del self._creating[kernel_id]
+            shared.fail(error)
+        except Exception as error:  # noqa: BLE001 - whatever breaks in a tier, the caller gets an answer
+            failure = Failure()
+            self._log.failure("kernel {kernel_id} could not be made", failure, kernel_id=short_id(kernel_id))
+            del self._creating[kernel_id]
+            shared.fail(AgentFailed("The kernel could not be made.", f"{type(error).__name__}{error.args!r}"[:1000]))
+        else:
+            del self._creating[kernel_id]
+            self._live[kernel_id] = kernel
+            self._log.info(
+                "kernel {kernel_id} ({runtime}) is ready after {milliseconds:.1f} ms",
+                kernel_id=short_id(kernel_id),
+                runtime=spec.runtime,
+                milliseconds=(self._reactor.seconds() - began) * 1000,
+            )
+            shared.succeed(None)
+        self._changed()
+
+    async def _make(self, kernel_id: uuid.UUID, spec: KernelSpec) -> Kernel:
+        detected = self.runtimes[spec.runtime]
+        limits = detected.runtime.adapt(spec.limits)
+        order = SandboxSpec(kernel_id=short_id(kernel_id), stack=detected.runtime.stack, limits=limits)
+        spawned: Deferred[ConfinedKernel] = Deferred.fromCoroutine(self._sandbox.spawn(order))
+        spawned.addTimeout(SPAWN_DEADLINE, self._reactor)
+        try:
+            confined = await spawned
+        except (DeferredTimeout, CancelledError) as error:
+            raise AgentFailed(f"The kernel could not be confined within {SPAWN_DEADLINE:g} seconds.") from error
+        kernel = Kernel(
+            self._reactor,
+            confined,
+            limits,
+            self._open_channel,
+            lambda kernel, reason, usage: self._on_ended(kernel_id, kernel, reason, usage),
+        )
+        environ = {
+            **detected.environ,
+            "SORNA_MEMORY_MIB": str(limits.memory // MIB),
+            "SORNA_CORES": str(max(1, round(limits.cpu_cores))),
+            **spec.environ,
+        }
+        try:
+            await kernel.configure(detected.runtime.language, environ)
+        except SornaError:
+            try:
+                await kernel.when_ended().addTimeout(DESTROY_DEADLINE, self._reactor)
+            except DeferredTimeout:
+                self._log.error("what is left of kernel {kernel_id} does not end", kernel_id=kernel.id)
+            raise
+        return kernel
+
+    def _on_ended(self, kernel_id: uuid.UUID, kernel: Kernel, reason: str, usage: Usage) -> None:
+        """Note that nothing of a kernel is left. One that never was ready is not spoken of: its creation fails."""
+        was_there = self._live.pop(kernel_id, None) or self._ending.pop(kernel_id, None)
+        if was_there is None:
+            kernel.runs.forget()
+            return
+        self._remember(kernel_id, _Ended(usage, reason, self._reactor.seconds(), kernel.runs))
+        self._log.info("kernel {kernel_id} has ended: {reason}", kernel_id=short_id(kernel_id), reason=reason)
+        if kernel_id in self._asked:
+            self._asked.discard(kernel_id)
+        elif self._news is None:
+            self._untold.append((kernel_id, reason, usage))
+        else:
+            self._news.kernel_ended(kernel_id, reason, usage)
+        self._changed()
+
+    def _remember(self, kernel_id: uuid.UUID, ended: _Ended) -> None:
+        """Keep what a late call may ask for: the usage for a while, unread ends of runs as long as there is room."""
+        self._ended[kernel_id] = ended
+        oldest = self._reactor.seconds() - ENDED_RETENTION
+        output = 0
+        for known_id, known in reversed(list(self._ended.items())):
+            output += known.runs.cost
+            if not known.runs.undelivered or output > MAX_ENDED_OUTPUT:
+                known.runs.forget()
+            if known.at < oldest or len(self._ended) > MAX_ENDED:
+                known.runs.forget()
+                del self._ended[known_id]
+
+    def _changed(self) -> None:
+        for changed in self._watchers:
+            changed()
+
+    async def destroy_kernel(self, kernel_id: uuid.UUID, reason: str) -> Usage:
+        """End a kernel; its processes are gone when this returns. A kernel that has ended already gives its usage again.
+
+        :raises AgentFailed: its processes are not gone before the deadline; they still are being killed.
+        """
+        if kernel_id in self._creating:
+            try:
+                await self._creating[kernel_id].join()
+            except SornaError as error:
+                raise KernelNotFound("The kernel could not be made.") from error
+        ended = self._ended.get(kernel_id)
+        if ended is not None:
+            return ended.usage
+        kernel = self._live.get(kernel_id) or self._ending.get(kernel_id)
+        if kernel is None:
+            raise KernelNotFound("This agent holds no such kernel.")
+        self._asked.add(kernel_id)
+        return await self._end(kernel_id, kernel, reason)
+
+    async def _end(self, kernel_id: uuid.UUID, kernel: Kernel, reason: str) -> Usage:
+        if self._live.pop(kernel_id, None) is not None:
+            self._ending[kernel_id] = kernel
+        gone = kernel.when_ended()
+        kernel.end(reason)
+        gone.addTimeout(DESTROY_DEADLINE, self._reactor)
+        try:
+            return await gone
+        except DeferredTimeout as error:
+            raise AgentFailed("The kernel's processes are still being killed.") from error
+
+    async def restart_kernel(self, kernel_id: uuid.UUID) -> None:
+        """Throw the in-memory state away and keep the working directory."""
+        await self._kernel(kernel_id).restart()
+
+    async def stop(self) -> None:
+        """Destroy every kernel, and accept no new one; gives up on what does not end within the deadline."""
+        self._stopping = True
+        for shared in list(self._creating.values()):
+            try:
+                await shared.join()
+            except SornaError:
+                continue
+        ends = [
+            Deferred.fromCoroutine(self._end(kernel_id, kernel, "agent-stopped"))
+            for kernel_id, kernel in [*self._live.items(), *self._ending.items()]
+        ]
+        for end in ends:
+            try:
+                await end
+            except AgentFailed as error:
+                self._log.error("a kernel is left at the agent's stop: {error}", error=error.detail)
+        for ended in self._ended.values():
+            ended.runs.forget()
+
+    # -- use
+
+    async def execute(self, kernel_id: uuid.UUID, request: RunRequest) -> RunReply:
+        """Start, continue or feed a run; see :mod:`sorna.agent.run_rules`.
+
+        A kernel that has ended still answers calls that only read what was not read.
+
+        :raises InvalidRequest: nothing waits for input, or the run is unknown.
+        """
+        ended = self._ended.get(kernel_id)
+        if ended is not None and ended.runs.undelivered:
+            return await ended.runs.execute(request)
+        return await self._kernel(kernel_id).execute(request)
+
+    async def interrupt(self, kernel_id: uuid.UUID) -> None:
+        """Send SIGINT to what runs now."""
+        self._kernel(kernel_id).interrupt()
+
+    async def complete(self, kernel_id: uuid.UUID, code: str, options: Mapping[str, Any]) -> Sequence[str]:
+        """Give completions."""
+        return await self._kernel(kernel_id).complete(code, options)
+
+    async def upload(self, kernel_id: uuid.UUID, path: str, content: bytes) -> None:
+        """Write one file below the working directory. :raises AgentRefused: the path climbs out or cannot be written."""
+        await self._kernel(kernel_id).upload(path, content)
+
+    async def usage(self, kernel_id: uuid.UUID) -> Usage:
+        """Give what the kernel has used so far."""
+        return self._kernel(kernel_id).usage()
+
+    async def logs(self, kernel_id: uuid.UUID) -> str:
+        """Give the kernel's recent console output as text."""
+        return self._kernel(kernel_id).logs()
+
+    def _kernel(self, kernel_id: uuid.UUID) -> Kernel:
+        kernel = self._live.get(kernel_id)
+        if kernel is None:
+            raise KernelNotFound("This agent holds no such kernel.")
+        return kernel

@@ -1,0 +1,402 @@
+"""The agent's conversations with its managers: calls in flight, their deadlines, and news until they are acknowledged.
+
+It knows messages, the clock and the operations, and no socket: it is handed a way to send and told what came in.
+
+Note [Knowing that a manager is gone]
+-------------------------------------
+A ROUTER does not tell which peer has disconnected; it tells, when asked to, that a message cannot be delivered. So when
+the transport reports that *somebody* has gone, every manager that has calls in flight is sent an answer to call 0,
+which nobody makes and every manager ignores; where it finds nobody, the calls of that manager are cancelled, so that
+runs give the output they had taken back, for another manager to read. What must not stay half done (destroying,
+restarting) goes on.
+"""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+
+from attrs import define, field
+from twisted.internet import defer
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from sorna.agent.interfaces import AgentOperations
+from sorna.agent.link_calls import perform
+from sorna.cluster.messages import (
+    MAX_MESSAGE,
+    Acknowledge,
+    Answer,
+    Call,
+    Cancel,
+    Event,
+    Failed,
+    MalformedMessage,
+    decode,
+    encode,
+    error_to_failed,
+    pack_value,
+)
+from sorna.errors import AgentTimeout, SornaError, Unavailable
+from sorna.model.kernel import Usage
+from sorna.zeromq import Sent
+
+MAX_PEERS = 256
+MAX_CALLS = 4096
+MAX_CALL_BYTES = 256 * 1024 * 1024
+MAX_UNSENT = 2 * MAX_CALLS
+MAX_DEADLINE = 86_400.0
+SMALL = 64 * 1024
+MAX_EVENTS = 10_000
+EVENTS_AT_ONCE = 100
+FIRST_REPEAT, LAST_REPEAT = 2.0, 30.0
+TICK = 1.0
+SILENCE = 90.0
+PROBE_DELAY = 0.05
+UNFINISHED_WITHOUT_CALLER = frozenset({"destroy_kernel", "restart_kernel"})
+
+
+@define(eq=False)
+class Running:
+    """One call in flight. ``answered`` once its answer is sent or no longer wanted, while the operation winds up."""
+
+    call: Call
+    size: int
+    work: Deferred[None] | None = None
+    timer: IDelayedCall | None = None
+    answered: bool = False
+
+    def stop(self) -> None:
+        """Want no answer any more and cancel the operation."""
+        self.answered = True
+        if self.timer is not None and self.timer.active():
+            self.timer.cancel()
+        if self.work is not None:
+            self.work.cancel()
+
+
+@define(eq=False)
+class Peer:
+    """One connection of a manager. ``greeted`` once it has sent a ping, and gets news since."""
+
+    identity: bytes
+    key: str
+    heard_at: float
+    calls: dict[int, Running] = field(factory=dict)
+    call_bytes: int = 0
+    small: deque[bytes] = field(factory=deque)
+    large: deque[bytes] = field(factory=deque)
+    greeted: bool = False
+    told: set[int] = field(factory=set)
+    repeat_after: float = FIRST_REPEAT
+    repeat_at: float = 0.0
+    garbage: int = 0
+
+    @property
+    def unsent(self) -> int:
+        """How many messages wait for room at the transport."""
+        return len(self.small) + len(self.large)
+
+
+class Sessions:
+    """Every conversation of this agent; its ``kernel_ended`` is the agent's :class:`~sorna.agent.interfaces.AgentNews`.
+
+    :param send: hands one message to the connection of this identity.
+    :param permits: tells whether a public key may still talk to this agent; asked for every message.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        operations: AgentOperations,
+        send: Callable[[bytes, bytes], Sent],
+        permits: Callable[[str], bool],
+        incarnation: str,
+    ) -> None:
+        self._clock = clock
+        self._operations = operations
+        self._send = send
+        self._permits = permits
+        self._incarnation = incarnation
+        self._peers: dict[bytes, Peer] = {}
+        # Drawn at random, so that a manager's late acknowledgement of an earlier life's event means nothing here.
+        self._last_event = secrets.randbits(48)
+        self._events: dict[int, bytes] = {}
+        self._ended: dict[uuid.UUID, int] = {}
+        self._kernel_of: dict[int, uuid.UUID] = {}
+        self._in_flight: set[Running] = set()
+        self._all_done: Deferred[None] | None = None
+        self._probe: IDelayedCall | None = None
+        self._ticking = LoopingCall(self._tick)
+        self._ticking.clock = clock
+
+    def start(self) -> None:
+        """Begin to look after silent peers and unacknowledged news."""
+        self._ticking.start(TICK, now=False).addErrback(
+            lambda failure: self._log.failure("the link's timer stopped", failure)
+        )
+
+    async def stop(self, patience: float = 2.0) -> None:
+        """Cancel the calls in flight, forget every peer, and wait, for so many seconds, until the last call has ended."""
+        if self._ticking.running:
+            self._ticking.stop()
+        if self._probe is not None:
+            self._probe.cancel()
+            self._probe = None
+        for peer in list(self._peers.values()):
+            self._forget(peer, "this agent stops")
+        if self._in_flight:
+            done: Deferred[None] = Deferred()
+            self._all_done = done
+            done.addTimeout(patience, self._clock)
+            try:
+                await done
+            except defer.TimeoutError:
+                self._all_done = None
+                self._log.warn("{count} calls do not end", count=len(self._in_flight))
+
+    @property
+    def calls_in_flight(self) -> int:
+        """How many calls are being worked on."""
+        return len(self._in_flight)
+
+    # What comes in.
+
+    def receive(self, identity: bytes, key: str, raw: bytes | memoryview) -> None:
+        """Take one message of a manager. Never raises for what it holds."""
+        peer = self._peers.get(identity)
+        if not self._permits(key):
+            if peer is not None:
+                self._forget(peer, "its key is no longer authorised")
+            return
+        if peer is None:
+            peer = self._new_peer(identity, key)
+        peer.heard_at = self._clock.seconds()
+        try:
+            message = decode(raw)
+        except MalformedMessage as error:
+            self._refuse_garbage(peer, str(error))
+            return
+        match message:
+            case Call():
+                self._call(peer, message, len(raw))
+            case Cancel():
+                running = peer.calls.get(message.id)
+                if running is not None:
+                    running.stop()
+            case Acknowledge():
+                self._acknowledged(message.number)
+            case _:
+                self._refuse_garbage(peer, "not a message for an agent")
+
+    def _new_peer(self, identity: bytes, key: str) -> Peer:
+        if len(self._peers) >= MAX_PEERS:
+            oldest = min(self._peers.values(), key=lambda peer: (bool(peer.calls), peer.heard_at))
+            self._forget(oldest, "too many managers are connected")
+        peer = self._peers[identity] = Peer(identity, key, self._clock.seconds())
+        return peer
+
+    def _refuse_garbage(self, peer: Peer, reason: str) -> None:
+        peer.garbage += 1
+        if peer.garbage & (peer.garbage - 1) == 0:  # the first, second, fourth, eighth...
+            self._log.warn(
+                "the manager with the key {key} sent {count} messages that cannot be read, the last: {reason}",
+                key=peer.key,
+                count=peer.garbage,
+                reason=reason,
+            )
+
+    # Calls.
+
+    def _call(self, peer: Peer, call: Call, size: int) -> None:
+        if call.id in peer.calls:
+            self._refuse_garbage(peer, "a call has the id of one in flight")
+        elif call.method == "ping":
+            self._post(peer, encode(Answer(call.id, {"incarnation": self._incarnation})))
+            self._greet(peer)
+        elif len(peer.calls) >= MAX_CALLS or peer.call_bytes + size > MAX_CALL_BYTES or peer.unsent >= MAX_CALLS:
+            busy = Unavailable("this agent is already doing too much for this manager")
+            self._post(peer, encode(error_to_failed(call.id, busy)))
+        else:
+            self._begin(peer, call, size)
+
+    def _begin(self, peer: Peer, call: Call, size: int) -> None:
+        running = peer.calls[call.id] = Running(call, size)
+        self._in_flight.add(running)
+        peer.call_bytes += size
+        work = Deferred.fromCoroutine(self._work(peer, running))
+        if call.id in peer.calls:
+            running.work = work
+            if not running.answered:
+                deadline = min(call.deadline, MAX_DEADLINE)
+                running.timer = self._clock.callLater(deadline, self._too_late, peer, running)
+            elif call.method not in UNFINISHED_WITHOUT_CALLER:  # the manager was lost while the operation began
+                work.cancel()
+        work.addErrback(lambda failure: self._log.failure("a call could not be answered", failure))
+
+    async def _work(self, peer: Peer, running: Running) -> None:
+        call = running.call
+        answer: Answer | Failed
+        try:
+            answer = Answer(call.id, await perform(self._operations, call.method, call.parameters))
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the manager gets an answer
+            answer = error_to_failed(call.id, error)
+            if not isinstance(error, SornaError | CancelledError):
+                self._log.failure("the call {method} failed", Failure(), method=call.method)
+        finally:
+            del peer.calls[call.id]
+            self._in_flight.discard(running)
+            peer.call_bytes -= running.size
+            if running.timer is not None and running.timer.active():
+                running.timer.cancel()
+            if not self._in_flight and self._all_done is not None:
+                done, self._all_done = self._all_done, None
+                done.callback(None)
+        if not running.answered:
+            running.answered = True
+            self._post(peer, self._encoded(call, answer))
+
+    def _encoded(self, call: Call, answer: Answer | Failed) -> bytes:
+        try:
+            raw = encode(answer)
+        except (ValueError, TypeError, OverflowError) as error:
+            self._log.failure("the result of {method} cannot travel", Failure(), method=call.method)
+            return encode(error_to_failed(call.id, error))
+        if len(raw) > MAX_MESSAGE:
+            self._log.error("the result of {method} has {size} bytes", method=call.method, size=len(raw))
+            return encode(Failed(call.id, "AgentFailed", f"the result has {len(raw)} bytes, too many to send", None))
+        return raw
+
+    def _too_late(self, peer: Peer, running: Running) -> None:
+        call = running.call
+        self._post(
+            peer, encode(error_to_failed(call.id, AgentTimeout(f"{call.method} took longer than {call.deadline:g} s")))
+        )
+        running.stop()
+
+    # What goes out.
+
+    def _post(self, peer: Peer, raw: bytes) -> None:
+        sent = Sent.FULL if peer.unsent else self._send(peer.identity, raw)
+        if sent is Sent.GONE:
+            self._forget(peer, "it is no longer connected")
+        elif sent is Sent.FULL:
+            # Short answers go first, so that a run's result does not wait for another's megabytes.
+            (peer.small if len(raw) <= SMALL else peer.large).append(raw)
+            if peer.unsent > MAX_UNSENT:
+                self._forget(peer, "it does not read its answers")
+
+    def writable(self) -> None:
+        """Send what waited for room."""
+        for peer in [peer for peer in self._peers.values() if peer.unsent]:
+            while peer.unsent:
+                queue = peer.small or peer.large
+                sent = self._send(peer.identity, queue[0])
+                if sent is Sent.FULL:
+                    break
+                if sent is Sent.GONE:
+                    self._forget(peer, "it is no longer connected")
+                    break
+                queue.popleft()
+
+    # Who is there.
+
+    def somebody_left(self) -> None:
+        """Find out which manager has disconnected; see Note [Knowing that a manager is gone]."""
+        if self._probe is None:
+            self._probe = self._clock.callLater(PROBE_DELAY, self._look_around)
+
+    def _look_around(self) -> None:
+        self._probe = None
+        nothing = encode(Answer(0, None))
+        for peer in list(self._peers.values()):
+            if not peer.unsent:
+                self._post(peer, nothing)
+
+    def _forget(self, peer: Peer, reason: str) -> None:
+        if self._peers.get(peer.identity) is not peer:
+            return
+        del self._peers[peer.identity]
+        if peer.calls or peer.unsent:
+            self._log.info(
+                "{calls} calls and {unsent} answers of the manager with the key {key} are dropped: {reason}",
+                calls=len(peer.calls),
+                unsent=peer.unsent,
+                key=peer.key,
+                reason=reason,
+            )
+        peer.small.clear()
+        peer.large.clear()
+        for running in list(peer.calls.values()):
+            if running.call.method in UNFINISHED_WITHOUT_CALLER:
+                running.answered = True
+            else:
+                running.stop()
+
+    def _tick(self) -> None:
+        now = self._clock.seconds()
+        for peer in list(self._peers.values()):
+            if not self._permits(peer.key):
+                self._forget(peer, "its key is no longer authorised")
+            elif now - peer.heard_at > SILENCE and not peer.calls:
+                self._forget(peer, "nothing was heard of it")
+            elif peer.told and now >= peer.repeat_at:
+                peer.repeat_after = min(2 * peer.repeat_after, LAST_REPEAT)
+                peer.told.clear()
+                self._tell(peer)
+
+    # News.
+
+    def kernel_ended(self, kernel_id: uuid.UUID, reason: str, usage: Usage) -> None:
+        """Tell every manager, now and at each of its connections, until one has taken care of it."""
+        if kernel_id in self._ended:
+            return
+        self._last_event += 1
+        number = self._last_event
+        news = {"kernel_id": kernel_id.bytes, "reason": reason[:1000], "usage": pack_value(usage)}
+        self._events[number] = encode(Event(number, "kernel_ended", news))
+        self._ended[kernel_id] = number
+        self._kernel_of[number] = kernel_id
+        if len(self._events) > MAX_EVENTS:
+            oldest = next(iter(self._events))
+            self._log.error(
+                "no manager acknowledged that kernel {kernel_id} ended", kernel_id=str(self._kernel_of[oldest])
+            )
+            self._acknowledged(oldest)
+        for peer in list(self._peers.values()):
+            self._tell(peer)
+
+    def _greet(self, peer: Peer) -> None:
+        peer.greeted = True
+        self._tell(peer)
+
+    def _tell(self, peer: Peer) -> None:
+        """Send the oldest news this connection has not been told, a bounded number at a time."""
+        if not peer.greeted or len(peer.told) >= EVENTS_AT_ONCE:
+            return
+        for number, raw in islice(self._events.items(), 2 * EVENTS_AT_ONCE):
+            if len(peer.told) >= EVENTS_AT_ONCE or peer.identity not in self._peers:
+                break
+            if number not in peer.told:
+                if not peer.told:
+                    peer.repeat_at = self._clock.seconds() + peer.repeat_after
+                peer.told.add(number)
+                self._post(peer, raw)
+
+    def _acknowledged(self, number: int) -> None:
+        if self._events.pop(number, None) is None:
+            return
+        del self._ended[self._kernel_of.pop(number)]
+        for peer in list(self._peers.values()):
+            peer.told.discard(number)
+            peer.repeat_after = FIRST_REPEAT
+            peer.repeat_at = self._clock.seconds() + FIRST_REPEAT
+            self._tell(peer)

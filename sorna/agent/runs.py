@@ -1,0 +1,319 @@
+"""The runs of one kernel: the queue, the outstanding run, the calls that wait for output, and what is kept to be read again.
+
+Knows no channel, no limits and no sandbox: it tells its owner what to send (:class:`RunCommands`) and is told what arrived.
+Which call means which run is decided by :mod:`sorna.agent.run_rules`.
+
+Note [Nothing lost, nothing doubled]
+~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~~
+A waiting call takes nothing. Output stays unread in its run's log, and the answer is cut from the log in the same turn in
+which it is handed to the caller. So a cancelled call has nothing to give back, a call that gives way to a later one on the
+same run takes what is there and leaves the rest, and whatever becomes of the calls, every byte is in exactly one answer.
+What a call changes while it waits is only how much may gather unread before the program is blocked.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+from attrs import define
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from sorna.agent.deadlines import cancel
+from sorna.agent.output_log import KIB, OutputLog
+from sorna.agent.run import Ending, Run, RunState
+from sorna.agent.run_rules import Action, decide
+from sorna.agent.runners.frames import STDERR
+from sorna.errors import InvalidRequest, KernelNotFound
+from sorna.model.run import RunReply, RunRequest, new_run_id
+
+# A call is answered when this much has gathered; one that waits for the end, later.  Decoding can turn one byte that is
+# no UTF-8 into three, and the answer has to fit into one message of the link.
+GATHER = 1024 * KIB
+GATHER_UNTIL_END = 7 * 1024 * KIB
+# How far output may go beyond that before the program is blocked.
+WINDOW = 256 * KIB
+MAX_QUEUED = 32
+MAX_CODE = 4 * 1024 * KIB
+MAX_QUEUED_CODE = 8 * 1024 * KIB
+MAX_RUN_ID = 128
+MAX_TYPED_AHEAD = 64 * KIB
+KEEP_RUNS = 32
+KEEP_BYTES = 8 * 1024 * KIB
+KEEP_PER_RUN = 256 * KIB
+RETENTION = 300.0
+
+
+class RunCommands(Protocol):
+    """What the runs need done."""
+
+    def start_run(self, run: Run) -> None:
+        """Send the run to the kernel."""
+        ...
+
+    def send_input(self, run: Run, text: str) -> None:
+        """Send a line to the run that goes on."""
+        ...
+
+    def room_changed(self) -> None:
+        """Look again at :attr:`Runs.room`: more output may be welcome now."""
+        ...
+
+
+@define(eq=False)
+class _Call:
+    deferred: Deferred[RunReply]
+    most: int
+    timer: IDelayedCall | None = None
+
+
+class Runs:
+    """The runs of one kernel."""
+
+    def __init__(self, reactor: IReactorTime, commands: RunCommands) -> None:
+        self._reactor = reactor
+        self._commands = commands
+        self.current: Run | None = None
+        self._queue: deque[Run] = deque()
+        self._undelivered: list[Run] = []
+        self._named: dict[str, Run] = {}
+        self._finished: list[Run] = []
+        self._calls: dict[Run, _Call] = {}
+        self._background = OutputLog(keep=0)
+        self._held = False
+        self._closed = False
+        self._count = 0
+        self._prune_timer: IDelayedCall | None = None
+
+    @property
+    def undelivered(self) -> bool:
+        """Whether some run's end was not told to anybody."""
+        return bool(self._undelivered)
+
+    @property
+    def cost(self) -> int:
+        """What all logs cost together."""
+        return self._background.cost + sum(run.log.cost for run in self._named.values())
+
+    @property
+    def room(self) -> int:
+        """How many bytes of output are welcome now; less than 0 when too much is unread."""
+        run = self.current
+        if run is None:
+            return GATHER + WINDOW - self._background.pressure
+        call = self._calls.get(run)
+        return (GATHER if call is None else call.most) + WINDOW - run.log.pressure
+
+    # -- calls
+
+    async def execute(self, request: RunRequest) -> RunReply:
+        """Start, continue or feed a run, and wait for what there is to tell.
+
+        :raises InvalidRequest: see :func:`~sorna.agent.run_rules.decide`; or a bound is passed.
+        :raises KernelNotFound: the kernel has ended, and this call wants more than what is left to read.
+        """
+        if request.run_id is not None and not 0 < len(request.run_id) <= MAX_RUN_ID:
+            raise InvalidRequest(f"A run id has 1 to {MAX_RUN_ID} characters.")
+        outstanding = self._undelivered[0] if self._undelivered else None
+        named = None if request.run_id is None else self._named.get(request.run_id)
+        decision = decide(request, outstanding, named)
+        run = decision.run
+        if run is None:
+            run = self._start(request)
+        elif decision.action is Action.FEED:
+            self._feed(run, request.code)
+        return await self._answer_to(run, request.wait)
+
+    def _start(self, request: RunRequest) -> Run:
+        self._refuse_if_closed()
+        size = len(request.code) + len(request.build or "") + len(request.exec or "")
+        if size > MAX_CODE:
+            raise InvalidRequest(f"The code is larger than {MAX_CODE // KIB} KiB.")
+        waiting = sum(len(run.request.code) for run in self._queue)
+        if len(self._queue) >= MAX_QUEUED or waiting + size > MAX_QUEUED_CODE:
+            raise InvalidRequest(f"Too many runs are waiting in this session; at most {MAX_QUEUED} may.")
+        if request.run_id is None:
+            # The client has turned to new code: what is left of runs that are over can still be read by their ids.
+            self._undelivered = [run for run in self._undelivered if run.state is not RunState.FINISHED]
+        self._count += 1
+        run = Run(request.run_id or new_run_id(), str(self._count), request, log=OutputLog(KEEP_PER_RUN))
+        self._named[run.id] = run
+        self._undelivered.append(run)
+        self._queue.append(run)
+        self._start_next()
+        return run
+
+    def _feed(self, run: Run, text: str) -> None:
+        self._refuse_if_closed()
+        size = len(text)
+        if run.typed_ahead + size > MAX_TYPED_AHEAD and (run.state is not RunState.WAITING or size > GATHER):
+            raise InvalidRequest(f"More than {MAX_TYPED_AHEAD // KIB} KiB were typed that the run has not read.")
+        run.told = None
+        run.typed_ahead += size + 1
+        if run.state is RunState.QUEUED:
+            run.typed.append(text)
+            return
+        run.state = RunState.RUNNING
+        self._send_input(run, text)
+
+    def _send_input(self, run: Run, text: str) -> None:
+        run.inputs += 1
+        self._commands.send_input(run, text)
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise KernelNotFound("The kernel has ended.")
+
+    async def _answer_to(self, run: Run, wait: float | None) -> RunReply:
+        while run in self._calls:
+            self._answer(run)  # the earlier call gives way
+        most = GATHER_UNTIL_END if wait is None else GATHER
+        if run.answerable(most) or (wait is not None and wait <= 0):
+            return self._reply(run, most)
+        call = _Call(Deferred(lambda _deferred: self._forget_call(run, call)), most)
+        self._calls[run] = call
+        if wait is not None:
+            call.timer = self._reactor.callLater(wait, self._answer, run)
+        self._commands.room_changed()
+        return await call.deferred
+
+    def _forget_call(self, run: Run, call: _Call) -> None:
+        if self._calls.get(run) is call:
+            del self._calls[run]
+        cancel(call.timer)
+
+    def _answer(self, run: Run) -> None:
+        call = self._calls.pop(run)
+        cancel(call.timer)
+        call.deferred.callback(self._reply(run, call.most))
+
+    def _answer_if_due(self, run: Run) -> None:
+        call = self._calls.get(run)
+        if call is not None and run.answerable(call.most):
+            self._answer(run)
+
+    def _reply(self, run: Run, most: int) -> RunReply:
+        reply = run.reply(most)
+        if run.delivered and run in self._undelivered:
+            self._undelivered.remove(run)
+        self._commands.room_changed()
+        return reply
+
+    # -- what arrives from the kernel
+
+    def output(self, kind: int, content: bytes) -> None:
+        """Take output of the current run, or of what goes on in the background."""
+        run = self.current
+        if run is None:
+            self._background.append(kind, content)
+        else:
+            run.log.append(kind, content)
+            self._answer_if_due(run)
+
+    def waiting(self, *, is_password: bool) -> None:
+        """Note that the current run waits for a line."""
+        run = self.current
+        if run is not None:
+            run.state = RunState.WAITING
+            run.is_password = is_password
+            run.typed_ahead = 0
+            self._answer_if_due(run)
+
+    def build_finished(self, exit_code: int | None) -> None:
+        """Note that the current run's build is over."""
+        run = self.current
+        if run is not None:
+            run.note_build(exit_code)
+            self._answer_if_due(run)
+
+    def finished(self, ending: Ending) -> None:
+        """Note that the current run is over, and start the next one."""
+        run = self.current
+        if run is not None:
+            self.current = None
+            self._end(run, ending)
+            self._start_next()
+
+    def _end(self, run: Run, ending: Ending) -> None:
+        run.finish(ending)
+        run.finished_at = self._reactor.seconds()
+        self._finished.append(run)
+        self._prune()
+        self._answer_if_due(run)
+
+    def _start_next(self) -> None:
+        if self.current is not None or self._held or not self._queue:
+            return
+        run = self.current = self._queue.popleft()
+        self._background.move_unread_to(run.log)
+        run.state = RunState.RUNNING
+        self._commands.start_run(run)
+        for text in run.typed:
+            self._send_input(run, text)
+        run.typed.clear()
+
+    # -- ends of everything
+
+    def hold(self) -> None:
+        """Start no run until :meth:`release`."""
+        self._held = True
+
+    def release(self) -> None:
+        """Start runs again."""
+        self._held = self._closed
+        self._start_next()
+
+    def end_all(self, exit_code: int, sentence: str) -> None:
+        """End the current run and every queued one, saying why on stderr."""
+        held, self._held = self._held, True
+        ending = [self.current] if self.current is not None else []
+        ending.extend(self._queue)
+        self.current = None
+        self._queue.clear()
+        for run in ending:
+            run.log.append(STDERR, sentence.encode())
+            self._end(run, Ending(exit_code, reset=True))
+        self._held = held
+
+    def close(self, exit_code: int, sentence: str) -> None:
+        """End everything for good; what is unread can be read until it is forgotten."""
+        self._closed = self._held = True
+        self.end_all(exit_code, sentence)
+
+    def forget(self) -> None:
+        """Let go of everything, timers included."""
+        cancel(self._prune_timer)
+        self._prune_timer = None
+        self._named.clear()
+        self._finished.clear()
+        self._undelivered.clear()
+
+    # -- what is kept
+
+    def _prune(self) -> None:
+        """Forget runs that are over: too old ones, and the oldest (delivered ones first) when there are too many."""
+        oldest = self._reactor.seconds() - RETENTION
+        for run in [run for run in self._finished if run.finished_at <= oldest]:
+            self._forget(run)
+        candidates = sorted(self._finished[:-1], key=lambda run: not run.delivered)
+        cost = sum(run.log.cost for run in self._finished)
+        for run in candidates:
+            if cost <= KEEP_BYTES and len(self._finished) <= KEEP_RUNS:
+                break
+            cost -= run.log.cost
+            self._forget(run)
+        if self._finished and self._prune_timer is None:
+            due = self._finished[0].finished_at + RETENTION - self._reactor.seconds()
+            self._prune_timer = self._reactor.callLater(max(due, 1.0), self._prune_later)
+
+    def _prune_later(self) -> None:
+        self._prune_timer = None
+        self._prune()
+
+    def _forget(self, run: Run) -> None:
+        self._finished.remove(run)
+        if self._named.get(run.id) is run:
+            del self._named[run.id]
+        if run in self._undelivered:
+            self._undelivered.remove(run)

@@ -1,0 +1,376 @@
+"""Control groups, version 1 and 2: what this host offers, one group per kernel, its counters and its removal.
+
+Standard library only: it is loaded on both sides, in the agent (to find, sweep and read) and in zygotes and kernels (to
+make, enter and remove). Knows files below ``/sys/fs/cgroup``; may not know processes' insides.
+
+Note [Where groups are made]: below the agent's own group, so that whatever bounds the agent, a service manager's or a
+container engine's limit, bounds its kernels too. Version 1 always lets a group's owner do that. Version 2 wants a
+group with children to have no processes of its own; when all of its processes are the agent's, they move to a leaf, and
+when they are not, the only other place is the root of the tree, where root may make groups. What can be had in neither
+way is reported as missing.
+
+Making a group and entering it takes Linux 0.1 to 0.4 ms per controller and sometimes waits for a grace period; so each
+kernel's first process does both for itself, and neither the agent's reactor nor the zygote waits.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import signal
+import time
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+WANTED = ("memory", "cpu", "pids")  # what enforces; cpuacct and io only count
+_ROOM = "sorna"
+_LEAF = "sorna-agent"
+_CPU_PERIOD = 100_000  # microseconds
+
+
+class Hierarchy(NamedTuple):
+    """One tree of groups: the directory that holds the kernels' groups, and what it controls there."""
+
+    version: int
+    controllers: Sequence[str]
+    directory: str
+
+
+class Ceilings(NamedTuple):
+    """What a group enforces: bytes, processors and processes."""
+
+    memory: int
+    cpu_cores: float
+    processes: int
+
+
+class Counters(NamedTuple):
+    """What a group has used and run into; -1 where no controller counts it."""
+
+    cpu_ms: float = -1
+    memory: int = -1
+    memory_most: int = -1
+    io_read: int = -1
+    io_write: int = -1
+    out_of_memory: int = -1
+    processes_refused: int = -1
+
+
+def _unescape(path: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), path)
+
+
+class Mounted(NamedTuple):
+    """A mounted tree of groups, with this process's place in it."""
+
+    version: int
+    controllers: Sequence[str]
+    top: str
+    own: str
+
+
+def parse_mounts(mountinfo: str, membership: str) -> list[Mounted]:
+    """Find the trees that are mounted and this process's own group in each.
+
+    :param mountinfo: ``/proc/self/mountinfo``.
+    :param membership: ``/proc/self/cgroup``.
+    """
+    places: dict[str, str] = {}
+    for line in membership.splitlines():
+        _number, names, place = line.split(":", 2)
+        for name in names.split(","):
+            places[name] = place
+    found: list[Mounted] = []
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _source, options = after.split(" ", 2)
+        fields = before.split(" ")
+        root, top = _unescape(fields[3]), _unescape(fields[4])
+        if kind == "cgroup2":
+            found.append(Mounted(2, (), top, _own_directory(top, root, places.get("", "/"))))
+        elif kind == "cgroup":
+            held = tuple(name for name in options.split(",") if name in (*WANTED, "cpuacct"))
+            if held and all(other.controllers != held for other in found):
+                found.append(Mounted(1, held, top, _own_directory(top, root, places.get(held[0], "/"))))
+    return found
+
+
+def _own_directory(top: str, root: str, place: str) -> str:
+    relative = os.path.relpath(place, root)
+    # Outside of what is mounted (a container whose engine shows it only its own part): the top is ours.
+    return top if relative.startswith("..") or relative == "." else os.path.join(top, relative)
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read()
+
+
+def _write(path: str, value: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, value.encode("ascii"))
+    finally:
+        os.close(descriptor)
+
+
+def _enable(directory: str, controllers: Iterable[str]) -> None:
+    _write(f"{directory}/cgroup.subtree_control", " ".join(f"+{name}" for name in controllers))
+
+
+def _only_ours(pids: Iterable[int]) -> bool:
+    """Tell whether every process is this one or descends from it."""
+    for pid in pids:
+        ancestor = pid
+        while ancestor not in (os.getpid(), 0, 1):
+            try:
+                ancestor = int(_read(f"/proc/{ancestor}/stat").rpartition(")")[2].split()[1])
+            except (OSError, UnicodeDecodeError):
+                break
+        if ancestor != os.getpid():
+            return False
+    return True
+
+
+def _make_room(directory: str, controllers: Sequence[str]) -> None:
+    """Let a version 2 group have children with controllers, moving the agent to a leaf where that is all it takes."""
+    try:
+        _enable(directory, controllers)
+    except OSError as error:
+        pids = [int(pid) for pid in _read(f"{directory}/cgroup.procs").split()]
+        if error.errno != errno.EBUSY or not _only_ours(pids):
+            raise
+        os.makedirs(f"{directory}/{_LEAF}", exist_ok=True)
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                _write(f"{directory}/{_LEAF}/cgroup.procs", str(pid))
+        _enable(directory, controllers)
+
+
+def _prepare_unified(mounted: Mounted, agent: str) -> Hierarchy | None:
+    own = mounted.own
+    if os.path.basename(own) == _LEAF:  # an earlier tier of this process has moved it
+        own = os.path.dirname(own)
+    for base in dict.fromkeys((own, mounted.top)):
+        with contextlib.suppress(OSError):
+            offered = _read(f"{base}/cgroup.controllers").split()
+            controllers = tuple(name for name in (*WANTED, "io") if name in offered)
+            if not controllers:
+                continue
+            _make_room(base, controllers)
+            directory = base
+            for name in (_ROOM, agent):
+                directory = f"{directory}/{name}"
+                os.makedirs(directory, exist_ok=True)
+                _enable(directory, controllers)
+            return Hierarchy(2, controllers, directory)
+    return None
+
+
+def _prepare_legacy(mounted: Mounted, agent: str) -> Hierarchy | None:
+    directory = f"{mounted.own}/{_ROOM}/{agent}"
+    try:
+        os.makedirs(directory, exist_ok=True)
+    except OSError:
+        return None
+    return Hierarchy(1, mounted.controllers, directory) if os.access(directory, os.W_OK) else None
+
+
+def prepare(agent: str, mountinfo: str | None = None, membership: str | None = None) -> tuple[Hierarchy, ...]:
+    """Find what this host lets us control, make the agent's own groups and sweep what a crash has left. May block.
+
+    :param agent: unique among the agents of this host that run at once, and the same after a restart.
+    """
+    with contextlib.suppress(OSError):
+        mountinfo = _read("/proc/self/mountinfo") if mountinfo is None else mountinfo
+        membership = _read("/proc/self/cgroup") if membership is None else membership
+    trees: list[Hierarchy] = []
+    for mounted in parse_mounts(mountinfo or "", membership or ""):
+        tree = _prepare_legacy(mounted, agent) if mounted.version == 1 else _prepare_unified(mounted, agent)
+        if tree is not None:
+            trees.append(tree)
+    sweep(trees)
+    return tuple(trees)
+
+
+def sweep(trees: Sequence[Hierarchy]) -> None:
+    """Remove every kernel's groups with all that is in them. May block."""
+    for name in {entry for tree in trees for entry in _subdirectories(tree.directory)}:
+        destroy(trees, name)
+
+
+def _subdirectories(directory: str) -> list[str]:
+    try:
+        with os.scandir(directory) as entries:
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []
+
+
+def missing(trees: Iterable[Hierarchy]) -> tuple[str, ...]:
+    """Name the controllers that would enforce limits and cannot be had."""
+    had = {name for tree in trees for name in tree.controllers}
+    return tuple(name for name in WANTED if name not in had)
+
+
+def release(trees: Sequence[Hierarchy]) -> None:
+    """Remove the agent's own groups at its stop; the common parent goes with the last agent. May block."""
+    sweep(trees)
+    for tree in trees:
+        room = os.path.dirname(tree.directory)
+        for path in (tree.directory, room):
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+        base = os.path.dirname(room)
+        if tree.version == 2 and os.path.isdir(f"{base}/{_LEAF}") and not os.path.isdir(room):
+            with contextlib.suppress(OSError):
+                _write(f"{base}/cgroup.subtree_control", " ".join(f"-{name}" for name in tree.controllers))
+                for pid in _read(f"{base}/{_LEAF}/cgroup.procs").split():
+                    _write(f"{base}/cgroup.procs", pid)
+                os.rmdir(f"{base}/{_LEAF}")
+
+
+def _settings(tree: Hierarchy, ceilings: Ceilings) -> list[tuple[str, str, bool]]:
+    """List the files to write, their values, and whether a host may lack them."""
+    quota = max(1000, round(ceilings.cpu_cores * _CPU_PERIOD))
+    files: list[tuple[str, str, bool]] = []
+    if "memory" in tree.controllers and tree.version == 1:
+        files += [
+            ("memory.limit_in_bytes", str(ceilings.memory), False),
+            ("memory.memsw.limit_in_bytes", str(ceilings.memory), True),
+            ("memory.swappiness", "0", True),
+        ]
+    elif "memory" in tree.controllers:
+        files += [("memory.max", str(ceilings.memory), False), ("memory.swap.max", "0", True)]
+    if "cpu" in tree.controllers and tree.version == 1:
+        files += [("cpu.cfs_period_us", str(_CPU_PERIOD), False), ("cpu.cfs_quota_us", str(quota), False)]
+    elif "cpu" in tree.controllers:
+        files.append(("cpu.max", f"{quota} {_CPU_PERIOD}", False))
+    if "pids" in tree.controllers:
+        files.append(("pids.max", str(ceilings.processes), False))
+    return files
+
+
+def enter(trees: Iterable[Hierarchy], name: str, ceilings: Ceilings) -> None:
+    """Make a kernel's groups and move the calling process into them.
+
+    :raises OSError: a limit that this host can enforce could not be set.
+    """
+    for tree in trees:
+        group = f"{tree.directory}/{name}"
+        os.mkdir(group)
+        for file, value, optional in _settings(tree, ceilings):
+            try:
+                _write(f"{group}/{file}", value)
+            except OSError:
+                if not optional:
+                    raise
+        _write(f"{group}/cgroup.procs", "0")
+
+
+def _number(path: str) -> int:
+    try:
+        return int(_read(path))
+    except (OSError, ValueError):
+        return -1
+
+
+def _entry(path: str, key: str) -> int:
+    """Read one line of a file of names and numbers."""
+    try:
+        for line in _read(path).splitlines():
+            name, _, value = line.partition(" ")
+            if name == key:
+                return int(value)
+    except (OSError, ValueError):
+        pass
+    return -1
+
+
+def _io(path: str) -> tuple[int, int]:
+    try:
+        text = _read(path)
+    except OSError:
+        return -1, -1
+    totals = {"rbytes": 0, "wbytes": 0}
+    for key, value in re.findall(r"(rbytes|wbytes)=(\d+)", text):
+        totals[key] += int(value)
+    return totals["rbytes"], totals["wbytes"]
+
+
+def read(trees: Iterable[Hierarchy], name: str) -> Counters:
+    """Read a kernel's counters; takes some tens of microseconds and never raises."""
+    counters = Counters()
+    for tree in trees:
+        group = f"{tree.directory}/{name}"
+        if tree.version == 1:
+            counters = _read_legacy(tree.controllers, group, counters)
+        else:
+            counters = _read_unified(tree.controllers, group, counters)
+    return counters
+
+
+def _read_legacy(controllers: Sequence[str], group: str, counters: Counters) -> Counters:
+    if "cpuacct" in controllers:
+        used = _number(f"{group}/cpuacct.usage")
+        counters = counters._replace(cpu_ms=used / 1e6 if used >= 0 else -1)
+    if "memory" in controllers:
+        counters = counters._replace(
+            memory=_number(f"{group}/memory.usage_in_bytes"),
+            memory_most=_number(f"{group}/memory.max_usage_in_bytes"),
+            out_of_memory=_entry(f"{group}/memory.oom_control", "oom_kill"),
+        )
+    if "pids" in controllers:
+        counters = counters._replace(processes_refused=_entry(f"{group}/pids.events", "max"))
+    return counters
+
+
+def _read_unified(controllers: Sequence[str], group: str, counters: Counters) -> Counters:
+    if "cpu" in controllers:
+        used = _entry(f"{group}/cpu.stat", "usage_usec")
+        counters = counters._replace(cpu_ms=used / 1e3 if used >= 0 else -1)
+    if "memory" in controllers:
+        counters = counters._replace(
+            memory=_number(f"{group}/memory.current"),
+            memory_most=_number(f"{group}/memory.peak"),
+            out_of_memory=_entry(f"{group}/memory.events", "oom_kill"),
+        )
+    if "pids" in controllers:
+        counters = counters._replace(processes_refused=_entry(f"{group}/pids.events", "max"))
+    if "io" in controllers:
+        read_bytes, write_bytes = _io(f"{group}/io.stat")
+        counters = counters._replace(io_read=read_bytes, io_write=write_bytes)
+    return counters
+
+
+def remove(trees: Iterable[Hierarchy], name: str) -> bool:
+    """Remove a kernel's groups whose processes are gone; False when one is still busy. Harmless when they are gone."""
+    done = True
+    for tree in trees:
+        try:
+            os.rmdir(f"{tree.directory}/{name}")
+        except FileNotFoundError:
+            pass
+        except OSError:
+            done = False
+    return done
+
+
+def kill_members(trees: Iterable[Hierarchy], name: str) -> None:
+    """Send SIGKILL to every process in a kernel's groups."""
+    for tree in trees:
+        with contextlib.suppress(OSError):
+            for pid in _read(f"{tree.directory}/{name}/cgroup.procs").split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+
+
+def destroy(trees: Sequence[Hierarchy], name: str, patience: float = 2.0) -> bool:
+    """Kill what is in a kernel's groups and remove them. Blocks until they are gone, or patience (seconds) ends."""
+    deadline = time.monotonic() + patience
+    while not remove(trees, name):
+        if time.monotonic() > deadline:
+            return False
+        kill_members(trees, name)
+        time.sleep(0.005)
+    return True

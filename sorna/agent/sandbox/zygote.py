@@ -1,0 +1,310 @@
+"""The program of a zygote: imports what kernels will want, then clones itself into one confined process per request.
+
+Standard library only, whatever the preload list adds: it runs under the kernels' interpreter, which may not be the
+agent's. Knows the wire and the two ways to confine; may not know what a kernel is for. It is one loop over a few
+descriptors and never waits for a kernel: each sets itself up.
+
+Note [No threads]: a clone has only the thread that asked for it; whatever lock another thread held stays locked for ever in
+the child. So libraries are told to use one thread while they are imported, and the zygote refuses to serve when one
+lives on. Kernels get their own number of threads in their environment.
+
+Note [Death]: the agent's end of the control socket closes when the agent ends, however it ends; SIGTERM comes by the
+parent death signal besides. The zygote then kills its kernels, waits for them, removes their groups and ends. If the zygote
+itself is killed, Linux kills the kernels (their parent death signal) and the agent removes what is left.
+"""
+
+import contextlib
+import gc
+import importlib
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
+
+from sorna.agent.sandbox import cgroups, confinement, credentials, keeper, rootfs, seccomp, wire
+from sorna.agent.sandbox import namespaces as ns
+
+_THREAD_PATIENCE = 5.0
+_END_PATIENCE = 4.0
+_RETRY_MS = 5
+
+
+class Refused(Exception):
+    """This zygote can never serve; the message says why."""
+
+
+class _Child(NamedTuple):
+    id: int
+    kernel_id: str
+    pid: int
+
+
+class _Ended(NamedTuple):
+    child: _Child
+    body: dict[str, Any]
+
+
+def find_entry(name: str) -> Callable[[int], object]:
+    """Import ``module:function``."""
+    module, _, function = name.partition(":")
+    entry: Callable[[int], object] = getattr(importlib.import_module(module), function)
+    return entry
+
+
+def preload(names: tuple[str, ...]) -> list[str]:
+    """Import what can be imported; gives a sentence for each module that is there and broken."""
+    notes = []
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError:
+            continue
+        except Exception as error:  # noqa: BLE001  # a broken library must not take the runtime with it
+            notes.append(f"{name} cannot be imported: {type(error).__name__}: {error}"[:300])
+    return notes
+
+
+def wait_for_one_thread() -> None:
+    """Wait until this process has one thread; see Note [No threads].
+
+    :raises Refused: a library keeps others.
+    """
+    deadline = time.monotonic() + _THREAD_PATIENCE
+    while (threads := len(os.listdir("/proc/self/task"))) > 1:
+        if time.monotonic() > deadline:
+            raise Refused(f"the preloaded libraries keep {threads - 1} threads running, and a fork would break them")
+        time.sleep(0.01)
+
+
+def interpreter_prefixes() -> list[str]:
+    """List where this interpreter and its libraries live, beyond ``/usr``."""
+    paths = dict.fromkeys((sys.base_prefix, sys.base_exec_prefix, sys.prefix, sys.exec_prefix))
+    return [path for path in paths if path != "/usr" and not path.startswith("/usr/")]
+
+
+def _reachable_after_drop() -> bool:
+    """Tell whether a user without privileges could still import from this interpreter's prefixes."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
+            fine = all(os.access(path, os.R_OK | os.X_OK) for path in (sys.prefix, sys.base_prefix))
+            os._exit(0 if fine and os.access(os.__file__, os.R_OK) else 1)
+        finally:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+class Zygote:
+    """The loop: takes requests, clones, tells the agent who ended."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._children: dict[int, _Child] = {}
+        self._leaving: list[_Ended] = []
+        self._poll = select.poll()
+        self._trees: tuple[cgroups.Hierarchy, ...] = ()
+        self._own = os.pidfd_open(os.getpid())
+        self._namespaces: confinement.Surroundings | None = None
+        self._keeper: keeper.Surroundings | None = None
+
+    def configure(self, configuration: wire.Configuration) -> list[str]:
+        """Import, look at the host and get ready; gives sentences for the log.
+
+        :raises Refused: this zygote can never serve.
+        """
+        self._trees = configuration.hierarchies()
+        try:
+            entry = find_entry(configuration.entry)
+        except (ImportError, AttributeError) as error:
+            raise Refused(f"the runner cannot be loaded: {type(error).__name__}: {error}") from error
+        sys.path.remove(sys.argv[-1])
+        notes = preload(tuple(configuration.preload))
+        shutil.rmtree(configuration.home, ignore_errors=True)
+        wait_for_one_thread()
+        if configuration.tier == wire.NAMESPACES:
+            notes += self._plan(configuration, entry)
+        else:
+            notes += self._plan_nothing(configuration, entry)
+        if configuration.identities:
+            ns.drop_bounding_set()
+        gc.collect()
+        gc.freeze()
+        return notes
+
+    def _plan(self, configuration: wire.Configuration, entry: Callable[[int], object]) -> list[str]:
+        try:
+            plan = rootfs.plan(interpreter_prefixes(), configuration.read_only)
+            program = seccomp.filter_program()
+        except rootfs.PlanRefused as error:
+            raise Refused(f"kernels may not see {error}: it holds more than tools") from error
+        except OSError as error:
+            raise Refused(f"no filter of system calls: {error.strerror}") from error
+        self._namespaces = confinement.Surroundings(
+            self._control, self._own, self._trees, plan, program, not configuration.identities, entry
+        )
+        return [f"{path} does not exist and kernels will not see it" for path in plan.missing]
+
+    def _plan_nothing(self, configuration: wire.Configuration, entry: Callable[[int], object]) -> list[str]:
+        # An orphan whose keeper was killed comes here and is ended with the next kernel.
+        ns.checked(ns.prctl(ns.PR_SET_CHILD_SUBREAPER, 1), "subreaper")
+        drop = configuration.identities and _reachable_after_drop()
+        self._keeper = keeper.Surroundings(self._control, self._own, self._trees, drop, entry)
+        if os.geteuid() == 0 and not drop:
+            return [f"kernels run as root, because other users cannot reach {sys.base_prefix}"]
+        return []
+
+    def serve(self, wakeup: int) -> None:
+        """Answer requests until the agent is gone or SIGTERM comes (a byte on ``wakeup``)."""
+        self._poll.register(self._control, select.POLLIN)
+        self._poll.register(wakeup, select.POLLIN)
+        while True:
+            for descriptor, _events in self._poll.poll(_RETRY_MS if self._leaving else None):
+                if descriptor == wakeup:
+                    return
+                if descriptor != self._control.fileno():
+                    self._reap(descriptor)
+                elif not self._take_request():
+                    return
+            self._leave()
+
+    def _take_request(self) -> bool:
+        try:
+            packet, descriptors = wire.receive(self._control)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        if not packet:
+            return False
+        try:
+            op, body = wire.unpack(packet)
+            if op != "spawn" or len(descriptors) != 1:
+                raise wire.WireError(op)
+            self._spawn(wire.Request(**body), descriptors[0])
+        finally:
+            wire.close_all(descriptors)
+        return True
+
+    def _spawn(self, request: wire.Request, channel: int) -> None:
+        try:
+            pid, pidfd = self._clone(request, channel)
+        except OSError as error:
+            confinement.report_failure(self._control, request.id, "clone", error)
+            self._tell("exited", {"id": request.id, "status": -1, "cpu_ms": 0.0, "counters": cgroups.Counters()})
+            return
+        self._children[pidfd] = _Child(request.id, request.kernel_id, pid)
+        self._poll.register(pidfd, select.POLLIN)
+        self._tell("cloned", {"id": request.id, "pid": pid}, [pidfd])
+
+    def _clone(self, request: wire.Request, channel: int) -> tuple[int, int]:
+        if self._namespaces is not None:
+            pid, pidfd = ns.clone(self._namespaces.flags)
+            if pid == 0:
+                confinement.become_kernel(request, self._namespaces, channel)
+            return pid, pidfd
+        assert self._keeper is not None, "configured"
+        pid = os.fork()
+        if pid == 0:
+            keeper.become_keeper(request, self._keeper, channel)
+        return pid, os.pidfd_open(pid)
+
+    def _reap(self, pidfd: int) -> None:
+        child = self._children.pop(pidfd)
+        self._poll.unregister(pidfd)
+        _pid, status, used = os.wait4(child.pid, 0)
+        os.close(pidfd)
+        if self._keeper is not None:
+            keeper.end_children({other.pid for other in self._children.values()})
+        counters = cgroups.read(self._trees, child.kernel_id)
+        cpu_ms = counters.cpu_ms if counters.cpu_ms >= 0 else (used.ru_utime + used.ru_stime) * 1000
+        body = {
+            "id": child.id,
+            "status": os.waitstatus_to_exitcode(status),
+            "cpu_ms": cpu_ms,
+            "counters": counters,
+        }
+        self._leaving.append(_Ended(child, body))
+
+    def _leave(self) -> None:
+        """Remove the groups of those who ended; Linux may need a moment to see that a group is empty."""
+        busy = []
+        for ended in self._leaving:
+            if cgroups.remove(self._trees, ended.child.kernel_id):
+                self._tell("exited", ended.body)
+            else:
+                cgroups.kill_members(self._trees, ended.child.kernel_id)
+                busy.append(ended)
+        self._leaving = busy
+
+    def _tell(self, op: str, body: dict[str, Any], descriptors: list[int] | None = None) -> None:
+        # When the agent is gone, the next turn of the loop sees it.
+        with contextlib.suppress(OSError):
+            wire.send(self._control, wire.pack(op, body), descriptors or [])
+
+    def end(self) -> None:
+        """Kill every kernel and wait until nothing of them is left; see Note [Death]."""
+        ending = signal.SIGKILL if self._keeper is None else signal.SIGTERM
+        for pidfd in self._children:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, ending)
+        deadline = time.monotonic() + _END_PATIENCE
+        self._poll.unregister(self._control)
+        while (self._children or self._leaving) and time.monotonic() < deadline:
+            for descriptor, _events in self._poll.poll(_RETRY_MS):
+                if descriptor in self._children:
+                    self._reap(descriptor)
+            self._leave()
+
+
+def _refuse(control: socket.socket, detail: str) -> NoReturn:
+    with contextlib.suppress(OSError):
+        wire.send(control, wire.pack("unavailable", {"detail": detail[:1000]}))
+    sys.exit(1)
+
+
+def _first_packet(control: socket.socket) -> wire.Configuration:
+    select.select([control], [], [])
+    packet, descriptors = wire.receive(control)
+    wire.close_all(descriptors)
+    op, body = wire.unpack(packet)
+    if op != "configure":
+        raise wire.WireError(op)
+    return wire.Configuration(**body)
+
+
+def main(descriptor: int) -> NoReturn:
+    """Run a zygote whose control socket is ``descriptor``; the last of ``sys.argv`` is where Sorna is imported from."""
+    control = socket.socket(fileno=descriptor)
+    control.set_inheritable(False)
+    os.setsid()
+    credentials.reset_signals()
+    ns.prctl(ns.PR_SET_PDEATHSIG, int(signal.SIGTERM))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        configuration = _first_packet(control)
+    except (OSError, wire.WireError):
+        sys.exit(1)
+    zygote = Zygote(control)
+    try:
+        notes = zygote.configure(configuration)
+    except Refused as error:
+        _refuse(control, str(error))
+    except Exception as error:  # noqa: BLE001  # the agent shall read why, not only that
+        _refuse(control, f"{type(error).__name__}: {error}")
+    wakeup, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: None)
+    wire.send(control, wire.pack("ready", {"notes": notes}))
+    try:
+        zygote.serve(wakeup)
+    finally:
+        zygote.end()
+    sys.exit(0)

@@ -1,0 +1,128 @@
+"""All wiring of an agent, and nothing else. Apart from ``assembly``, so that an agent loads no gateway and no manager."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from functools import partial
+from typing import Any
+
+from attrs import evolve
+from twisted.application.service import IService, Service
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Protocol
+from twisted.internet.stdio import StandardIO
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from sorna.agent.channel import Channel
+from sorna.agent.detection import Detection, detect
+from sorna.agent.heartbeat import AgentIdentity, Heart
+from sorna.agent.interfaces import Sandbox, SandboxSettings
+from sorna.agent.kernels import Kernels
+from sorna.agent.link_server import LinkServer
+from sorna.agent.sandbox.tiers import NamespaceSandbox, UnconfinedSandbox
+from sorna.agent.service import AgentParts, AgentService
+from sorna.config import AgentConfig
+from sorna.curve_keys import AuthorisedKeys, KeyFileError, load_or_make
+from sorna.embedded.local_agent import EX_CONFIG
+from sorna.errors import IsolationUnavailable
+from sorna.lifecycle import OrderedServices, fail_process
+from sorna.live.address import parse_redis_address
+from sorna.live.connection import RedisConnection
+from sorna.live.instances import RedisHeartbeatStore
+from sorna.observability import show_debug
+from sorna.zeromq import tcp_endpoint
+
+# Short, because a dead agent's kernels are to be reported as ended within five seconds: two intervals until the liveness
+# key expires, and two looks of the managers' reaper.
+HEARTBEAT_INTERVAL = 1.2
+INSTANCES_DB = 2
+
+
+def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
+    """Build the service tree of ``twistd sorna-agent``."""
+    if config.debug:
+        show_debug()
+    address = parse_redis_address(config.redis.address)
+    if config.redis.password:
+        address = evolve(address, password=config.redis.password)
+    redis = RedisConnection(reactor, address, INSTANCES_DB)
+    directory = config.state_dir / "agent"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    keys = load_or_make(directory)
+    authorised = AuthorisedKeys(reactor, directory / "authorised")
+    incarnation = secrets.token_hex(8)
+
+    def assemble(detection: Detection) -> AgentParts:
+        sandbox = _sandbox(reactor, config, detection)
+        kernels = Kernels(reactor, sandbox, detection.runtimes, config.kernels.max_kernels, partial(Channel, reactor))
+        link = LinkServer(
+            reactor, kernels, keys, authorised, interface=config.ip, port=config.port, incarnation=incarnation
+        )
+        kernels.report_to(link)
+        endpoint = tcp_endpoint(config.ip, config.port)
+        identity = AgentIdentity(config.agent_id, incarnation, endpoint, keys.public, sandbox.name)
+        return AgentParts(
+            sandbox, kernels, link, Heart(reactor, RedisHeartbeatStore(redis), kernels, identity, HEARTBEAT_INTERVAL)
+        )
+
+    def failed(error: Exception) -> None:
+        hopeless = isinstance(error, IsolationUnavailable | KeyFileError)
+        detail = getattr(error, "detail", "") or str(error)
+        fail_process(reactor, f"the agent cannot start: {detail}", EX_CONFIG if hopeless else 1)
+
+    parent = OrderedServices(reactor, stop_timeout=30.0)
+    parent.addService(redis)
+    parent.addService(
+        AgentService(
+            reactor,
+            lambda: detect(reactor, reactor, config.kernels.python, dict(os.environ)),
+            assemble,
+            failed,
+        )
+    )
+    if config.exit_with_parent:
+        parent.addService(ParentWatch(reactor))
+    return parent
+
+
+def _sandbox(reactor: Any, config: AgentConfig, detection: Detection) -> Sandbox:
+    settings = SandboxSettings(
+        python=config.kernels.python, preload=config.kernels.preload, read_only=detection.read_only
+    )
+    tier = UnconfinedSandbox if config.kernels.isolation == "none" else NamespaceSandbox
+    return tier(reactor, settings, config.agent_id)
+
+
+class _EndOfInput(Protocol):
+    """Fires when standard input ends."""
+
+    def __init__(self) -> None:
+        self.ended: Deferred[None] = Deferred()
+
+    def connectionLost(self, _reason: Failure | None = None) -> None:
+        """Tell."""
+        if not self.ended.called:
+            self.ended.callback(None)
+
+
+class ParentWatch(Service):
+    """Stops this process in order when the one that started it is gone, however it went: its end of the pipe closes."""
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def startService(self) -> None:
+        """Watch standard input."""
+        super().startService()
+        protocol = _EndOfInput()
+        protocol.ended.addCallback(self._orphaned)
+        StandardIO(protocol, reactor=self._reactor)
+
+    def _orphaned(self, _ended: None) -> None:
+        if self.running:
+            self._log.warn("the process that started this agent is gone; stopping")
+            self._reactor.stop()

@@ -1,0 +1,258 @@
+"""All wiring of the server, and nothing else: which part is built from which, in the order in which they depend.
+
+``assemble_server`` binds the HTTP port at once and brings everything else up step by step; what a step brought up is a child
+of one parent that stops its children in reverse.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from typing import Any
+
+from attrs import define, evolve
+from twisted.application.service import IService
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import quoteStringArgument, serverFromString
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.web.server import Site
+
+from sorna.boot import Boot, Listening, Stopping, repeating
+from sorna.cluster.enrolment import TrustedDirectory
+from sorna.cluster.link import ZmqAgentLink
+from sorna.config import ServerConfig
+from sorna.curve_keys import CurveKeypair, load_or_make
+from sorna.embedded.local_agent import LocalAgent
+from sorna.embedded.postgres import EmbeddedPostgres
+from sorna.embedded.redis import EmbeddedRedis
+from sorna.errors import Unavailable
+from sorna.first_start import banner, endpoint_of, ensure_keypairs, write_client_file
+from sorna.gateway.service import make_site
+from sorna.gateway.starting import FrontDoor
+from sorna.lifecycle import Draining, Operations, OrderedServices, Readiness, fail_process
+from sorna.live.address import RedisAddress, parse_redis_address
+from sorna.live.channels import RedisAnnouncements
+from sorna.live.connection import RedisConnection
+from sorna.live.instances import RedisAgentDirectory
+from sorna.live.kernels import RedisLiveKernels
+from sorna.live.rate_counters import RedisRateCounters
+from sorna.manager.creation import Creation
+from sorna.manager.ending import Ending
+from sorna.manager.interfaces import AgentDirectory, AgentStore
+from sorna.manager.keypairs import CachedKeypairs
+from sorna.manager.reaper import Reaper
+from sorna.manager.registry import Registry
+from sorna.model.keypair import EXAMPLE_ACCESS_KEY
+from sorna.observability import show_debug
+from sorna.store.address import DatabaseAddress
+from sorna.store.service import Tables, open_store
+
+REAPER_INTERVAL = 0.5
+KEYPAIR_USE_INTERVAL = 1.0
+AGENT_DEADLINE = 60.0
+
+_log = Logger()
+
+
+def assemble_server(reactor: Any, config: ServerConfig) -> IService:
+    """Build the service tree of ``twistd sorna``."""
+    readiness = Readiness()
+    readiness.expect("server", "starting")
+    front_door = FrontDoor(lambda: readiness.reason)
+    if config.debug:
+        show_debug()
+    brought_up = OrderedServices(reactor)
+    server = _Server(reactor, config, readiness, front_door, brought_up)
+    # Stopped in reverse: first no new connections, then no further steps, then what the steps brought up. The port is bound
+    # before anything starts all the same, because twistd lets all services do their privileged part first.
+    parent = OrderedServices(reactor, stop_timeout=60.0)
+    for service in (brought_up, Boot(server.bring_up, lambda why: fail_process(reactor, why)), server.listening()):
+        parent.addService(service)
+    return parent
+
+
+@define
+class _Server:
+    """The steps of the server's start; each adds what must be stopped to ``parent``."""
+
+    reactor: Any
+    config: ServerConfig
+    readiness: Readiness
+    front_door: FrontDoor
+    parent: OrderedServices
+
+    def listening(self) -> IService:
+        """Bind the HTTP port when the process starts; a taken port ends it at once, with its reason."""
+        host, port = quoteStringArgument(self.config.service_ip), self.config.service_port
+        if self.config.tls:
+            key, cert = quoteStringArgument(str(self.config.ssl_key)), quoteStringArgument(str(self.config.ssl_cert))
+            description = f"ssl:{port}:interface={host}:privateKey={key}:certKey={cert}"
+        else:
+            description = f"{'tcp6' if ':' in self.config.service_ip else 'tcp'}:{port}:interface={host}"
+        return Listening(serverFromString(self.reactor, description), self.front_door)
+
+    async def bring_up(self) -> None:
+        """Start everything in the order in which it depends on each other."""
+        self._make_state_dir()
+        database, redis = await self._databases()
+        store = await open_store(self.reactor, database)
+        self.parent.addService(store)
+        first = await ensure_keypairs(store.tables.keypairs, self.config)
+        if first is not None:
+            # At once: a secret that is in the database alone is lost to its operator if a later step fails.
+            write_client_file(self.config.state_dir, endpoint_of(self.config), first.keypair)
+        manager_keys = load_or_make(self.config.state_dir / "manager")
+        agent_keys = load_or_make(self.config.state_dir / "agent") if self.config.local_agent else None
+        await self._enrol(store.tables.agents, manager_keys, agent_keys)
+        directory, site = self._serve(store.tables, redis, manager_keys)
+        if agent_keys is not None:
+            self._start_local_agent(redis, local_agent_id(agent_keys))
+            await self._first_agent(directory, local_agent_id(agent_keys))
+        self.readiness.arrived("server")
+        self.front_door.open(site)
+        _show(banner(self.config, first))
+        _log.info("serving at {endpoint}", endpoint=endpoint_of(self.config))
+
+    def _make_state_dir(self) -> None:
+        """Make the directories that only this user may look into."""
+        for path in (self.config.state_dir, self.config.state_dir / "manager", self.config.state_dir / "agent"):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    async def _databases(self) -> tuple[DatabaseAddress, RedisAddress]:
+        """Find both databases: the operator's, or private ones started side by side."""
+        database = Deferred.fromCoroutine(self._database())
+        redis = Deferred.fromCoroutine(self._redis())
+        try:
+            return await database, await redis
+        except BaseException:
+            for starting in (database, redis):
+                starting.cancel()
+                starting.addErrback(lambda _failure: None)
+            raise
+
+    async def _database(self) -> DatabaseAddress:
+        given = self.config.database
+        if given is not None:
+            return DatabaseAddress(given.host, given.port, given.name, given.user, given.password)
+        embedded = EmbeddedPostgres(self.reactor, self.config.state_dir / "postgres")
+        self.parent.addService(Stopping(embedded.stop))
+        address = await embedded.start()
+        embedded.when_lost().addCallback(self._lost)
+        return address
+
+    async def _redis(self) -> RedisAddress:
+        given = self.config.redis
+        if given is not None:
+            address = parse_redis_address(given.address)
+            return evolve(address, password=given.password) if given.password else address
+        embedded = EmbeddedRedis(self.reactor, self.config.state_dir / "redis")
+        self.parent.addService(Stopping(embedded.stop))
+        started = await embedded.start()
+        embedded.when_lost().addCallback(self._lost)
+        return RedisAddress(path=started.path, password=started.password)
+
+    def _lost(self, why: str) -> None:
+        """End the process, because a private database is gone for good: whoever supervises it starts it again."""
+        fail_process(self.reactor, why)
+
+    async def _enrol(self, agents: AgentStore, manager: CurveKeypair, local: CurveKeypair | None) -> None:
+        """Trust the local agent and those whose public keys the operator put into ``manager/agents``, and make it trust us."""
+        now = self.reactor.seconds()
+        enrolled = self.config.state_dir / "manager" / "agents"
+        enrolled.mkdir(mode=0o700, exist_ok=True)
+        for path in sorted(enrolled.glob("*.public")):
+            await agents.enrol(path.stem, path.read_text(encoding="ascii").split("#")[0].strip(), now)
+        if local is not None:
+            await agents.enrol(local_agent_id(local), local.public, now)
+            authorised = self.config.state_dir / "agent" / "authorised"
+            authorised.mkdir(mode=0o700, exist_ok=True)
+            (authorised / "local-manager.public").write_text(f"{manager.public}\n", encoding="ascii")
+
+    def _serve(self, store: Tables, redis: RedisAddress, keys: CurveKeypair) -> tuple[AgentDirectory, Site]:
+        """Build the manager and the gateway on the databases."""
+        reactor, parent = self.reactor, self.parent
+        kernels_db, instances_db, rates_db = (RedisConnection(reactor, redis, db) for db in (1, 2, 4))
+        announcements = RedisAnnouncements(reactor, redis, kernels_db)
+        directory = TrustedDirectory(reactor, RedisAgentDirectory(instances_db), store.agents)
+        live = RedisLiveKernels(kernels_db)
+        # The link brings news to what is built on it.
+        link = ZmqAgentLink(reactor, keys, lambda ended: ending.on_kernel_ended(ended))  # noqa: PLW0108 - made below
+        ending = Ending(reactor, store.kernels, live, directory, link, announcements)
+        creation = Creation(
+            reactor,
+            store.kernels,
+            live,
+            directory,
+            link,
+            announcements,
+            ending,
+            self.config.limits,
+            self.config.gpu_instances,
+        )
+        registry = Registry(reactor, store.kernels, live, directory, link, creation, ending)
+        refused = () if self.config.example_keypair else (EXAMPLE_ACCESS_KEY,)
+        keypairs = CachedKeypairs(reactor, store.keypairs, refused)
+        reaper = Reaper(reactor, store.kernels, directory, link, ending)
+        operations = Operations()
+        for service in (kernels_db, instances_db, rates_db, announcements, link):
+            parent.addService(service)
+        parent.addService(Stopping(keypairs.write_use))
+        parent.addService(repeating(reactor, REAPER_INTERVAL, reaper.mend, "while mending"))
+        parent.addService(
+            repeating(reactor, KEYPAIR_USE_INTERVAL, keypairs.write_use, "while writing the use of keypairs")
+        )
+        parent.addService(Draining(operations))
+        site = make_site(
+            reactor,
+            kernels=registry,
+            keypairs=keypairs,
+            rate_limits=RedisRateCounters(rates_db),
+            operations=operations,
+            readiness=self.readiness,
+        )
+        return directory, site
+
+    def _start_local_agent(self, redis: RedisAddress, agent_id: str) -> None:
+        """Run the agent of this host as a child."""
+        given = self.config.redis
+        options: dict[str, str | int | bool] = {
+            "agent-id": agent_id,
+            "agent-port": self.config.agent_port,
+            "state-dir": str(self.config.state_dir),
+            "redis-addr": given.address if given is not None else f"unix://{redis.path}",
+            "isolation": self.config.kernels.isolation,
+            "max-kernels": self.config.kernels.max_kernels,
+            "kernel-python": self.config.kernels.python,
+            "kernel-preload": ",".join(self.config.kernels.preload),
+            "debug": self.config.debug,
+        }
+        if redis.password is not None:
+            options["redis-password"] = redis.password
+        refused = lambda why: fail_process(self.reactor, f"the local agent cannot start: {why}")  # noqa: E731
+        self.parent.addService(LocalAgent(self.reactor, self.reactor, self.config.state_dir, options, refused))
+
+    async def _first_agent(self, directory: AgentDirectory, agent_id: str) -> None:
+        """Wait for the local agent's first heartbeat: without it nothing could be created."""
+        self.readiness.expect("agent", "no heartbeat yet")
+        deadline = self.reactor.seconds() + AGENT_DEADLINE
+        while await directory.find(agent_id) is None:
+            if self.reactor.seconds() > deadline:
+                raise Unavailable("the local agent sends no heartbeat")
+            await deferLater(self.reactor, 0.02)
+        self.readiness.arrived("agent")
+
+
+def local_agent_id(keys: CurveKeypair) -> str:
+    """Name the local agent after its key: stable over restarts, and another one for every state directory.
+
+    Two servers on one host must not share it, because an agent takes control groups of its name for its own leftovers.
+    """
+    return f"i-{hashlib.sha256(keys.public.encode('ascii')).hexdigest()[:12]}"
+
+
+def _show(text: str) -> None:
+    """Print to the terminal itself: a log line would have a prefix, and a log file must never hold a secret."""
+    if sys.__stdout__ is not None:
+        sys.__stdout__.write(text)
+        sys.__stdout__.flush()

@@ -1,0 +1,424 @@
+"""One frozen, validated configuration per program, read from flags, ``SORNA_*`` variables, a TOML file and defaults.
+
+Flags win over variables, variables over the file, the file over defaults. Knows no Twisted service and opens no socket; a
+value that cannot be right is a :class:`ConfigurationError` that names the option. Secrets are not shown by ``repr``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import sys
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from attrs import field, frozen
+
+from sorna.model.limits import MIB, LimitPolicy, Limits
+
+
+class ConfigurationError(ValueError):
+    """An option has a value that cannot be right."""
+
+
+@frozen
+class Setting:
+    """One option of a program.
+
+    :ivar name: the flag without its dashes; the variable is ``SORNA_`` and the name in capitals.
+    :ivar default: the value as text, None when there is none.
+    :ivar shown: what ``--help`` says of the default.
+    :ivar is_flag: whether it takes no value on the command line.
+    """
+
+    name: str
+    default: str | None
+    help: str
+    is_flag: bool = False
+    shown: str | None = None
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return "SORNA_" + self.name.upper().replace("-", "_")
+
+    @property
+    def described(self) -> str:
+        """The line for ``--help``."""
+        shown = self.shown or ("off" if self.is_flag else self.default or "none")
+        return f"{self.help} [{self.variable}, default: {shown}]"
+
+
+def default_state_dir() -> str:
+    """Give the platform's directory for a user's data of this program."""
+    return platformdirs.user_data_dir("sorna", appauthor=False)
+
+
+_COMMON = (
+    Setting("state-dir", None, "directory of everything Sorna keeps on this host", shown="the user's data directory"),
+    Setting("config", None, "TOML file with options by these names; flags and variables win over it"),
+    Setting("debug", None, "log what is of interest to developers only", is_flag=True),
+    Setting(
+        "redis-addr", None, "Redis as HOST:PORT, redis://USER:PASSWORD@HOST:PORT or unix:///PATH", shown="a private one"
+    ),
+    Setting("redis-password", None, "password of that Redis"),
+    Setting("agent-port", "6011", "port on which an agent listens for managers"),
+)
+_AGENT_ONLY = (
+    Setting("agent-id", None, "name of this agent, stable over restarts", shown="i- and the host's name"),
+    Setting("agent-ip", "127.0.0.1", "address the agent listens on and tells the managers"),
+    Setting("exit-with-parent", None, "stop when standard input closes", is_flag=True),
+)
+_KERNELS = (
+    Setting("isolation", "auto", "auto or namespaces; none runs code unconfined, for development only"),
+    Setting("max-kernels", "100", "kernels one agent holds at once"),
+    Setting(
+        "kernel-python", sys.executable, "interpreter of the python3 runtime", shown="the interpreter of Sorna itself"
+    ),
+    Setting("kernel-preload", "numpy,pandas,matplotlib.pyplot", "modules imported before the first kernel of python3"),
+)
+_LIMITS = (
+    Setting("exec-timeout", "180", "seconds that one run may take at the most"),
+    Setting("idle-timeout", "600", "seconds after which an idle kernel is destroyed"),
+    Setting("kernel-lifetime", "0", "seconds after which any kernel is destroyed; 0 for never"),
+    Setting("kernel-memory", "512", "MiB of memory of a kernel whose client asks for nothing"),
+    Setting("kernel-memory-max", "2048", "MiB of memory a client may ask for"),
+    Setting("kernel-processes", "128", "processes and threads of a kernel"),
+    Setting("kernel-cpus", "1", "processors of a kernel whose client asks for nothing"),
+    Setting("kernel-output", "256", "MiB that one run may print"),
+    Setting("kernel-file-size", "128", "MiB of the largest file in a kernel"),
+    Setting("kernel-scratch", "256", "MiB of the working directory and /tmp together"),
+)
+AGENT_SETTINGS = (*_COMMON, *_AGENT_ONLY, *_KERNELS)
+SERVER_SETTINGS = (
+    Setting("service-ip", None, "address of the REST service", shown="0.0.0.0, 127.0.0.1 in the embedded mode"),
+    Setting("service-port", "0", "port of the REST service", shown="8080, 8443 with TLS"),
+    Setting("manager-port", "5001", "port of the ZeroMQ service"),
+    Setting("ssl-cert", None, "PEM file with the certificate chain; turns TLS on together with --ssl-key"),
+    Setting("ssl-key", None, "PEM file with the private key"),
+    Setting("db-addr", None, "PostgreSQL as HOST:PORT or a socket directory", shown="a private one"),
+    Setting("db-name", "sorna", "name of the database"),
+    Setting("db-user", "postgres", "user of the database"),
+    Setting("db-password", None, "password of that user"),
+    *_COMMON,
+    Setting("local-agent", "auto", "yes or no: run an agent as a child process; auto: with the private Redis"),
+    Setting("allow-remote", None, "let the embedded mode listen on other than loopback addresses", is_flag=True),
+    Setting("example-keypair", None, "add the published example keypair; on loopback only", is_flag=True),
+    Setting("kernel-ip-override", None, "address that ZeroMQ clients are told instead of a loopback agent's"),
+    Setting("gpu-instances", None, "comma list of agents that alone get runtimes whose names end in -gpu"),
+    *_KERNELS,
+    *_LIMITS,
+)
+
+
+@frozen
+class DatabaseConfig:
+    """Where PostgreSQL is. ``host`` is an address, a name, or a directory with its socket."""
+
+    host: str
+    port: int
+    name: str
+    user: str
+    password: str = field(repr=False)
+
+
+@frozen
+class RedisConfig:
+    """Where Redis is."""
+
+    address: str = field(repr=False)  # a URL may hold a password
+    password: str | None = field(default=None, repr=False)
+
+
+@frozen
+class KernelsConfig:
+    """What an agent is told about holding kernels."""
+
+    isolation: str
+    max_kernels: int
+    python: str
+    preload: Sequence[str]
+
+
+@frozen
+class AgentConfig:
+    """Everything ``twistd sorna-agent`` needs."""
+
+    agent_id: str
+    ip: str
+    port: int
+    redis: RedisConfig
+    state_dir: Path
+    kernels: KernelsConfig
+    exit_with_parent: bool
+    debug: bool
+
+
+@frozen
+class ServerConfig:
+    """Everything ``twistd sorna`` needs. ``database`` and ``redis`` are None where a private one is to be started."""
+
+    service_ip: str
+    service_port: int
+    ssl_cert: Path | None
+    ssl_key: Path | None
+    manager_port: int
+    agent_port: int
+    database: DatabaseConfig | None
+    redis: RedisConfig | None
+    state_dir: Path
+    local_agent: bool
+    example_keypair: bool
+    kernel_ip_override: str | None
+    gpu_instances: frozenset[str]
+    kernels: KernelsConfig
+    limits: LimitPolicy
+    debug: bool
+
+    @property
+    def embedded(self) -> bool:
+        """Whether any part that others usually run is started by this process."""
+        return self.database is None or self.redis is None
+
+    @property
+    def tls(self) -> bool:
+        """Whether the REST service speaks TLS."""
+        return self.ssl_cert is not None
+
+
+def gather(settings: Sequence[Setting], flags: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str | None]:
+    """Choose each option's text from flags, variables, the file and defaults, in this order.
+
+    :param flags: what the command line gave; an option that was not given is absent, None or 0.
+    :raises ConfigurationError: the file cannot be read or has an unknown option.
+    """
+    given = {s.name: str(flags[s.name]) for s in settings if flags.get(s.name) not in {None, 0}}
+    variables = {s.name: environ[s.variable] for s in settings if environ.get(s.variable)}
+    path = given.get("config", variables.get("config"))
+    file = _read_file(Path(path), settings) if path else {}
+    return {s.name: given.get(s.name, variables.get(s.name, file.get(s.name, s.default))) for s in settings}
+
+
+def _read_file(path: Path, settings: Sequence[Setting]) -> dict[str, str]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"--config: {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"--config: {path} is not TOML: {error}") from error
+    known = {s.name for s in (*SERVER_SETTINGS, *AGENT_SETTINGS)}
+    options: dict[str, str] = {}
+    for key, value in content.items():
+        name = key.replace("_", "-")
+        if name not in known:
+            raise ConfigurationError(f"--config: {path} has an unknown option {key!r}")
+        if isinstance(value, dict):
+            raise ConfigurationError(f"--config: {key!r} in {path} must be a plain value")
+        options[name] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    ours = {s.name for s in settings}
+    return {name: value for name, value in options.items() if name in ours}
+
+
+def agent_config(flags: Mapping[str, Any], environ: Mapping[str, str]) -> AgentConfig:
+    """Build the configuration of an agent.
+
+    :raises ConfigurationError: an option cannot be right.
+    """
+    read = _Reader(gather(AGENT_SETTINGS, flags, environ))
+    redis = read.redis()
+    if redis is None:
+        raise ConfigurationError("--redis-addr is missing: an agent reports to the Redis of its managers")
+    agent_id = read.text("agent-id") or f"i-{socket.gethostname()}"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", agent_id):
+        raise ConfigurationError("--agent-id must be up to 64 of A-Z a-z 0-9 . _ -")
+    return AgentConfig(
+        agent_id=agent_id,
+        ip=read.address("agent-ip") or "127.0.0.1",
+        port=read.port("agent-port"),
+        redis=redis,
+        state_dir=read.state_dir(),
+        kernels=read.kernels(),
+        exit_with_parent=read.yes("exit-with-parent"),
+        debug=read.yes("debug"),
+    )
+
+
+def server_config(flags: Mapping[str, Any], environ: Mapping[str, str]) -> ServerConfig:
+    """Build the configuration of the server.
+
+    :raises ConfigurationError: an option cannot be right.
+    """
+    read = _Reader(gather(SERVER_SETTINGS, flags, environ))
+    database, redis = read.database(), read.redis()
+    embedded = database is None or redis is None
+    cert, key = read.file("ssl-cert"), read.file("ssl-key")
+    if (cert is None) != (key is None):
+        raise ConfigurationError("--ssl-cert and --ssl-key belong together")
+    service_ip = read.address("service-ip") or ("127.0.0.1" if embedded else "0.0.0.0")
+    if not is_loopback(service_ip):
+        if embedded and not read.yes("allow-remote"):
+            raise ConfigurationError(
+                f"--service-ip {service_ip}: the embedded mode listens on loopback addresses; --allow-remote permits others"
+            )
+        if read.yes("example-keypair"):
+            raise ConfigurationError(f"--example-keypair is for loopback addresses, not for --service-ip {service_ip}")
+    local_agent = read.choice("local-agent", ("auto", "yes", "no"))
+    return ServerConfig(
+        service_ip=service_ip,
+        service_port=read.port("service-port") or (8443 if cert else 8080),
+        ssl_cert=cert,
+        ssl_key=key,
+        manager_port=read.port("manager-port"),
+        agent_port=read.port("agent-port"),
+        database=database,
+        redis=redis,
+        state_dir=read.state_dir(),
+        local_agent=local_agent == "yes" or (local_agent == "auto" and redis is None),
+        example_keypair=read.yes("example-keypair"),
+        kernel_ip_override=read.address("kernel-ip-override"),
+        gpu_instances=frozenset(read.names("gpu-instances")),
+        kernels=read.kernels(),
+        limits=read.limits(),
+        debug=read.yes("debug"),
+    )
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether an IP address is one of this host's own loopback addresses."""
+    return ipaddress.ip_address(address).is_loopback
+
+
+def host_and_port(text: str, default_port: int) -> tuple[str, int]:
+    """Split ``HOST``, ``HOST:PORT`` or ``[IPV6]:PORT``.
+
+    :raises ConfigurationError: the port is no number from 1 to 65535 or there is no host.
+    """
+    match = re.fullmatch(r"\[([0-9A-Fa-f:.]+)\](?::(\d+))?|([^:\s]+)(?::(\d+))?", text)
+    if match is None:
+        raise ConfigurationError(f"{text!r} is not HOST:PORT")
+    host, port = match[1] or match[3], int(match[2] or match[4] or default_port)
+    if not 0 < port < 65536:
+        raise ConfigurationError(f"{text!r} has no port from 1 to 65535")
+    return host, port
+
+
+@frozen
+class _Reader:
+    """Turns the chosen texts into values; every method names its option when the text is wrong."""
+
+    texts: Mapping[str, str | None]
+
+    def text(self, name: str) -> str | None:
+        return self.texts[name] or None
+
+    def yes(self, name: str) -> bool:
+        text = (self.texts[name] or "").lower()
+        if text in {"1", "true", "yes", "on"}:
+            return True
+        if text in {"", "0", "false", "no", "off"}:
+            return False
+        raise ConfigurationError(f"--{name}: {text!r} is neither yes nor no")
+
+    def choice(self, name: str, allowed: Sequence[str]) -> str:
+        text = self.texts[name] or ""
+        if text not in allowed:
+            raise ConfigurationError(f"--{name} must be one of {', '.join(allowed)}, not {text!r}")
+        return text
+
+    def names(self, name: str) -> list[str]:
+        return [part.strip() for part in (self.texts[name] or "").split(",") if part.strip()]
+
+    def number(self, name: str, least: float, most: float, kind: Callable[[str], float] = float) -> float:
+        text = self.texts[name] or ""
+        try:
+            value = kind(text)
+        except ValueError:
+            raise ConfigurationError(f"--{name}: {text!r} is not a number") from None
+        if not least <= value <= most:
+            raise ConfigurationError(f"--{name} must be from {least:g} to {most:g}, not {text}")
+        return value
+
+    def port(self, name: str) -> int:
+        return int(self.number(name, 0, 65535, int))
+
+    def address(self, name: str) -> str | None:
+        text = self.text(name)
+        if text is None:
+            return None
+        text = "127.0.0.1" if text == "localhost" else text
+        try:
+            return str(ipaddress.ip_address(text))
+        except ValueError:
+            raise ConfigurationError(f"--{name}: {text!r} is not an IP address") from None
+
+    def file(self, name: str) -> Path | None:
+        text = self.text(name)
+        if text is None:
+            return None
+        if not Path(text).is_file():
+            raise ConfigurationError(f"--{name}: there is no file {text}")
+        return Path(text).absolute()
+
+    def state_dir(self) -> Path:
+        return Path(self.text("state-dir") or default_state_dir()).expanduser().absolute()
+
+    def database(self) -> DatabaseConfig | None:
+        address = self.text("db-addr")
+        if address is None:
+            return None
+        host, port = (address, 5432) if address.startswith("/") else host_and_port(address, 5432)
+        return DatabaseConfig(
+            host,
+            port,
+            self.text("db-name") or "sorna",
+            self.text("db-user") or "postgres",
+            self.text("db-password") or "",
+        )
+
+    def redis(self) -> RedisConfig | None:
+        address = self.text("redis-addr")
+        if address is None:
+            return None
+        if "://" not in address:
+            host, port = host_and_port(address, 6379)
+            address = f"redis://[{host}]:{port}" if ":" in host else f"redis://{host}:{port}"
+        elif not address.startswith(("redis://", "unix://")):
+            raise ConfigurationError("--redis-addr must be HOST:PORT, redis:// or unix://")
+        return RedisConfig(address, self.text("redis-password"))
+
+    def kernels(self) -> KernelsConfig:
+        python = self.text("kernel-python") or sys.executable
+        if not Path(python).is_file():
+            raise ConfigurationError(f"--kernel-python: there is no file {python}")
+        return KernelsConfig(
+            isolation=self.choice("isolation", ("auto", "namespaces", "none")),
+            max_kernels=int(self.number("max-kernels", 1, 100_000, int)),
+            python=python,
+            preload=tuple(self.names("kernel-preload")),
+        )
+
+    def limits(self) -> LimitPolicy:
+        memory = int(self.number("kernel-memory", 48, 1 << 20)) * MIB
+        execution_timeout = self.number("exec-timeout", 0.1, 86_400 * 7)
+        cpus = self.number("kernel-cpus", 0.01, 1024)
+        default = Limits(
+            memory=memory,
+            processes=int(self.number("kernel-processes", 8, 100_000)),
+            cpu_cores=cpus,
+            execution_timeout=execution_timeout,
+            idle_timeout=self.number("idle-timeout", 1, 86_400 * 365),
+            lifetime=self.number("kernel-lifetime", 0, 86_400 * 3650),
+            output_size=int(self.number("kernel-output", 1, 1 << 20) * MIB),
+            file_size=int(self.number("kernel-file-size", 1, 1 << 20) * MIB),
+            scratch_size=int(self.number("kernel-scratch", 1, 1 << 20) * MIB),
+        )
+        return LimitPolicy(
+            default=default,
+            most_memory=max(memory, int(self.number("kernel-memory-max", 48, 1 << 20)) * MIB),
+            most_execution_timeout=execution_timeout,
+            most_cpu_cores=max(cpus, 2.0),
+        )

@@ -1,0 +1,135 @@
+"""Everything a client can do with kernels over HTTP; knows how requests and answers look, not how kernels work.
+
+What changes something is detached from its request: Klein cancels a route when the client hangs up, and half a creation is
+nobody's wish. Execution is the exception: a poll that nobody reads any more must give its output back.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from attrs import asdict, frozen
+
+from sorna.errors import KernelNotFound
+from sorna.gateway import execution
+from sorna.gateway.call import Call, Reply, json_reply, no_content
+from sorna.gateway.creation import read_create
+from sorna.gateway.interfaces import Kernels, Operations
+from sorna.gateway.parameters import Parameters
+from sorna.gateway.router import Router
+from sorna.gateway.upload import read_files
+from sorna.manager.requests import KernelInfo
+from sorna.model.kernel import parse_kernel_id, short_id, valid_session_token
+from sorna.model.limits import KIB
+from sorna.model.run import new_run_id
+
+_KERNEL = "/kernel/<reference>"
+
+
+@frozen
+class KernelRoutes:
+    """The routes below ``/vN/kernel``."""
+
+    kernels: Kernels
+    operations: Operations
+
+    router: ClassVar[Router[KernelRoutes]] = Router()
+
+    @router.route("POST", "/kernel/create", needs_ready=True)
+    @router.route("POST", "/kernel", needs_ready=True)
+    async def create(self, call: Call) -> Reply:
+        """Get or create a kernel; 201 either way."""
+        request = read_create(call.access_key, Parameters(call.json_object()))
+        created = await self.operations.detach(self.kernels.create(request))
+        return json_reply(
+            {
+                "kernelId": short_id(created.kernel_id),
+                "created": created.created,
+                "servicePorts": [],
+                "status": created.status.value,
+            },
+            status=201,
+        )
+
+    @router.route("GET", _KERNEL, needs_ready=True)
+    async def describe(self, call: Call) -> Reply:
+        """Describe a kernel in the units of section 2.3."""
+        return json_reply(_description(await self.kernels.info(call.access_key, _reference(call))))
+
+    @router.route("PATCH", _KERNEL, needs_ready=True)
+    async def restart(self, call: Call) -> Reply:
+        """Restart a kernel: its files stay."""
+        await self.operations.detach(self.kernels.restart(call.access_key, _reference(call)))
+        return no_content()
+
+    @router.route("DELETE", _KERNEL, needs_ready=True)
+    async def destroy(self, call: Call) -> Reply:
+        """Destroy a kernel; clients of the first version want 204, later ones may read what it used."""
+        usage = await self.operations.detach(self.kernels.destroy(call.access_key, _reference(call)))
+        return no_content() if call.version == 1 else json_reply({"stats": asdict(usage)})
+
+    @router.route("POST", _KERNEL, needs_ready=True)
+    async def execute(self, call: Call) -> Reply:
+        """Run code; not detached, so that a client that hangs up leaves its output for the next poll."""
+        reference, body = _reference(call), Parameters(call.json_object())
+        if call.version == 1:
+            reply = await self.kernels.execute(call.access_key, reference, execution.read_first_run(body))
+            return json_reply({"result": execution.first_result(reply)})
+        if execution.read_mode(body) == "complete":
+            run_id = body.optional_text("runId", execution.MAX_RUN_ID) or new_run_id()
+            code, options = execution.read_completion(body)
+            completions = await self.kernels.complete(call.access_key, reference, code, options)
+            return json_reply({"result": execution.completion_result(run_id, completions)})
+        reply = await self.kernels.execute(call.access_key, reference, execution.read_run(body))
+        return json_reply({"result": execution.result(reply)})
+
+    @router.route("POST", _KERNEL + "/interrupt", needs_ready=True)
+    async def interrupt(self, call: Call) -> Reply:
+        """Interrupt what runs now."""
+        await self.operations.detach(self.kernels.interrupt(call.access_key, _reference(call)))
+        return no_content()
+
+    @router.route("POST", _KERNEL + "/complete", needs_ready=True)
+    async def complete(self, call: Call) -> Reply:
+        """Complete code at a position."""
+        reference = _reference(call)
+        code, options = execution.read_completion(Parameters(call.json_object()))
+        completions = await self.kernels.complete(call.access_key, reference, code, options)
+        return json_reply({"result": {"status": "finished", "completions": list(completions)}})
+
+    @router.route("POST", _KERNEL + "/upload", needs_ready=True)
+    async def upload(self, call: Call) -> Reply:
+        """Write files into the working directory."""
+        reference = _reference(call)
+        files = read_files(call.content_type, call.body)
+        await self.operations.detach(self.kernels.upload(call.access_key, reference, files))
+        return no_content()
+
+    @router.route("GET", _KERNEL + "/logs", needs_ready=True)
+    async def logs(self, call: Call) -> Reply:
+        """Give the kernel's recent console output."""
+        return json_reply({"result": {"logs": await self.kernels.logs(call.access_key, _reference(call))}})
+
+
+def _reference(call: Call) -> str:
+    reference = call.values["reference"]
+    # What can name no kernel is not looked up: it may hold what Redis keys and PostgreSQL texts may not.
+    if parse_kernel_id(reference) is None and not valid_session_token(reference):
+        raise KernelNotFound
+    return reference
+
+
+def _description(info: KernelInfo) -> dict[str, object]:
+    timeout = round(info.execution_timeout * 1000)
+    return {
+        "lang": info.requested_runtime,
+        "age": info.age * 1000,
+        "queryTimeout": timeout,
+        "idleTimeout": round(info.idle_timeout * 1000),
+        "memoryLimit": info.memory_limit // KIB,
+        "maxCpuCredit": timeout,
+        "numQueriesExecuted": info.num_queries,
+        "idle": round(info.idle * 1000),
+        "memoryUsed": info.memory_used // KIB if info.memory_used >= 0 else -1,
+        "cpuCreditUsed": info.cpu_used * 1000 if info.cpu_used >= 0 else -1,
+    }

@@ -1,0 +1,33 @@
+"""What whoever operates the server asks it: is the process alive, and can it serve. Public, unversioned, unsigned."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from attrs import frozen
+
+from sorna.errors import Unavailable
+from sorna.gateway.call import Access, Call, Reply, json_reply
+from sorna.gateway.interfaces import Readiness
+from sorna.gateway.router import Router
+
+
+@frozen
+class OperationRoutes:
+    """Liveness and readiness, for supervisors and load balancers."""
+
+    readiness: Readiness
+
+    router: ClassVar[Router[OperationRoutes]] = Router()
+
+    @router.route("GET", "/health", access=Access.PUBLIC, versioned=False)
+    async def health(self, _call: Call) -> Reply:
+        """Tell that the reactor runs; a restart would help when this does not answer."""
+        return json_reply({"status": "ok"})
+
+    @router.route("GET", "/ready", access=Access.PUBLIC, versioned=False)
+    async def ready(self, _call: Call) -> Reply:
+        """Tell whether kernels can be served now; a restart would not help when they cannot."""
+        if not self.readiness.is_ready:
+            raise Unavailable(self.readiness.reason or "Server not ready.")
+        return json_reply({"status": "ready"})

@@ -1,0 +1,218 @@
+"""The table of routes, and the resource that matches requests to it. The only file that knows Klein.
+
+An area declares its routes on a class-level :class:`Router`; :class:`Application` puts the bound routes of all areas on one
+Klein app and passes every request through the :class:`~sorna.gateway.gate.Gate`.
+
+Note [What Klein would do by itself]
+====================================
+Klein answers in HTML where its matching fails, redirects between ``/x`` and ``/x/`` (signed requests break on that), logs
+and answers plain text to a path that is no UTF-8, and lets werkzeug's complaint about a ``Host`` that is no host name out
+as an exception, which Twisted shows as HTML with status 500. It adds HEAD to every route with GET. So the application
+looks at the request before Klein does, Klein's error handlers are replaced by one, slashes do not count, and whatever
+still escapes becomes a problem body here. A client that hangs up cancels the Deferred that a route's endpoint returned;
+the gate lets that one cancellation pass, and Klein is silent about it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, Generic, TypeVar
+
+from attrs import frozen
+from klein import Klein
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from twisted.web.iweb import IRequest
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request
+from werkzeug import exceptions
+
+from sorna.errors import SornaError
+from sorna.gateway.call import Access, Call, Reply
+from sorna.gateway.gate import Answer, Gate, Incoming
+from sorna.gateway.problems import BadRequest, MethodNotAllowed, UnknownPath
+
+A = TypeVar("A")
+Handler = Callable[[A, Call], Coroutine[Any, Any, Reply]]
+
+VERSIONS = {"v1": 1, "v2": 2, "v3": 3}
+API_VERSION = "v3.20170615"
+SERVER = b"BackendAI-API/" + API_VERSION.encode("ascii")
+
+_PREFIX = f"/<any({', '.join(VERSIONS)}):_version>"
+_LOOKS_LIKE_VERSION = re.compile(rb"v\d+", re.ASCII)
+_BAD_HOST = "Malformed Host header."
+_OVERRIDES = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"})
+
+
+@frozen
+class Route:
+    """What is declared of a route.
+
+    :ivar path: below the version prefix, without a trailing slash; variable parts in angle brackets.
+    :ivar versioned: whether the path is found below ``/v1`` and so on, or at the root.
+    :ivar needs_ready: whether it answers 503 until the process is ready.
+    """
+
+    method: str
+    path: str
+    access: Access = Access.KEYPAIR
+    versioned: bool = True
+    needs_ready: bool = False
+
+
+@frozen
+class BoundRoute:
+    """A route with the method of the area that answers it."""
+
+    route: Route
+    answer: Answer
+
+
+class Router(Generic[A]):
+    """The routes of one area, declared beside the methods that answer them."""
+
+    def __init__(self) -> None:
+        self._declared: list[tuple[Route, Handler[A]]] = []
+
+    def route(
+        self,
+        method: str,
+        path: str,
+        *,
+        access: Access = Access.KEYPAIR,
+        versioned: bool = True,
+        needs_ready: bool = False,
+    ) -> Callable[[Handler[A]], Handler[A]]:
+        """Declare that a method of the area's class answers a route; several may be stacked on one method."""
+
+        def declare(handler: Handler[A]) -> Handler[A]:
+            self._declared.append((Route(method, path, access, versioned, needs_ready), handler))
+            return handler
+
+        return declare
+
+    def bind(self, area: A) -> Sequence[BoundRoute]:
+        """Give the routes as an instance of the area answers them."""
+        return [BoundRoute(route, _bound(handler, area)) for route, handler in self._declared]
+
+
+def _bound(handler: Handler[A], area: A) -> Answer:
+    return lambda call: handler(area, call)
+
+
+class Application(Resource):
+    """The resource at the root of the site."""
+
+    isLeaf = True
+
+    def __init__(self, gate: Gate, routes: Iterable[BoundRoute]) -> None:
+        super().__init__()
+        self._gate = gate
+        self._bound = tuple(routes)
+        self._klein = Klein()
+        self._klein.url_map.strict_slashes = False
+        self._klein.url_map.merge_slashes = False
+        for bound in self._bound:
+            self._add(bound)
+        for rule in self._klein.url_map.iter_rules():
+            if rule.methods is not None:
+                rule.methods.discard("HEAD")
+        self._klein.handle_errors(Exception)(self._unmatched)
+        self._matching = self._klein.resource()
+
+    @property
+    def routes(self) -> Sequence[Route]:
+        """Every route there is."""
+        return [bound.route for bound in self._bound]
+
+    def render(self, request: Request) -> int:
+        """Answer a request; see Note [What Klein would do by itself]."""
+        override = request.getHeader(b"X-Method-Override")
+        try:
+            if override is not None:
+                request.method = _overriding(request.method, override)
+            _check_host(request.getHeader(b"Host"))
+            _check_path(request.postpath or [])
+            self._matching.render(request)
+        except exceptions.HTTPException:
+            # The only one that werkzeug raises before it matches is about the host.
+            self._finish(request, self._gate.refuse(BadRequest(_BAD_HOST)))
+        except SornaError as error:
+            self._finish(request, self._gate.refuse(error))
+        except Exception:  # noqa: BLE001 - Twisted would answer in HTML
+            self._finish(request, self._gate.break_down(Failure()))
+        return NOT_DONE_YET
+
+    def _add(self, bound: BoundRoute) -> None:
+        route = bound.route
+
+        def endpoint(request: IRequest, _version: str = "", **values: str) -> Deferred[bytes]:
+            return Deferred.fromCoroutine(self._answer(request, bound, _version, values))
+
+        path = (_PREFIX if route.versioned else "") + route.path
+        self._klein.route(path, methods=[route.method], endpoint=f"{route.method} {path}")(endpoint)
+
+    async def _answer(self, request: Any, bound: BoundRoute, version: str, values: dict[str, str]) -> bytes:
+        # The request is Any because IRequest lacks half of what every request has.
+        incoming = Incoming(
+            method=request.method.decode("ascii"),
+            target=request.uri,
+            version=VERSIONS.get(version, 0),
+            values=values,
+            headers=request.requestHeaders,
+            body=request.content.read(),
+            gone=lambda: getattr(request, "channel", None) is None,
+        )
+        route = bound.route
+        reply = await self._gate.pass_through(incoming, bound.answer, route.access, needs_ready=route.needs_ready)
+        return write_head(request, reply)
+
+    def _unmatched(self, request: Any, failure: Failure) -> bytes:
+        error = failure.value
+        if isinstance(error, exceptions.MethodNotAllowed):
+            return write_head(request, self._gate.refuse(MethodNotAllowed(frozenset(error.valid_methods or ()))))
+        if isinstance(error, exceptions.HTTPException):
+            return write_head(request, self._gate.refuse(UnknownPath()))
+        return write_head(request, self._gate.break_down(failure))
+
+    @staticmethod
+    def _finish(request: Request, reply: Reply) -> None:
+        request.write(write_head(request, reply))
+        request.finish()
+
+
+def write_head(request: Request, reply: Reply) -> bytes:
+    """Set the status and the headers of a reply, and give the body that is still to be written."""
+    request.setResponseCode(reply.status)
+    headers = request.responseHeaders
+    headers.setRawHeaders(b"Server", [SERVER])
+    headers.setRawHeaders(b"Content-Type", [reply.content_type])
+    headers.setRawHeaders(b"Content-Length", [b"%d" % len(reply.body)])
+    for name, value in reply.headers.items():
+        headers.setRawHeaders(name, [value])
+    return reply.body
+
+
+def _check_host(host: bytes | None) -> None:
+    if host is not None and not host.isascii():
+        raise BadRequest(_BAD_HOST)
+
+
+def _check_path(segments: Sequence[bytes]) -> None:
+    try:
+        for segment in segments:
+            segment.decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadRequest("The path is not UTF-8.") from None
+    if segments and _LOOKS_LIKE_VERSION.fullmatch(segments[0]) and segments[0].decode("ascii") not in VERSIONS:
+        raise BadRequest("Unsupported API major version.")
+
+
+def _overriding(method: bytes, override: bytes) -> bytes:
+    method_instead = override.strip().upper()
+    # HEAD decides how the answer looks on the wire, so it can be neither replaced nor asked for by a header.
+    if method == b"HEAD" or method_instead not in _OVERRIDES:
+        raise MethodNotAllowed(frozenset(one.decode("ascii") for one in _OVERRIDES))
+    return method_instead

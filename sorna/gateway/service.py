@@ -1,0 +1,58 @@
+"""The HTTP door as one object, put together from what it needs; opens no port and owns none of its dependencies."""
+
+from __future__ import annotations
+
+from twisted.internet.interfaces import IReactorTime
+
+from sorna.gateway.authentication import Authentication
+from sorna.gateway.gate import Gate
+from sorna.gateway.interfaces import Kernels, Keypairs, Operations, RateLimits, Readiness
+from sorna.gateway.kernels import KernelRoutes
+from sorna.gateway.operations import OperationRoutes
+from sorna.gateway.request import LimitedSite, ReadingLimits
+from sorna.gateway.root import RootRoutes
+from sorna.gateway.router import Application
+
+
+def make_application(
+    reactor: IReactorTime,
+    *,
+    kernels: Kernels,
+    keypairs: Keypairs,
+    rate_limits: RateLimits,
+    operations: Operations,
+    readiness: Readiness,
+) -> Application:
+    """Put the routes of every area behind one gate; the result is the root resource."""
+    gate = Gate(Authentication(reactor, keypairs), rate_limits, readiness)
+    areas = (
+        RootRoutes.router.bind(RootRoutes()),
+        KernelRoutes.router.bind(KernelRoutes(kernels, operations)),
+        OperationRoutes.router.bind(OperationRoutes(readiness)),
+    )
+    return Application(gate, (route for area in areas for route in area))
+
+
+def make_site(
+    reactor: IReactorTime,
+    *,
+    kernels: Kernels,
+    keypairs: Keypairs,
+    rate_limits: RateLimits,
+    operations: Operations,
+    readiness: Readiness,
+    limits: ReadingLimits | None = None,
+) -> LimitedSite:
+    """Make the factory of the HTTP door's connections, for any stream endpoint, with TLS or without.
+
+    Connections that are open when the port closes go on; drain ``operations`` and then drop them.
+    """
+    application = make_application(
+        reactor,
+        kernels=kernels,
+        keypairs=keypairs,
+        rate_limits=rate_limits,
+        operations=operations,
+        readiness=readiness,
+    )
+    return LimitedSite(application, reactor, limits or ReadingLimits())

@@ -1,0 +1,255 @@
+"""Agents in Redis db 2: what each says of itself, and which of them live.
+
+The layout is the historic one: a hash per agent, the set ``{id}.kernels`` and the expiring ``shadow:{id}``; new are a few fields
+and the set ``instances``, so that nobody has to walk over the keys. Trusts no agent's word for its public key: whether an
+agent is enrolled, the manager checks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from twisted.logger import Logger
+
+from sorna.errors import InvalidRequest
+from sorna.live.connection import RedisConnection, Script
+from sorna.model.agent import Agent, AgentAddress, Heartbeat
+
+INSTANCES_DB = 2
+
+# Fields of a kernel's hash that the manager owns; an agent's figures never overwrite them.
+MANAGER_FIELDS = frozenset(
+    {
+        "id",
+        "instance",
+        "lang",
+        "runtime",
+        "access_key",
+        "session_token",
+        "addr",
+        "public_key",
+        "created_at",
+        "stdin_port",
+        "stdout_port",
+        "num_queries",
+    }
+)
+
+# What is left of an agent that died without a word goes after this long.
+_REMAINS_MS = 7 * 24 * 3600 * 1000
+
+# "instances", "shadow:..." and "....kernels" are keys of the layout itself.
+_AGENT_ID = re.compile(r"(?!instances\Z)(?!.*\.kernels\Z)[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
+
+# SELECT inside a script lasts until the script ends; the connection stays where it was.
+_BEAT = Script(
+    """
+local id = ARGV[1]
+redis.call('HSET', id, unpack(cjson.decode(ARGV[2])))
+redis.call('PEXPIRE', id, ARGV[6])
+redis.call('SADD', 'instances', id)
+local members = id .. '.kernels'
+local kernels = cjson.decode(ARGV[3])
+redis.call('DEL', members)
+for first = 1, #kernels, 1000 do
+  redis.call('SADD', members, unpack(kernels, first, math.min(first + 999, #kernels)))
+end
+if #kernels > 0 then redis.call('PEXPIRE', members, ARGV[6]) end
+redis.call('SET', 'shadow:' .. id, '', 'PX', ARGV[5])
+redis.call('SELECT', 1)
+for kernel, fields in pairs(cjson.decode(ARGV[4])) do
+  if redis.call('HGET', kernel, 'instance') == id then redis.call('HSET', kernel, unpack(fields)) end
+end
+return 1
+"""
+)
+
+_LEAVE = Script(
+    """
+redis.call('SREM', 'instances', ARGV[1])
+return redis.call('DEL', ARGV[1], ARGV[1] .. '.kernels', 'shadow:' .. ARGV[1])
+"""
+)
+
+_DESCRIBE = """
+local function describe(id)
+  if redis.call('EXISTS', 'shadow:' .. id) == 0 then return nil end
+  local row = redis.call('HMGET', id, 'addr', 'public_key', 'incarnation', 'runtimes', 'max_kernels', 'isolation')
+  row[7] = redis.call('SCARD', id .. '.kernels')
+  row[8] = id
+  return row
+end
+"""
+
+_ALIVE = Script(
+    _DESCRIBE
+    + """
+local rows = {}
+for _, id in ipairs(redis.call('SMEMBERS', 'instances')) do
+  local row = describe(id)
+  if row then rows[#rows + 1] = row else redis.call('SREM', 'instances', id) end
+end
+if #rows == 0 then return '[]' end
+return cjson.encode(rows)
+"""
+)
+
+_FIND = Script(
+    _DESCRIBE
+    + """
+local row = describe(ARGV[1])
+return row and cjson.encode({row}) or '[]'
+"""
+)
+
+_KERNELS = Script(
+    """
+local members = redis.call('SMEMBERS', ARGV[1] .. '.kernels')
+if #members == 0 then return '[]' end
+return cjson.encode(members)
+"""
+)
+
+
+def valid_agent_id(agent_id: str) -> bool:
+    """Tell whether an id may be a key: at most 128 of ``A-Za-z0-9_.-`` and no key of the layout itself."""
+    return _AGENT_ID.fullmatch(agent_id) is not None
+
+
+def instance_fields(heartbeat: Heartbeat) -> dict[str, str]:
+    """Give the fields of an agent's hash."""
+    return {
+        "status": "ok",
+        "id": heartbeat.agent_id,
+        "ip": _host(heartbeat.endpoint),
+        "addr": heartbeat.endpoint,
+        "type": "unknown",
+        "num_kernels": str(len(heartbeat.kernels)),
+        "max_kernels": str(heartbeat.max_kernels),
+        "incarnation": heartbeat.incarnation,
+        "public_key": heartbeat.public_key,
+        "runtimes": ",".join(sorted(heartbeat.runtimes)),
+        "isolation": heartbeat.isolation,
+    }
+
+
+def kernel_figures(stats: Mapping[str, str]) -> dict[str, str]:
+    """Give those of an agent's figures that it may write into its kernel's hash."""
+    return {name: value for name, value in stats.items() if name not in MANAGER_FIELDS}
+
+
+def _host(endpoint: str) -> str:
+    """Give the host of ``tcp://host:port``, without the brackets of an IPv6 address."""
+    return endpoint.rpartition("://")[2].rpartition(":")[0].strip("[]")
+
+
+def _flat(fields: Mapping[str, str]) -> list[str]:
+    return [word for pair in fields.items() for word in pair]
+
+
+class RedisHeartbeatStore:
+    """The agent's side.
+
+    :param connection: a connection to db 2.
+    """
+
+    def __init__(self, connection: RedisConnection) -> None:
+        self._connection = connection
+
+    async def beat(self, heartbeat: Heartbeat, interval: float) -> None:
+        """Write one heartbeat atomically; the liveness key expires after two intervals (seconds).
+
+        The figures go only into hashes of kernels that the manager has placed on this agent and not forgotten.
+
+        :raises InvalidRequest: the agent's id cannot be a key.
+        """
+        if not valid_agent_id(heartbeat.agent_id):
+            raise InvalidRequest("The id of the agent must be of letters, digits, '_', '.' and '-'.")
+        figures = {kernel: _flat(kernel_figures(stats)) for kernel, stats in heartbeat.stats.items()}
+        await self._connection.run(
+            _BEAT,
+            arguments=(
+                heartbeat.agent_id,
+                json.dumps(_flat(instance_fields(heartbeat)), ensure_ascii=False),
+                json.dumps(sorted(heartbeat.kernels)),
+                json.dumps({kernel: flat for kernel, flat in figures.items() if flat}, ensure_ascii=False),
+                max(1, round(interval * 2000)),
+                _REMAINS_MS,
+            ),
+        )
+
+    async def leave(self, agent_id: str) -> None:
+        """Remove the agent at its orderly stop; harmless when it is not there."""
+        if valid_agent_id(agent_id):
+            await self._connection.run(_LEAVE, arguments=(agent_id,))
+
+
+class RedisAgentDirectory:
+    """The manager's side.
+
+    :param connection: a connection to db 2.
+    """
+
+    _log = Logger()
+
+    def __init__(self, connection: RedisConnection) -> None:
+        self._connection = connection
+        self._malformed: set[str] = set()
+
+    async def alive(self) -> Sequence[Agent]:
+        """List the agents whose liveness key has not expired, in order of id; ``num_kernels`` counts younger kernels too."""
+        return self._read(await self._connection.run(_ALIVE))
+
+    async def find(self, agent_id: str) -> Agent | None:
+        """Give one live agent, or None."""
+        if not valid_agent_id(agent_id):
+            return None
+        return next(iter(self._read(await self._connection.run(_FIND, arguments=(agent_id,)))), None)
+
+    async def kernels_of(self, agent_id: str) -> frozenset[str]:
+        """Give the short ids of the kernels that the agent named in its last heartbeat or that were placed on it since.
+
+        A heartbeat that was under way while a kernel was placed or removed may undo that until the next one: whoever
+        concludes something from a kernel's absence must find it absent after a later heartbeat too.
+        """
+        if not valid_agent_id(agent_id):
+            return frozenset()
+        return frozenset(_decode(await self._connection.run(_KERNELS, arguments=(agent_id,))))
+
+    def _read(self, answer: bytes) -> list[Agent]:
+        rows = sorted(_decode(answer), key=lambda row: str(row[7]))
+        agents = []
+        for row in rows:
+            agent = _agent(row)
+            if agent is not None:
+                agents.append(agent)
+            elif row[7] not in self._malformed and len(self._malformed) < 1000:
+                self._malformed.add(row[7])
+                self._log.error("the heartbeat of agent {agent_id} cannot be read; it gets no kernels", agent_id=row[7])
+        return agents
+
+
+def _decode(answer: bytes) -> Any:
+    return json.loads(answer.decode("utf-8", "replace"))
+
+
+def _agent(row: Sequence[Any]) -> Agent | None:
+    """Read one row of a script's answer; a field that is missing in the hash is False."""
+    endpoint, public_key, incarnation, runtimes, max_kernels, isolation, num_kernels, agent_id = row
+    if not (endpoint and public_key and incarnation and isinstance(runtimes, str)):
+        return None
+    try:
+        most = int(max_kernels)
+    except ValueError:
+        return None
+    return Agent(
+        address=AgentAddress(agent_id=agent_id, endpoint=endpoint, public_key=public_key),
+        incarnation=incarnation,
+        runtimes=frozenset(runtimes.split(",")) - {""},
+        num_kernels=num_kernels,
+        max_kernels=most,
+        isolation=isolation or "",
+    )

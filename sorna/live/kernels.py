@@ -1,0 +1,175 @@
+"""Live kernels in Redis: a hash per kernel in db 1, membership of its agent's set in db 2, the session id in db 3.
+
+Field names are the historic ones where the value still exists. PostgreSQL owns the truth; what is here can be written anew
+from it. Decides nothing about whether a kernel or its agent still lives.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from sorna.live.connection import RedisConnection, Script
+from sorna.live.instances import MANAGER_FIELDS
+from sorna.manager.interfaces import KernelPlace
+from sorna.model.agent import AgentAddress
+from sorna.model.kernel import Kernel, parse_kernel_id, short_id
+from sorna.model.limits import KIB
+
+KERNELS_DB = 1
+# No session token is as long: the longest, of clients of 2016, are three names joined.
+LONGEST_REFERENCE = 1024
+
+# Note [Three databases in one script]
+#
+# A kernel is written to three databases. SELECT inside a script lasts until the script ends and leaves the connection in its
+# own database, so that one script does all of it: atomically, in one round trip, and on one connection. Nobody ever
+# sees a session id whose kernel is not there yet, and nothing is left behind by half a removal.
+
+# ARGV: short id, session key, agent, query count, fields as JSON.
+_ADD = Script(
+    """
+redis.call('HSET', ARGV[1], unpack(cjson.decode(ARGV[5])))
+redis.call('HSETNX', ARGV[1], 'num_queries', ARGV[4])
+redis.call('SELECT', 2)
+redis.call('SADD', ARGV[3] .. '.kernels', ARGV[1])
+redis.call('SELECT', 3)
+redis.call('SET', ARGV[2], ARGV[1])
+return 1
+"""
+)
+
+# ARGV: access key, short id or '', session key, 1 to count the query.
+# The owner is checked on either way, so that no reference whatsoever finds another owner's kernel.
+_USE = Script(
+    """
+local function owned(id)
+  return id and id ~= '' and redis.call('HGET', id, 'access_key') == ARGV[1]
+end
+local id = ARGV[2]
+if not owned(id) then
+  redis.call('SELECT', 3)
+  id = redis.call('GET', ARGV[3])
+  redis.call('SELECT', 1)
+  if not owned(id) then return false end
+end
+if ARGV[4] == '1' then redis.call('HINCRBY', id, 'num_queries', 1) end
+return cjson.encode(redis.call('HGETALL', id))
+"""
+)
+
+# ARGV: short id, session key, agent or ''.  The session id may already name the owner's next kernel: leave that alone.
+_FORGET = Script(
+    """
+local agent = redis.call('HGET', ARGV[1], 'instance') or ARGV[3]
+redis.call('DEL', ARGV[1])
+redis.call('SELECT', 2)
+if agent ~= '' then redis.call('SREM', agent .. '.kernels', ARGV[1]) end
+redis.call('SELECT', 3)
+if redis.call('GET', ARGV[2]) == ARGV[1] then redis.call('DEL', ARGV[2]) end
+return 1
+"""
+)
+
+
+def session_key(access_key: str, session_token: str) -> str:
+    """Spell the key of a session id in db 3: scoped by its owner, which the old server's were not."""
+    return f"{access_key}:{session_token}"
+
+
+def kernel_fields(kernel: Kernel, agent: AgentAddress) -> dict[str, str]:
+    """Give the fields of a kernel's hash, without its count of queries."""
+    return {
+        "id": short_id(kernel.id),
+        "instance": agent.agent_id,
+        "lang": kernel.requested_runtime,
+        "runtime": kernel.runtime,
+        "access_key": kernel.access_key,
+        "session_token": kernel.session_token,
+        "addr": agent.endpoint,
+        "public_key": agent.public_key,
+        "created_at": datetime.fromtimestamp(kernel.created_at, UTC).isoformat(timespec="microseconds"),
+        "stdin_port": "",
+        "stdout_port": "",
+        "exec_timeout": f"{kernel.limits.execution_timeout:g}",
+        "idle_timeout": f"{kernel.limits.idle_timeout:g}",
+        "mem_limit": str(kernel.limits.memory // KIB),
+    }
+
+
+def place_of(fields: Mapping[str, str]) -> KernelPlace | None:
+    """Read a kernel's hash; None when it is not one of ours or lacks a field."""
+    try:
+        kernel_id = parse_kernel_id(fields["id"])
+        if kernel_id is None:
+            return None
+        return KernelPlace(
+            kernel_id=kernel_id,
+            access_key=fields["access_key"],
+            runtime=fields["runtime"],
+            requested_runtime=fields["lang"],
+            agent=AgentAddress(fields["instance"], fields["addr"], fields["public_key"]),
+            created_at=datetime.fromisoformat(fields["created_at"]).timestamp(),
+            num_queries=int(fields["num_queries"]),
+            stats={name: value for name, value in fields.items() if name not in MANAGER_FIELDS},
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+class RedisLiveKernels:
+    """Where the live kernels are.
+
+    :param connection: a connection to db 1.
+    """
+
+    def __init__(self, connection: RedisConnection) -> None:
+        self._connection = connection
+
+    async def add(self, kernel: Kernel, agent: AgentAddress) -> None:
+        """Write a kernel into all three databases; written again, it keeps its figures and the count of its queries."""
+        fields = kernel_fields(kernel, agent)
+        await self._connection.run(
+            _ADD,
+            arguments=(
+                short_id(kernel.id),
+                session_key(kernel.access_key, kernel.session_token),
+                agent.agent_id,
+                kernel.num_queries,
+                json.dumps([word for pair in fields.items() for word in pair], ensure_ascii=False),
+            ),
+        )
+
+    async def use(self, access_key: str, reference: str, *, count: bool = True) -> KernelPlace | None:
+        """Find a kernel by id (either spelling) or by the owner's session token, and count the query; one round trip.
+
+        A token that happens to look like an id is tried as an id first.
+        """
+        if len(reference) > LONGEST_REFERENCE:
+            return None
+        kernel_id = parse_kernel_id(reference)
+        answer = await self._connection.run(
+            _USE,
+            arguments=(
+                access_key,
+                short_id(kernel_id) if kernel_id is not None else "",
+                session_key(access_key, reference),
+                int(count),
+            ),
+        )
+        if answer is None:
+            return None
+        flat = iter(json.loads(answer.decode("utf-8", "replace")))
+        return place_of(dict(zip(flat, flat, strict=True)))
+
+    async def forget(self, kernel: Kernel) -> None:
+        """Remove every trace of a kernel; harmless when there is none."""
+        await self._connection.run(
+            _FORGET,
+            arguments=(
+                short_id(kernel.id),
+                session_key(kernel.access_key, kernel.session_token),
+                kernel.agent_id or "",
+            ),
+        )

@@ -1,0 +1,221 @@
+"""Verified fakes of this room: the same contract suites as the real ones, in memory, on a clock that tests advance.
+
+Know nothing of Redis. They share one :class:`MemoryRedis`, as the real ones share a server, because a kernel that is added
+counts on its agent, and an agent's figures show up in its kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from attrs import define, evolve, field, frozen
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from sorna.errors import InvalidRequest, Unavailable
+from sorna.live.channels import encode_text
+from sorna.live.instances import kernel_figures, valid_agent_id
+from sorna.live.kernels import LONGEST_REFERENCE, kernel_fields, place_of, session_key
+from sorna.live.rate_counters import WINDOW, exceeded
+from sorna.manager.interfaces import KernelPlace, RateState
+from sorna.model.agent import Agent, AgentAddress, Heartbeat
+from sorna.model.kernel import Kernel, parse_kernel_id, short_id
+
+
+@frozen
+class _Beaten:
+    """The last heartbeat of an agent, and when its lease ends."""
+
+    agent: Agent
+    until: float
+
+
+@define
+class MemoryRedis:
+    """What a server would hold.
+
+    :ivar available: set to False, and every call of every fake raises Unavailable.
+    """
+
+    clock: IReactorTime
+    available: bool = True
+    instances: dict[str, _Beaten] = field(factory=dict)
+    members: dict[str, set[str]] = field(factory=dict)
+    kernels: dict[str, dict[str, str]] = field(factory=dict)
+    sessions: dict[str, str] = field(factory=dict)
+    counters: dict[str, tuple[int, float]] = field(factory=dict)
+    receivers: dict[str, list[Callable[[str], None]]] = field(factory=dict)
+
+    def touch(self) -> None:
+        """Fail as an unreachable server does.
+
+        :raises Unavailable: ``available`` is False.
+        """
+        if not self.available:
+            raise Unavailable("Redis cannot be reached.")
+
+
+class MemoryHeartbeatStore:
+    """Fake of ``RedisHeartbeatStore``."""
+
+    def __init__(self, redis: MemoryRedis) -> None:
+        self._redis = redis
+
+    async def beat(self, heartbeat: Heartbeat, interval: float) -> None:
+        """Write one heartbeat."""
+        if not valid_agent_id(heartbeat.agent_id):
+            raise InvalidRequest("The id of the agent must be of letters, digits, '_', '.' and '-'.")
+        self._redis.touch()
+        agent = Agent(
+            address=AgentAddress(heartbeat.agent_id, heartbeat.endpoint, heartbeat.public_key),
+            incarnation=heartbeat.incarnation,
+            runtimes=heartbeat.runtimes,
+            num_kernels=0,
+            max_kernels=heartbeat.max_kernels,
+            isolation=heartbeat.isolation,
+        )
+        until = self._redis.clock.seconds() + 2 * interval
+        self._redis.instances[heartbeat.agent_id] = _Beaten(agent, until)
+        self._redis.members[heartbeat.agent_id] = set(heartbeat.kernels)
+        for kernel, stats in heartbeat.stats.items():
+            fields = self._redis.kernels.get(kernel, {})
+            if fields.get("instance") == heartbeat.agent_id:
+                fields.update(kernel_figures(stats))
+
+    async def leave(self, agent_id: str) -> None:
+        """Remove the agent."""
+        self._redis.touch()
+        self._redis.instances.pop(agent_id, None)
+        self._redis.members.pop(agent_id, None)
+
+
+class MemoryAgentDirectory:
+    """Fake of ``RedisAgentDirectory``."""
+
+    def __init__(self, redis: MemoryRedis) -> None:
+        self._redis = redis
+
+    async def alive(self) -> Sequence[Agent]:
+        """List the agents whose lease has not ended."""
+        self._redis.touch()
+        found = (self._living(agent_id) for agent_id in sorted(self._redis.instances))
+        return [agent for agent in found if agent is not None]
+
+    async def find(self, agent_id: str) -> Agent | None:
+        """Give one live agent, or None."""
+        self._redis.touch()
+        return self._living(agent_id)
+
+    async def kernels_of(self, agent_id: str) -> frozenset[str]:
+        """Give the short ids of an agent's kernels."""
+        self._redis.touch()
+        return frozenset(self._redis.members.get(agent_id, ()))
+
+    def _living(self, agent_id: str) -> Agent | None:
+        beaten = self._redis.instances.get(agent_id)
+        if beaten is None or beaten.until <= self._redis.clock.seconds():
+            return None
+        return evolve(beaten.agent, num_kernels=len(self._redis.members.get(agent_id, ())))
+
+
+class MemoryLiveKernels:
+    """Fake of ``RedisLiveKernels``."""
+
+    def __init__(self, redis: MemoryRedis) -> None:
+        self._redis = redis
+
+    async def add(self, kernel: Kernel, agent: AgentAddress) -> None:
+        """Write a kernel."""
+        self._redis.touch()
+        short = short_id(kernel.id)
+        fields = self._redis.kernels.setdefault(short, {"num_queries": str(kernel.num_queries)})
+        fields.update(kernel_fields(kernel, agent))
+        self._redis.members.setdefault(agent.agent_id, set()).add(short)
+        self._redis.sessions[session_key(kernel.access_key, kernel.session_token)] = short
+
+    async def use(self, access_key: str, reference: str, *, count: bool = True) -> KernelPlace | None:
+        """Find a kernel of the owner and count the query."""
+        self._redis.touch()
+        if len(reference) > LONGEST_REFERENCE:
+            return None
+        kernel_id = parse_kernel_id(reference)
+        fields = self._owned(access_key, short_id(kernel_id)) if kernel_id is not None else None
+        if fields is None:
+            fields = self._owned(access_key, self._redis.sessions.get(session_key(access_key, reference), ""))
+        if fields is None:
+            return None
+        if count:
+            fields["num_queries"] = str(int(fields["num_queries"]) + 1)
+        return place_of(dict(fields))
+
+    async def forget(self, kernel: Kernel) -> None:
+        """Remove every trace of a kernel."""
+        self._redis.touch()
+        short = short_id(kernel.id)
+        fields: Mapping[str, str] = self._redis.kernels.pop(short, {})
+        self._redis.members.get(fields.get("instance", kernel.agent_id or ""), set()).discard(short)
+        key = session_key(kernel.access_key, kernel.session_token)
+        if self._redis.sessions.get(key) == short:
+            del self._redis.sessions[key]
+
+    def _owned(self, access_key: str, short: str) -> dict[str, str] | None:
+        fields = self._redis.kernels.get(short)
+        return fields if fields is not None and fields["access_key"] == access_key else None
+
+
+class MemoryRateCounters:
+    """Fake of ``RedisRateCounters``."""
+
+    def __init__(self, redis: MemoryRedis, window: float = WINDOW) -> None:
+        self._redis = redis
+        self._window = window
+
+    async def hit(self, access_key: str, limit: int) -> RateState:
+        """Count one request."""
+        self._redis.touch()
+        now = self._redis.clock.seconds()
+        used, until = self._redis.counters.get(access_key, (0, 0.0))
+        if until <= now:
+            used, until = 0, now + self._window
+        if used >= limit:
+            raise exceeded()
+        self._redis.counters[access_key] = (used + 1, until)
+        return RateState(limit=limit, remaining=limit - used, reset=round((until - now) * 1000))
+
+
+class MemoryAnnouncements:
+    """Fake of ``RedisAnnouncements``; a message arrives before ``publish`` returns. Several may share one MemoryRedis."""
+
+    _log = Logger()
+
+    def __init__(self, redis: MemoryRedis, on_resync: Callable[[], None] | None = None) -> None:
+        self._redis = redis
+        self._on_resync = on_resync
+
+    def lose_messages(self) -> None:
+        """Behave as after a gap."""
+        if self._on_resync is not None:
+            self._on_resync()
+
+    async def publish(self, topic: str, text: str) -> None:
+        """Send to every subscriber of the topic."""
+        encode_text(text)
+        self._redis.touch()
+        for receive in tuple(self._redis.receivers.get(topic, ())):
+            with self._log.failuresHandled("receiving an announcement on {topic}", topic=topic):
+                receive(text)
+
+    def subscribe(self, topic: str, receive: Callable[[str], None]) -> Callable[[], None]:
+        """Call ``receive`` for every message."""
+
+        def deliver(text: str) -> None:
+            receive(text)
+
+        receivers = self._redis.receivers.setdefault(topic, [])
+        receivers.append(deliver)
+
+        def end() -> None:
+            if deliver in receivers:
+                receivers.remove(deliver)
+
+        return end

@@ -1,0 +1,199 @@
+"""How a kernel comes to be: one per owner and session token however many ask at once, never more than the quota.
+
+Knows no door. The row is written first, in status PREPARING and with its place of the quota; then an agent is asked; every
+way out leaves either a running kernel or a final row.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection
+
+from attrs import field, frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from sorna.errors import (
+    AgentError,
+    InvalidRequest,
+    KernelAlreadyExists,
+    KernelCreationFailed,
+    NoAgentAvailable,
+    RuntimeUnknown,
+    SornaError,
+    Unavailable,
+)
+from sorna.manager.ending import KERNEL_TOPIC, Ending
+from sorna.manager.interfaces import (
+    AgentDirectory,
+    AgentLink,
+    Announcements,
+    KernelOrder,
+    KernelStore,
+    LiveKernels,
+)
+from sorna.manager.requests import Created, CreateRequest
+from sorna.model.agent import Agent, place
+from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, new_kernel_id, short_id, valid_session_token
+from sorna.model.limits import LimitPolicy
+from sorna.model.runtime import resolve_runtime
+
+# Seconds that a request waits for a kernel which another request is making or ending.
+SETTLE_DEADLINE = 15.0
+
+
+@frozen
+class Creation:
+    """Makes kernels."""
+
+    clock: IReactorTime
+    kernels: KernelStore
+    live: LiveKernels
+    directory: AgentDirectory
+    link: AgentLink
+    announcements: Announcements
+    ending: Ending
+    policy: LimitPolicy
+    gpu_instances: Collection[str] = field(factory=tuple)
+
+    _log = Logger()
+
+    async def create(self, request: CreateRequest) -> Created:
+        """Get or create; see :meth:`sorna.gateway.interfaces.Kernels.create` for what it raises."""
+        spec = self._spec(request)
+        deadline = self.clock.seconds() + SETTLE_DEADLINE
+        while True:
+            kernel, made = await self.kernels.reserve(new_kernel_id(), spec, self.clock.seconds())
+            if made:
+                return _created(await self._make(kernel, spec), created=True)
+            if kernel.runtime != spec.runtime:
+                raise KernelAlreadyExists(f"{kernel.session_token} runs {kernel.requested_runtime}")
+            if kernel.status in {KernelStatus.RUNNING, KernelStatus.RESTARTING} and await self._still_there(kernel):
+                return _created(kernel, created=False)
+            # Another request is making or ending it: wait for that, then look again.
+            settled = await self._settled(kernel, deadline)
+            if settled is not None and settled.status is KernelStatus.RUNNING:
+                return _created(settled, created=False)
+            if self.clock.seconds() >= deadline:
+                raise Unavailable("Another request is still working on this session.")
+
+    def _spec(self, request: CreateRequest) -> KernelSpec:
+        if not valid_session_token(request.session_token):
+            raise InvalidRequest(
+                "clientSessionToken must be 4 to 80 of A-Z a-z 0-9 _ . - with a letter or digit at both ends"
+            )
+        runtime = resolve_runtime(request.runtime)
+        if runtime is None:
+            raise RuntimeUnknown(request.runtime[:80])
+        return KernelSpec(
+            access_key=request.access_key,
+            session_token=request.session_token,
+            runtime=runtime,
+            requested_runtime=request.runtime,
+            limits=self.policy.limits_for(runtime, request.memory, request.execution_timeout, request.cpu_cores),
+            environ=request.environ,
+            tag=request.tag,
+        )
+
+    async def _make(self, kernel: Kernel, spec: KernelSpec) -> Kernel:
+        """Turn a PREPARING row into a running kernel, or into a final row and an error."""
+        try:
+            agent = await self._on_some_agent(kernel, spec)
+        except SornaError as error:
+            await self._give_up(kernel.id, error)
+            if isinstance(error, AgentError):
+                raise KernelCreationFailed from error
+            raise
+        # The live entry comes first: whoever sees RUNNING must be able to find the kernel.
+        await self.live.add(kernel, agent.address)
+        running = await self.kernels.change_status(
+            kernel.id, KernelStatus.RUNNING, "", self.clock.seconds(), agent_id=agent.id
+        )
+        if running is None:
+            # It was destroyed while it was being made; the row is not ours to change, the processes are.
+            await self.link.destroy_kernel(agent.address, kernel.id, "destroyed-while-preparing")
+            await self.live.forget(kernel)
+            raise KernelCreationFailed("The kernel was destroyed while it was being made.")
+        await self.ending.announce(kernel.id, KernelStatus.RUNNING)
+        return running
+
+    async def _on_some_agent(self, kernel: Kernel, spec: KernelSpec) -> Agent:
+        """Ask agents, best first, until one makes the kernel; a full one is passed over, a broken one ends the search."""
+        full: set[str] = set()
+        agents = await self.directory.alive()
+        while True:
+            agent = place(spec.runtime, agents, full, self.gpu_instances)
+            if agent is None:
+                raise NoAgentAvailable(_why_none(spec.runtime, agents))
+            try:
+                await self.link.create_kernel(agent.address, KernelOrder(kernel.id, spec))
+            except NoAgentAvailable:
+                full.add(agent.id)
+            except AgentError:
+                await self._take_back(agent, kernel.id)
+                raise
+            else:
+                return agent
+
+    async def _take_back(self, agent: Agent, kernel_id: uuid.UUID) -> None:
+        """After a failed or unanswered request the agent may still have made the kernel: end it, whatever there is."""
+        try:
+            await self.link.destroy_kernel(agent.address, kernel_id, "creation-failed")
+        except SornaError as error:
+            # The reaper finds it in the agent's next heartbeats.
+            self._log.debug("{kernel_id} could not be taken back: {error}", kernel_id=short_id(kernel_id), error=error)
+
+    async def _give_up(self, kernel_id: uuid.UUID, error: SornaError) -> None:
+        reason = type(error).__name__
+        await self.kernels.change_status(kernel_id, KernelStatus.ERROR, reason, self.clock.seconds())
+        await self.ending.announce(kernel_id, KernelStatus.ERROR)
+
+    async def _still_there(self, kernel: Kernel) -> bool:
+        """Check that an existing kernel can be used; one whose agent is gone is ended, so that a new one is made."""
+        if kernel.agent_id is None:
+            return False
+        agent = await self.directory.find(kernel.agent_id)
+        if agent is None:
+            await self.ending.lost(kernel.id, "agent-lost")
+            return False
+        if await self.live.use(kernel.access_key, short_id(kernel.id), count=False) is None:
+            await self.live.add(kernel, agent.address)
+        return True
+
+    async def _settled(self, kernel: Kernel, deadline: float) -> Kernel | None:
+        """Wait until a kernel is neither being made nor being ended, and give its row as it is then."""
+        news: Deferred[None] = Deferred()
+        mine = short_id(kernel.id)
+
+        def receive(text: str) -> None:
+            if text.startswith(mine) and not news.called:
+                news.callback(None)
+
+        unsubscribe = self.announcements.subscribe(KERNEL_TOPIC, receive)
+        try:
+            # Looked at after subscribing: a change in between is seen by one or the other.
+            now = await self.kernels.by_id(kernel.id)
+            if now is None or now.status not in {KernelStatus.PREPARING, KernelStatus.TERMINATING}:
+                return now
+            news.addTimeout(max(0.0, deadline - self.clock.seconds()), self.clock)
+            try:
+                await news
+            except DeferredTimeoutError:
+                return None
+            return await self.kernels.by_id(kernel.id)
+        finally:
+            unsubscribe()
+
+
+def _created(kernel: Kernel, *, created: bool) -> Created:
+    return Created(kernel.id, kernel.session_token, kernel.runtime, kernel.status, created)
+
+
+def _why_none(runtime: str, agents: Collection[Agent]) -> str:
+    if not agents:
+        return "No agent is alive."
+    if not any(runtime in agent.runtimes for agent in agents):
+        return f"No agent offers {runtime}."
+    return f"Every agent that offers {runtime} is full."

@@ -1,0 +1,105 @@
+"""Mends, every second, what broke without anyone asking: lost agents, kernels without a row, rows past their deadline.
+
+Knows no door. It only looks at PostgreSQL and Redis and calls the same ends as everybody else; several managers may run one
+at once, because every change is conditional.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from attrs import define, field
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from sorna.errors import SornaError
+from sorna.manager.ending import Ending
+from sorna.manager.interfaces import AgentDirectory, AgentLink, KernelStore
+from sorna.model.agent import Agent
+from sorna.model.kernel import Kernel, KernelStatus, parse_kernel_id, short_id
+
+# Seconds that a status may last which somebody is working on.
+DEADLINES = {KernelStatus.PREPARING: 30.0, KernelStatus.RESTARTING: 60.0, KernelStatus.TERMINATING: 2.0}
+# An agent writes a new kernel into its heartbeat within this many seconds.
+SEEN_WITHIN = 4.0
+# A kernel must have been missing for as long: a heartbeat that was under way when it came is corrected by the next one.
+MISSING_FOR = 1.5
+
+
+@define
+class Reaper:
+    """One pass is :meth:`mend`; a timer calls it."""
+
+    clock: IReactorTime
+    kernels: KernelStore
+    directory: AgentDirectory
+    link: AgentLink
+    ending: Ending
+    _missing: dict[str, float] = field(factory=dict)
+
+    _log = Logger()
+
+    async def mend(self) -> None:
+        """Compare what should be with what is, once."""
+        agents = {agent.id: agent for agent in await self.directory.alive()}
+        held = {agent_id: await self.directory.kernels_of(agent_id) for agent_id in agents}
+        rows: dict[str, Kernel] = {}
+        async for kernel in self._live():
+            rows[short_id(kernel.id)] = kernel
+            with self._log.failuresHandled("while mending {kernel_id}", kernel_id=short_id(kernel.id)):
+                await self._mend_kernel(kernel, agents, held)
+        self._missing = {name: since for name, since in self._missing.items() if name in rows}
+        for agent_id, kernels in held.items():
+            for orphan in kernels - rows.keys():
+                await self._end_orphan(agents[agent_id], orphan)
+
+    async def _live(self) -> AsyncIterator[Kernel]:
+        page = await self.kernels.live()
+        while page:
+            for kernel in page:
+                yield kernel
+            page = await self.kernels.live(after=page[-1].id)
+
+    async def _mend_kernel(self, kernel: Kernel, agents: dict[str, Agent], held: dict[str, frozenset[str]]) -> None:
+        age = self.clock.seconds() - kernel.status_changed_at
+        if kernel.agent_id is not None and kernel.agent_id not in agents:
+            await self._lost_for_sure(kernel, "agent-lost")
+        elif kernel.status is KernelStatus.RUNNING and age > SEEN_WITHIN and kernel.agent_id is not None:
+            if short_id(kernel.id) in held[kernel.agent_id]:
+                self._missing.pop(short_id(kernel.id), None)
+            else:
+                await self._lost_for_sure(kernel, "lost")
+        elif age > DEADLINES.get(kernel.status, age):
+            await self._past_deadline(kernel)
+
+    async def _lost_for_sure(self, kernel: Kernel, reason: str) -> None:
+        """Believe a loss at a later look only: a heartbeat may have been read while it was being written."""
+        now = self.clock.seconds()
+        if now - self._missing.setdefault(short_id(kernel.id), now) >= MISSING_FOR:
+            del self._missing[short_id(kernel.id)]
+            await self.ending.lost(kernel.id, reason)
+
+    async def _past_deadline(self, kernel: Kernel) -> None:
+        match kernel.status:
+            case KernelStatus.TERMINATING:
+                await self.ending.destroy(kernel, kernel.status_reason)
+            case KernelStatus.RESTARTING:
+                await self.ending.destroy(kernel, "restart-timeout")
+            case KernelStatus.PREPARING:
+                now = self.clock.seconds()
+                await self.kernels.change_status(kernel.id, KernelStatus.ERROR, "creation-timeout", now)
+
+    async def _end_orphan(self, agent: Agent, reference: str) -> None:
+        """End a kernel that an agent holds and nobody wants."""
+        kernel_id = parse_kernel_id(reference)
+        if kernel_id is None:
+            return
+        row = await self.kernels.by_id(kernel_id)
+        if row is not None and not row.status.final:
+            return
+        try:
+            await self.link.destroy_kernel(agent.address, kernel_id, "orphan")
+        except SornaError as error:
+            self._log.debug("orphan {kernel_id} is not gone: {error}", kernel_id=reference, error=error)
+        else:
+            self._log.info("ended orphan {kernel_id} on {agent_id}", kernel_id=reference, agent_id=agent.id)

@@ -1,0 +1,226 @@
+"""The manager's front: everything a door can ask of kernels, looked up together with the access key in one place.
+
+Knows no HTTP and no ZeroMQ. It decides, writes the truth before the effect, and calls agents; making a kernel is in
+``creation``, mending what broke without anyone asking is in ``reaper``.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from sorna.errors import (
+    AgentError,
+    AgentRefused,
+    InvalidRequest,
+    KernelDestructionFailed,
+    KernelExecutionFailed,
+    KernelNotFound,
+    KernelRestartFailed,
+)
+from sorna.manager.creation import Creation
+from sorna.manager.ending import Ending
+from sorna.manager.interfaces import (
+    AgentDirectory,
+    AgentLink,
+    KernelPlace,
+    KernelStore,
+    LiveKernels,
+    UploadFile,
+)
+from sorna.manager.requests import Created, CreateRequest, KernelInfo
+from sorna.model.kernel import Kernel, KernelStatus, Usage, parse_kernel_id, short_id
+from sorna.model.run import RunReply, RunRequest
+
+
+@frozen
+class Registry:
+    """Kernels of all owners; each method sees only those of the access key it is given."""
+
+    clock: IReactorTime
+    kernels: KernelStore
+    live: LiveKernels
+    directory: AgentDirectory
+    link: AgentLink
+    creation: Creation
+    ending: Ending
+
+    _log = Logger()
+
+    async def create(self, request: CreateRequest) -> Created:
+        """Get or create the kernel of (access key, session token)."""
+        return await self.creation.create(request)
+
+    async def info(self, access_key: str, reference: str) -> KernelInfo:
+        """Describe a live kernel from its row and its agent's last heartbeat."""
+        place = await self._place(access_key, reference)
+        kernel = await self.kernels.by_id(place.kernel_id)
+        if kernel is None:
+            raise KernelNotFound
+        return KernelInfo(
+            kernel_id=kernel.id,
+            session_token=kernel.session_token,
+            runtime=kernel.runtime,
+            requested_runtime=kernel.requested_runtime,
+            age=max(0.0, self.clock.seconds() - kernel.created_at),
+            execution_timeout=kernel.limits.execution_timeout,
+            idle_timeout=kernel.limits.idle_timeout,
+            idle=_number(place.stats, "idle") / 1000,
+            memory_limit=kernel.limits.memory,
+            memory_used=max(0, int(_number(place.stats, "mem_max_bytes"))),
+            cpu_used=max(0.0, _number(place.stats, "cpu_used")) / 1000,
+            num_queries=place.num_queries,
+        )
+
+    async def restart(self, access_key: str, reference: str) -> None:
+        """Lose the in-memory state, keep the files and the id."""
+        place = await self._place(access_key, reference)
+        now = self.clock.seconds()
+        if not await self.kernels.change_status(place.kernel_id, KernelStatus.RESTARTING, "user-requested", now):
+            raise KernelRestartFailed("The kernel is being restarted or destroyed by another request.")
+        try:
+            await self.link.restart_kernel(place.agent, place.kernel_id)
+        except KernelNotFound:
+            await self.ending.lost(place.kernel_id, "lost")
+            raise
+        except AgentError as error:
+            # What the agent made of it is unknown; the kernel is there, so the next request finds out.
+            await self._running_again(place.kernel_id, "restart-failed")
+            raise KernelRestartFailed from error
+        await self._running_again(place.kernel_id, "restarted")
+
+    async def destroy(self, access_key: str, reference: str) -> Usage:
+        """End a kernel and give what it used; a second request while the first is under way waits for the same end."""
+        kernel = await self._kernel_to_destroy(access_key, reference)
+        try:
+            return await self.ending.destroy(kernel, "user-requested")
+        except AgentError as error:
+            raise KernelDestructionFailed from error
+
+    async def execute(self, access_key: str, reference: str, request: RunRequest) -> RunReply:
+        """Run code, or continue or feed the run that is outstanding."""
+        place = await self._place(access_key, reference)
+        try:
+            return await self.link.execute(place.agent, place.kernel_id, request)
+        except KernelNotFound:
+            raise await self._vanished(place) from None
+        except AgentError as error:
+            raise KernelExecutionFailed from error
+
+    async def interrupt(self, access_key: str, reference: str) -> None:
+        """Interrupt what runs now."""
+        place = await self._place(access_key, reference)
+        try:
+            await self.link.interrupt(place.agent, place.kernel_id)
+        except KernelNotFound:
+            raise await self._vanished(place) from None
+        except AgentError as error:
+            raise KernelExecutionFailed from error
+
+    async def complete(self, access_key: str, reference: str, code: str, options: Mapping[str, Any]) -> Sequence[str]:
+        """Complete code at a position."""
+        place = await self._place(access_key, reference)
+        try:
+            return await self.link.complete(place.agent, place.kernel_id, code, options)
+        except KernelNotFound:
+            raise await self._vanished(place) from None
+        except AgentError as error:
+            raise KernelExecutionFailed from error
+
+    async def upload(self, access_key: str, reference: str, files: Sequence[UploadFile]) -> None:
+        """Write files below the working directory; every path is judged before the first is written."""
+        place = await self._place(access_key, reference)
+        for file in files:
+            check_upload_path(file.path)
+        try:
+            for file in files:
+                await self.link.upload(place.agent, place.kernel_id, file)
+        except KernelNotFound:
+            raise await self._vanished(place) from None
+        except AgentRefused as error:
+            raise InvalidRequest(error.detail) from error
+        except AgentError as error:
+            raise KernelExecutionFailed from error
+
+    async def logs(self, access_key: str, reference: str) -> str:
+        """Give the kernel's recent console output."""
+        place = await self._place(access_key, reference)
+        try:
+            return await self.link.logs(place.agent, place.kernel_id)
+        except KernelNotFound:
+            raise await self._vanished(place) from None
+        except AgentError as error:
+            raise KernelExecutionFailed from error
+
+    async def _place(self, access_key: str, reference: str) -> KernelPlace:
+        """Find a live kernel of this owner and count the query; the one place where ownership is decided."""
+        place = await self.live.use(access_key, reference)
+        if place is not None:
+            return place
+        kernel = await self._row(access_key, reference)
+        if kernel is None:
+            raise KernelNotFound
+        if not kernel.status.final and kernel.agent_id is not None:
+            # Redis lost it (it may lose everything): write it again from the truth, if its agent still lives.
+            agent = await self.directory.find(kernel.agent_id)
+            if agent is not None:
+                await self.live.add(kernel, agent.address)
+                place = await self.live.use(access_key, reference)
+                if place is not None:
+                    return place
+        raise KernelNotFound(_end_of(kernel))
+
+    async def _row(self, access_key: str, reference: str) -> Kernel | None:
+        kernel_id = parse_kernel_id(reference)
+        if kernel_id is not None:
+            kernel = await self.kernels.by_id(kernel_id)
+            if kernel is not None and kernel.access_key == access_key:
+                return kernel
+        return await self.kernels.last_by_token(access_key, reference)
+
+    async def _kernel_to_destroy(self, access_key: str, reference: str) -> Kernel:
+        kernel = await self._row(access_key, reference)
+        if kernel is None:
+            raise KernelNotFound
+        if kernel.status.final:
+            raise KernelNotFound(_end_of(kernel))
+        return kernel
+
+    async def _running_again(self, kernel_id: uuid.UUID, reason: str) -> None:
+        await self.kernels.change_status(kernel_id, KernelStatus.RUNNING, reason, self.clock.seconds())
+
+    async def _vanished(self, place: KernelPlace) -> KernelNotFound:
+        """Write down that the agent does not hold the kernel any more, and say what is known of its end."""
+        await self.ending.lost(place.kernel_id, "lost")
+        kernel = await self.kernels.by_id(place.kernel_id)
+        self._log.info("kernel {kernel_id} is not on its agent any more", kernel_id=short_id(place.kernel_id))
+        return KernelNotFound(_end_of(kernel) if kernel is not None else "")
+
+
+def check_upload_path(path: str) -> None:
+    """Refuse a path that cannot be meant well; the kernel's own side resolves the rest safely.
+
+    :raises InvalidRequest: it is empty, absolute, too long, holds a NUL, or climbs.
+    """
+    parts = path.replace("\\", "/").split("/")
+    if not path or "\0" in path or len(path.encode("utf-8", "surrogatepass")) > 1024:
+        raise InvalidRequest("Invalid file name.")
+    if path.startswith("/") or any(part in {"", ".", ".."} for part in parts):
+        raise InvalidRequest(f"The path {path[:80]!r} does not stay inside the working directory.")
+
+
+def _end_of(kernel: Kernel) -> str:
+    """Say why a kernel that cannot be used cannot be used."""
+    return f"{kernel.status.lower()}: {kernel.status_reason}" if kernel.status_reason else ""
+
+
+def _number(stats: Mapping[str, str], name: str) -> float:
+    try:
+        return float(stats.get(name, 0))
+    except ValueError:
+        return 0.0

@@ -1,0 +1,41 @@
+"""Enrolled agents in PostgreSQL; implements :class:`sorna.manager.interfaces.AgentStore`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sorna.errors import InvalidRequest
+from sorna.store import rows
+from sorna.store.pool import Pool
+
+_ENROL = """
+INSERT INTO agents (agent_id, public_key, enrolled_at) VALUES (%s, %s, to_timestamp(%s))
+ON CONFLICT (agent_id) DO UPDATE SET public_key = excluded.public_key, enrolled_at = excluded.enrolled_at
+"""
+_PUBLIC_KEYS = "SELECT agent_id, public_key FROM agents"
+
+
+def require_agent(agent_id: str, public_key: str) -> None:
+    """Refuse what is no agent.
+
+    :raises InvalidRequest: the id is empty, or the key is not 40 characters.
+    """
+    rows.require_storable((agent_id, public_key))
+    if not agent_id or len(public_key) != 40:
+        raise InvalidRequest("an agent has an id and a public key of 40 characters")
+
+
+class PostgresAgents:
+    """Every agent that is trusted."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def enrol(self, agent_id: str, public_key: str, now: float) -> None:
+        """Trust this public key for this agent from now on (replaces an older key)."""
+        require_agent(agent_id, public_key)
+        await self._pool.query(_ENROL, (agent_id, public_key, now))
+
+    async def public_keys(self) -> Mapping[str, str]:
+        """Give agent id -> public key of every enrolled agent."""
+        return dict(await self._pool.query(_PUBLIC_KEYS))

@@ -1,0 +1,219 @@
+"""One connection to PostgreSQL, over txpostgres; the only file that knows that driver. Knows no tables.
+
+Note [What txpostgres does not do]
+    * An idle connection that the server closes raises out of ``doRead`` and fills the log. We poll without raising, look
+      whether the connection is closed, and tell the pool.
+    * It turns a statement that the server cancelled (``statement_timeout``) into ``CancelledError``. Nobody cancels what
+      runs here (libpq's cancel blocks the reactor), so that error can only mean the timeout.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionClosed
+from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+from txpostgres import txpostgres
+
+from sorna.errors import Unavailable
+from sorna.store.address import DatabaseAddress
+
+Parameters = Mapping[str, Any] | Sequence[Any]
+Row = tuple[Any, ...]
+
+# Classes 08 and 53, 57P0x, read-only and statement timeout: the server cannot now, and may later.
+_AWAY = ("08", "53", "57", "25006", "55P03")
+_CONFLICTS = frozenset({"23505", "40001", "40P01"})
+
+
+class Conflict(Exception):
+    """Another transaction was quicker (unique violation, serialization failure, deadlock); the same one may be tried again."""
+
+
+class StatementFailed(Exception):
+    """PostgreSQL refuses a statement: a fault of ours. Carries no values, which may be secret."""
+
+    def __init__(self, sqlstate: str, message: str) -> None:
+        super().__init__(f"{sqlstate}: {message}")
+        self.sqlstate = sqlstate
+
+
+def translate(error: psycopg2.Error) -> Exception:
+    """Say in our words what the driver reports."""
+    state = error.pgcode
+    if state is None or state.startswith(_AWAY):
+        return Unavailable("the database does not answer")
+    if state in _CONFLICTS:
+        return Conflict(state)
+    return StatementFailed(state, error.diag.message_primary or type(error).__name__)
+
+
+class _Link(txpostgres.Connection):
+    """A txpostgres connection that notices its end; see Note [What txpostgres does not do]."""
+
+    def __init__(self, reactor: IReactorTime, lost: Callable[[], None]) -> None:
+        super().__init__(reactor)
+        self._lost = lost
+
+    @property
+    def gone(self) -> bool:
+        """Whether the connection is closed, by whomever."""
+        return self._connection is None or self._connection.closed != 0
+
+    @property
+    def between_transactions(self) -> bool:
+        """Whether the server waits for something new."""
+        connection = self._connection
+        if connection is None or connection.closed != 0:
+            return False
+        return connection.get_transaction_status() == psycopg2.extensions.TRANSACTION_STATUS_IDLE
+
+    def doRead(self) -> None:
+        self.reactor.removeReader(self)
+        if not self.gone:
+            self.continuePolling(swallowErrors=True)
+        if self.gone:
+            self._lost()
+        else:
+            self.reactor.addReader(self)
+
+    def connectionLost(self, reason: Failure) -> None:
+        super().connectionLost(reason)
+        self._lost()
+
+    def close(self) -> None:
+        # One whose very first step failed, a bad parameter for instance, has nothing to close.
+        if self._connection is not None:
+            super().close()
+
+
+def _nothing() -> None:
+    return
+
+
+class Connection:
+    """One statement after another on one connection.
+
+    :ivar lost: called once or more when the connection is gone.
+    """
+
+    def __init__(self, reactor: IReactorTime) -> None:
+        self.lost: Callable[[], None] = _nothing
+        self._reactor = reactor
+        self._link = _Link(reactor, self._tell)
+
+    def _tell(self) -> None:
+        self.lost()
+
+    async def open(self, seconds: float, parameters: Mapping[str, Any]) -> None:
+        """Connect.
+
+        :raises Unavailable: it did not work in time.
+        """
+        await self._within(seconds, lambda: self._link.connect(**parameters))
+
+    async def execute(self, sql: str, parameters: Parameters, seconds: float) -> list[Row]:
+        """Run one statement and give its rows. Never cancel this; after ``seconds`` it closes the connection.
+
+        :raises Unavailable, Conflict, StatementFailed: see :func:`translate`.
+        """
+        if self._link.gone:
+            raise Unavailable("the database does not answer")
+        cursor = self._link.cursor()
+        # Without parameters, a percent sign is itself.
+        await self._within(seconds, lambda: cursor.execute(sql, parameters or None))
+        try:
+            return cursor.fetchall() if cursor.description is not None else []
+        finally:
+            cursor.close()
+
+    async def _within(self, seconds: float, begin: Callable[[], Deferred[Any]]) -> None:
+        deadline = self._reactor.callLater(seconds, self.close)
+        try:
+            await begin()
+        except psycopg2.Error as error:
+            # "from None": the driver's text quotes the statement with its values.
+            raise translate(error) from None
+        except (CancelledError, ConnectionClosed):
+            raise Unavailable("the database does not answer in time") from None
+        finally:
+            if deadline.active():
+                deadline.cancel()
+
+    @property
+    def usable(self) -> bool:
+        """Whether the connection is open and in no transaction."""
+        return self._link.between_transactions
+
+    def close(self) -> None:
+        """Close; a statement that runs fails with Unavailable."""
+        self._link.close()
+
+
+@frozen
+class Connector:
+    """Opens connections to one database.
+
+    :ivar statement_timeout: after how many seconds the server itself gives a statement up.
+    """
+
+    reactor: IReactorTime
+    address: DatabaseAddress
+    statement_timeout: float = 5.0
+    connect_timeout: float = 5.0
+    schema: str = "sorna"
+
+    async def __call__(self) -> Connection:
+        """Open one connection.
+
+        :raises Unavailable: the database does not answer, or refuses us.
+        """
+        parameters = {**plain_parameters(self.address), **await self._resolved()}
+        milliseconds = round(self.statement_timeout * 1000)
+        parameters["options"] = (
+            f"-c search_path={self.schema} -c statement_timeout={milliseconds} "
+            f"-c idle_in_transaction_session_timeout={4 * milliseconds}"
+        )
+        connection = Connection(self.reactor)
+        try:
+            await connection.open(self.connect_timeout, parameters)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def _resolved(self) -> dict[str, str]:
+        """Look the host up in a thread: libpq would do it on the reactor's."""
+        if self.address.local:
+            return {}
+        threads = IReactorFromThreads(self.reactor)
+        pool: ThreadPool = threads.getThreadPool()  # type: ignore[attr-defined]  # missing from Twisted's interface
+        try:
+            found = await deferToThreadPool(
+                threads, pool, socket.getaddrinfo, self.address.host, self.address.port, 0, socket.SOCK_STREAM
+            )
+        except OSError as error:
+            raise Unavailable(f"the database's host name {self.address.host} does not resolve: {error}") from error
+        return {"hostaddr": str(found[0][4][0])}
+
+
+def plain_parameters(address: DatabaseAddress) -> dict[str, Any]:
+    """Give the keyword arguments for libpq, without a resolved address."""
+    return {
+        "host": address.host,
+        "port": address.port,
+        "dbname": address.name,
+        "user": address.user,
+        "password": address.password,
+        "application_name": "sorna",
+        "client_encoding": "UTF8",
+    }

@@ -1,0 +1,176 @@
+"""Kernels in PostgreSQL and the quota they hold; implements :class:`sorna.manager.interfaces.KernelStore`.
+
+Note [Exact under concurrency]
+    A reservation is one statement: it takes a place of the quota with an UPDATE that finds its row only while there is
+    one, and writes the kernel for the row it got. Two reservations of one owner wait for each other at that row. The
+    second does not see the kernel that the first made, since its snapshot is older, and runs into the unique index on
+    (access_key, session_token): the whole statement is undone, the place given back with it, and the next attempt finds
+    the kernel. A reservation that finds neither a kernel nor a place looks once more, with a new snapshot, because the
+    last place may have gone to the very kernel it asks for.
+
+    A change of status is one statement too: the UPDATE names the statuses it may come from, so of two final changes the
+    second, which waited for the row, finds nothing, and the quota is given back once, in the same statement.
+    The two take their locks in opposite order. That can only meet when a kernel is made and ended while a third
+    reservation of its token is under way; PostgreSQL then breaks one off, and it is tried again.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from sorna.errors import QuotaExceeded, Unavailable
+from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage, statuses_before
+from sorna.store import rows
+from sorna.store.connection import Conflict, Row
+from sorna.store.pool import Pool
+
+ATTEMPTS = 10
+PAGE = 500
+_LIVE = "status NOT IN ('TERMINATED', 'ERROR')"
+_USAGE = ", ".join(rows.USAGE_COLUMNS)
+_FIRST_USAGE = ", ".join(str(value) for value in attrs.astuple(Usage()))
+
+# Constants and column names only; every value is a parameter.
+_RESERVE = f"""
+WITH found AS (
+    SELECT * FROM kernels WHERE access_key = %(access_key)s AND session_token = %(session_token)s AND {_LIVE}
+), taken AS (
+    UPDATE keypairs SET concurrency_used = concurrency_used + 1
+     WHERE access_key = %(access_key)s AND concurrency_used < concurrency_limit AND NOT EXISTS (SELECT FROM found)
+    RETURNING access_key
+), made AS (
+    INSERT INTO kernels (id, access_key, session_token, runtime, requested_runtime, status, status_reason,
+                         status_changed_at, created_at, limits, environ, tag, num_queries, {_USAGE})
+    SELECT %(id)s::uuid, access_key, %(session_token)s, %(runtime)s, %(requested_runtime)s, 'PREPARING', %(reason)s,
+           to_timestamp(%(now)s), to_timestamp(%(now)s), %(limits)s::jsonb, %(environ)s::jsonb, %(tag)s, 0, {_FIRST_USAGE}
+      FROM taken
+    RETURNING *
+)
+SELECT true, {rows.kernel_columns("made")} FROM made
+UNION ALL
+SELECT false, {rows.kernel_columns("found")} FROM found
+"""  # noqa: S608 - see above
+
+_CHANGE = f"""
+WITH changed AS (
+    UPDATE kernels SET status = %(after)s, status_reason = %(reason)s, status_changed_at = to_timestamp(%(now)s),
+           terminated_at = CASE WHEN %(final)s THEN to_timestamp(%(now)s) END,
+           agent_id = coalesce(%(agent_id)s, agent_id), num_queries = coalesce(%(num_queries)s, num_queries)
+           {{usage}}
+     WHERE id = %(id)s::uuid AND status = ANY(%(before)s)
+    RETURNING *
+), freed AS (
+    UPDATE keypairs SET concurrency_used = concurrency_used - 1
+     WHERE %(final)s AND access_key = (SELECT access_key FROM changed)
+)
+SELECT {rows.kernel_columns("changed")} FROM changed
+"""  # noqa: S608 - see above
+_CHANGE_ALONE = _CHANGE.format(usage="")
+_CHANGE_WITH_USAGE = _CHANGE.format(usage="".join(f", {name} = %({name})s" for name in rows.USAGE_COLUMNS))
+
+_SELECT = f"SELECT {rows.kernel_columns('kernels')} FROM kernels"  # noqa: S608 - see above
+_BY_ID = f"{_SELECT} WHERE id = %s::uuid"
+_LIVE_BY_TOKEN = f"{_SELECT} WHERE access_key = %s AND session_token = %s AND {_LIVE}"
+_LAST_BY_TOKEN = (
+    f"{_SELECT} WHERE access_key = %s AND session_token = %s ORDER BY created_at DESC, kernels.id DESC LIMIT 1"
+)
+
+
+class PostgresKernels:
+    """Every kernel that ever was."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def reserve(self, kernel_id: uuid.UUID, spec: KernelSpec, now: float) -> tuple[Kernel, bool]:
+        """Find the owner's live kernel of this token, or write a PREPARING one; see Note [Exact under concurrency].
+
+        :raises QuotaExceeded: the owner has no free place.
+        :raises InvalidRequest: the specification holds text that no database can keep.
+        """
+        rows.require_storable_spec(spec)
+        parameters = rows.kernel_parameters(rows.new_kernel(kernel_id, spec, now))
+        found = await self._persist(_RESERVE, parameters)
+        if found:
+            return rows.kernel(found[0][1:]), bool(found[0][0])
+        existing = await self.live_by_token(spec.access_key, spec.session_token)
+        if existing is None:
+            raise QuotaExceeded("You have reached your resource limit.")
+        return existing, False
+
+    async def _persist(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
+        for _attempt in range(ATTEMPTS):
+            try:
+                return await self._pool.query(sql, parameters)
+            except Conflict:
+                continue
+        raise Unavailable("too many changes of the same kernel at once")
+
+    async def change_status(
+        self,
+        kernel_id: uuid.UUID,
+        after: KernelStatus,
+        reason: str,
+        now: float,
+        *,
+        agent_id: str | None = None,
+        usage: Usage | None = None,
+        num_queries: int | None = None,
+    ) -> Kernel | None:
+        """Change a status if that is allowed, else give None; see Note [Exact under concurrency]."""
+        rows.require_storable((reason, agent_id))
+        parameters: dict[str, Any] = {
+            "id": str(kernel_id),
+            "after": after.value,
+            "before": [status.value for status in statuses_before(after)],
+            "final": after.final,
+            "reason": reason,
+            "now": rows.to_microseconds(now),
+            "agent_id": agent_id,
+            "num_queries": num_queries,
+        }
+        if usage is None:
+            found = await self._persist(_CHANGE_ALONE, parameters)
+        else:
+            found = await self._persist(_CHANGE_WITH_USAGE, {**parameters, **attrs.asdict(usage)})
+        return rows.kernel(found[0]) if found else None
+
+    async def by_id(self, kernel_id: uuid.UUID) -> Kernel | None:
+        """Fetch a kernel of any status."""
+        return self._one(await self._pool.query(_BY_ID, (str(kernel_id),)))
+
+    async def live_by_token(self, access_key: str, session_token: str) -> Kernel | None:
+        """Fetch the owner's kernel of this token that is in no final status."""
+        return await self._by_token(_LIVE_BY_TOKEN, access_key, session_token)
+
+    async def last_by_token(self, access_key: str, session_token: str) -> Kernel | None:
+        """Fetch the owner's most recent kernel of this token, of any status."""
+        return await self._by_token(_LAST_BY_TOKEN, access_key, session_token)
+
+    async def _by_token(self, sql: str, access_key: str, session_token: str) -> Kernel | None:
+        if not (rows.storable(access_key) and rows.storable(session_token)):
+            return None
+        return self._one(await self._pool.query(sql, (access_key, session_token)))
+
+    async def live(
+        self, *, agent_id: str | None = None, after: uuid.UUID | None = None, limit: int = PAGE
+    ) -> Sequence[Kernel]:
+        """Page through kernels in no final status in order of id, of one agent or of all; at most 500 at once."""
+        wanted = [_LIVE]
+        parameters: list[Any] = []
+        if agent_id is not None:
+            wanted.append("agent_id = %s")
+            parameters.append(agent_id)
+        if after is not None:
+            wanted.append("id > %s::uuid")
+            parameters.append(str(after))
+        sql = f"{_SELECT} WHERE {' AND '.join(wanted)} ORDER BY kernels.id LIMIT %s"
+        return [rows.kernel(row) for row in await self._pool.query(sql, (*parameters, min(limit, PAGE)))]
+
+    @staticmethod
+    def _one(found: list[Row]) -> Kernel | None:
+        return rows.kernel(found[0]) if found else None

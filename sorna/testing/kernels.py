@@ -1,0 +1,164 @@
+"""Kernels in memory, for tests of the doors; held to the same contract as the manager's (``tests/contract``)."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.interfaces import IReactorTime
+
+from sorna.errors import InvalidRequest, KernelAlreadyExists, KernelNotFound, QuotaExceeded, RuntimeUnknown
+from sorna.manager.interfaces import UploadFile
+from sorna.manager.requests import Created, CreateRequest, KernelInfo
+from sorna.model.kernel import KernelStatus, Usage, new_kernel_id, parse_kernel_id
+from sorna.model.limits import Limits
+from sorna.model.run import RunMode, RunReply, RunRequest, RunStatus, new_run_id
+from sorna.model.runtime import resolve_runtime
+
+
+@define
+class MemoryKernel:
+    """A kernel that runs nothing."""
+
+    id: uuid.UUID
+    request: CreateRequest
+    runtime: str
+    created_at: float
+    used_at: float
+    num_queries: int = 0
+    starts: int = 1
+    interrupts: int = 0
+    files: dict[str, bytes] = field(factory=dict)
+    runs: list[RunRequest] = field(factory=list)
+
+
+class MemoryKernels:
+    """An implementation of :class:`sorna.gateway.interfaces.Kernels`.
+
+    :ivar on_execute: what a run answers; by default it prints its own code and ends.
+    :ivar errors: method name -> what that method raises instead of doing anything.
+    """
+
+    def __init__(self, clock: IReactorTime, concurrency_limit: int = 30) -> None:
+        self._clock = clock
+        self._concurrency_limit = concurrency_limit
+        self.live: dict[uuid.UUID, MemoryKernel] = {}
+        self.on_execute: Callable[[RunRequest], Awaitable[RunReply]] = print_code
+        self.errors: dict[str, Exception] = {}
+
+    async def create(self, request: CreateRequest) -> Created:
+        """Get or create."""
+        self._fail("create")
+        runtime = resolve_runtime(request.runtime)
+        if runtime is None:
+            raise RuntimeUnknown(request.runtime)
+        kernel = self._by_token(request.access_key, request.session_token)
+        created = kernel is None
+        if kernel is None:
+            owned = [one for one in self.live.values() if one.request.access_key == request.access_key]
+            if len(owned) >= self._concurrency_limit:
+                raise QuotaExceeded
+            now = self._clock.seconds()
+            kernel = MemoryKernel(new_kernel_id(), request, runtime, created_at=now, used_at=now)
+            self.live[kernel.id] = kernel
+        elif kernel.runtime != runtime:
+            raise KernelAlreadyExists
+        return Created(kernel.id, request.session_token, runtime, KernelStatus.RUNNING, created)
+
+    async def info(self, access_key: str, reference: str) -> KernelInfo:
+        """Describe a live kernel."""
+        idle_since = self._find(access_key, reference).used_at
+        kernel = self._use("info", access_key, reference)
+        now, limits = self._clock.seconds(), Limits()
+        return KernelInfo(
+            kernel_id=kernel.id,
+            session_token=kernel.request.session_token,
+            runtime=kernel.runtime,
+            requested_runtime=kernel.request.runtime,
+            age=now - kernel.created_at,
+            execution_timeout=kernel.request.execution_timeout or limits.execution_timeout,
+            idle_timeout=limits.idle_timeout,
+            idle=now - idle_since,
+            memory_limit=kernel.request.memory or limits.memory,
+            memory_used=-1,
+            cpu_used=0.0,
+            num_queries=kernel.num_queries,
+        )
+
+    async def restart(self, access_key: str, reference: str) -> None:
+        """Count one more start."""
+        self._use("restart", access_key, reference).starts += 1
+
+    async def destroy(self, access_key: str, reference: str) -> Usage:
+        """Forget a kernel."""
+        del self.live[self._use("destroy", access_key, reference).id]
+        return Usage(cpu_used=12.5, mem_max_bytes=1024)
+
+    async def execute(self, access_key: str, reference: str, request: RunRequest) -> RunReply:
+        """Answer a run with :attr:`on_execute`."""
+        kernel = self._use("execute", access_key, reference)
+        kernel.runs.append(request)
+        return await self.on_execute(request)
+
+    async def interrupt(self, access_key: str, reference: str) -> None:
+        """Count one interrupt."""
+        self._use("interrupt", access_key, reference).interrupts += 1
+
+    async def complete(self, access_key: str, reference: str, code: str, options: Mapping[str, Any]) -> Sequence[str]:
+        """Complete code with itself, or with the line where the client sent one."""
+        self._use("complete", access_key, reference)
+        return [f"{options.get('line') or code}_completed"]
+
+    async def upload(self, access_key: str, reference: str, files: Sequence[UploadFile]) -> None:
+        """Keep files by path."""
+        kernel = self._use("upload", access_key, reference)
+        for file in files:
+            path = PurePosixPath(file.path)
+            if not file.path or path.is_absolute() or ".." in path.parts or "\0" in file.path:
+                raise InvalidRequest(f"{file.path!r} is no path below the working directory")
+        kernel.files.update({file.path: file.content for file in files})
+
+    async def logs(self, access_key: str, reference: str) -> str:
+        """Give the code of all runs."""
+        return "".join(run.code for run in self._use("logs", access_key, reference).runs)
+
+    def _use(self, method: str, access_key: str, reference: str) -> MemoryKernel:
+        kernel = self._find(access_key, reference)
+        self._fail(method)
+        kernel.num_queries += 1
+        kernel.used_at = self._clock.seconds()
+        return kernel
+
+    def _fail(self, method: str) -> None:
+        if method in self.errors:
+            raise self.errors[method]
+
+    def _find(self, access_key: str, reference: str) -> MemoryKernel:
+        kernel_id = parse_kernel_id(reference)
+        kernel = None if kernel_id is None else self.live.get(kernel_id)
+        kernel = kernel or self._by_token(access_key, reference)
+        if kernel is None or kernel.request.access_key != access_key:
+            raise KernelNotFound
+        return kernel
+
+    def _by_token(self, access_key: str, token: str) -> MemoryKernel | None:
+        for kernel in self.live.values():
+            if (kernel.request.access_key, kernel.request.session_token) == (access_key, token):
+                return kernel
+        return None
+
+
+async def print_code(request: RunRequest) -> RunReply:
+    """Answer a run that prints its own code and ends; only a run that waits can take input, so input is refused."""
+    if request.mode is RunMode.INPUT:
+        raise InvalidRequest("Nothing waits for input")
+    return RunReply(
+        run_id=request.run_id or new_run_id(),
+        status=RunStatus.FINISHED,
+        console=(("stdout", request.code),),
+        options={},
+        exit_code=0,
+    )

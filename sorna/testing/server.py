@@ -1,0 +1,163 @@
+"""A real Sorna server as a process of its own, for tests and benches that want the whole system.
+
+Knows only what an operator knows: the command line, the readiness address and the example keypair.  The server keeps its state
+in a temporary directory, listens on loopback, and is gone, with everything it started, when the fixture ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import http.client
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from attrs import frozen
+
+import sorna
+from sorna.model.keypair import EXAMPLE_ACCESS_KEY, EXAMPLE_SECRET_KEY
+
+START_TIMEOUT = 60.0  # seconds; the first start makes a database
+STOP_TIMEOUT = 20.0
+PROJECT = Path(sorna.__file__).parents[1]
+_TWISTD = "import sys; from twisted.scripts.twistd import run; sys.exit(run())"
+
+
+class ServerDidNotStart(Exception):
+    """The server ended or was not ready in time; the text holds the end of its log."""
+
+
+@frozen
+class RunningServer:
+    """A server that is ready.
+
+    :ivar endpoint: for instance ``http://127.0.0.1:40123``.
+    :ivar pid: the server's process id, or 0 for one that was running before.
+    :ivar folder: the temporary directory with ``state`` and ``server.log``; None for one that was running before.
+    """
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+    pid: int = 0
+    folder: Path | None = None
+
+    @property
+    def log(self) -> str:
+        """Everything the server said so far."""
+        return (self.folder / "server.log").read_text("utf-8", "replace") if self.folder else ""
+
+
+@contextlib.contextmanager
+def running_server(*arguments: str) -> Iterator[RunningServer]:
+    """Start a server, wait until it is ready, and end it.
+
+    :param arguments: more options for ``twistd sorna``; they win over the fixture's.
+    :raises ServerDidNotStart: with what it said.
+    """
+    # Readable for other users but not listable: the database of a server that root starts runs as somebody else.
+    folder = Path(tempfile.mkdtemp(prefix="sorna-test-"))
+    folder.chmod(0o711)
+    try:
+        service, manager, agent = free_ports(3)
+        command = server_command(
+            f"--service-ip=127.0.0.1 --service-port={service} --manager-port={manager} --agent-port={agent}".split(),
+            ["--state-dir", str(folder / "state"), "--example-keypair", *arguments],
+        )
+        with (folder / "server.log").open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(PROJECT), "PYTHONUNBUFFERED": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            endpoint = f"http://127.0.0.1:{service}"
+            server = RunningServer(endpoint, EXAMPLE_ACCESS_KEY, EXAMPLE_SECRET_KEY, process.pid, folder)
+            _wait_until_ready(server, process, service)
+            yield server
+        finally:
+            _end(process)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def server_command(*parts: Sequence[str]) -> list[str]:
+    """Give the command that starts a server in the foreground, from wherever the project lies."""
+    return [
+        sys.executable,
+        "-c",
+        _TWISTD,
+        "--nodaemon",
+        "--pidfile=",
+        "sorna",
+        *(text for part in parts for text in part),
+    ]
+
+
+def free_ports(count: int) -> list[int]:
+    """Find TCP ports of the loopback address that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@functools.cache
+def shared_server() -> RunningServer:
+    """Give one server for all the tests of a process; it ends with the process.
+
+    ``SORNA_TEST_ENDPOINT`` names a running server with the example keypair to be used instead.
+    """
+    endpoint = os.environ.get("SORNA_TEST_ENDPOINT")
+    if endpoint:
+        return RunningServer(endpoint, EXAMPLE_ACCESS_KEY, EXAMPLE_SECRET_KEY)
+    stack = contextlib.ExitStack()
+    server = stack.enter_context(running_server())
+    atexit.register(stack.close)
+    return server
+
+
+def _wait_until_ready(server: RunningServer, process: subprocess.Popen[bytes], port: int) -> None:
+    waiting = threading.Event()  # nobody sets it: a bounded nap that needs no global clock
+    for _ in range(int(START_TIMEOUT / 0.1)):
+        if process.poll() is not None:
+            raise ServerDidNotStart(f"the server ended with {process.returncode}:\n{server.log[-4000:]}")
+        if _ready(port):
+            return
+        waiting.wait(0.1)
+    raise ServerDidNotStart(f"the server was not ready within {START_TIMEOUT:.0f} s:\n{server.log[-4000:]}")
+
+
+def _ready(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/ready")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the server as an operator does, and what is left of its session by force."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_TIMEOUT)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -1,0 +1,26 @@
+from collections.abc import Iterator
+
+class MultipartError(ValueError): ...
+class ParserError(MultipartError): ...
+class ParserLimitReached(MultipartError): ...
+
+class MultipartSegment:
+    name: str | None
+    def header(self, name: str, default: str | None = ...) -> str | None: ...
+
+class PushMultipartParser:
+    def __init__(
+        self,
+        boundary: str | bytes,
+        content_length: int = ...,
+        max_header_size: int = ...,
+        max_header_count: int = ...,
+        max_segment_size: float = ...,
+        max_segment_count: float = ...,
+        header_charset: str = ...,
+        strict: bool = ...,
+    ) -> None: ...
+    def parse(self, chunk: bytes) -> Iterator[MultipartSegment | bytes | None]: ...
+    def close(self, check_complete: bool = ...) -> None: ...
+
+def content_disposition_unquote(val: str, filename: bool = ...) -> str: ...

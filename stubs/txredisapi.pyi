@@ -1,0 +1,30 @@
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Protocol
+
+class RedisError(Exception): ...
+class ConnectionError(RedisError): ...  # noqa: A001 - the driver's own name
+class ResponseError(RedisError): ...
+
+class BaseRedisProtocol(Protocol):
+    callLater: Any
+    def __init__(
+        self,
+        charset: str | None = ...,
+        errors: str = ...,
+        replyTimeout: float | None = ...,
+        password: str | None = ...,
+        dbid: int | None = ...,
+        convertNumbers: bool = ...,
+        username: str | None = ...,
+    ) -> None: ...
+    def execute_command(self, *args: bytes | str | float, **kwargs: Any) -> Deferred[Any]: ...
+    def replyReceived(self, reply: Any) -> None: ...
+    def whenDisconnected(self) -> Deferred[Any]: ...
+
+# With hiredis installed, a subclass that parses with it.
+class RedisProtocol(BaseRedisProtocol): ...
+
+class SubscriberProtocol(RedisProtocol):
+    def messageReceived(self, pattern: bytes | None, channel: bytes, message: bytes) -> None: ...

@@ -1,0 +1,305 @@
+"""An isolation tier without processes, whose kernels' init is played by the test, and a clock that is a reactor for sockets.
+
+The channel is a real socket pair, so what the tests see is what the reactor would see; only time and readiness are driven
+by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import uuid
+from collections.abc import Coroutine, Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+from attrs import evolve
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor, IWriteDescriptor
+from twisted.internet.task import Clock
+from zope.interface import implementer
+
+from sorna.agent.channel import Channel
+from sorna.agent.detection import DetectedRuntime
+from sorna.agent.interfaces import KernelExit, LimitHits, SandboxSpec
+from sorna.agent.kernels import Kernels
+from sorna.agent.languages import RUNTIMES
+from sorna.agent.runners import frames
+from sorna.agent.runners.frames import FrameReader, pack_frame
+from sorna.errors import AgentFailed
+from sorna.model.kernel import KernelSpec, Usage
+from sorna.model.limits import Limits
+from sorna.model.run import RunMode, RunReply, RunRequest
+from sorna.testing.unit import UnitTestCase
+
+T = TypeVar("T")
+USAGE = Usage(cpu_used=12.5, mem_max_bytes=4096)
+
+
+@implementer(IReactorFDSet)
+class SocketClock(Clock):
+    """A clock that also serves descriptors, when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readers: set[IReadDescriptor] = set()
+        self.writers: set[IWriteDescriptor] = set()
+
+    def addReader(self, reader: IReadDescriptor) -> None:
+        self.readers.add(reader)
+
+    def addWriter(self, writer: IWriteDescriptor) -> None:
+        self.writers.add(writer)
+
+    def removeReader(self, reader: IReadDescriptor) -> None:
+        self.readers.discard(reader)
+
+    def removeWriter(self, writer: IWriteDescriptor) -> None:
+        self.writers.discard(writer)
+
+    def removeAll(self) -> list[Any]:
+        gone = [*self.readers, *self.writers]
+        self.readers.clear()
+        self.writers.clear()
+        return gone
+
+    def getReaders(self) -> list[IReadDescriptor]:
+        return list(self.readers)
+
+    def getWriters(self) -> list[IWriteDescriptor]:
+        return list(self.writers)
+
+    def serve(self) -> bool:
+        """Serve what is ready now; tell whether anything was."""
+        readable, writable, _ = select.select(list(self.readers), list(self.writers), [], 0)
+        for reader in readable:
+            if reader in self.readers:
+                reader.doRead()
+        for writer in writable:
+            if writer in self.writers:
+                writer.doWrite()
+        return bool(readable or writable)
+
+
+class FakeKernel:
+    """A confined kernel without a process; the test plays its init.
+
+    :ivar received: every frame that the agent sent, as ``(kind, payload)``.
+    :ivar obedient: whether ``kill`` ends it at once.
+    """
+
+    def __init__(self, spec: SandboxSpec) -> None:
+        self.spec = spec
+        self.kernel_id = spec.kernel_id
+        self.pid = 4242
+        self.channel, self.peer = socket.socketpair()
+        self.channel.setblocking(False)
+        self.peer.setblocking(False)
+        self.exited: Deferred[KernelExit] = Deferred()
+        self.received: list[tuple[int, bytes]] = []
+        self.credit = 0
+        self.answers_ready = True
+        self.obedient = True
+        self.kills = 0
+        self.gone = False
+        self.hits = LimitHits(0, 0)
+        self._reader = FrameReader()
+
+    def usage(self) -> Usage:
+        return USAGE
+
+    def limit_hits(self) -> LimitHits:
+        return self.hits
+
+    def kill(self) -> None:
+        self.kills += 1
+        if self.obedient:
+            self.exit(-9)
+
+    def exit(self, status: int, *, out_of_memory: bool = False) -> None:
+        """Let every process be gone."""
+        if not self.gone:
+            self.gone = True
+            self.peer.close()
+            self.exited.callback(KernelExit(status, out_of_memory, USAGE))
+
+    def read(self) -> bool:
+        """Read what the agent sent; tell whether there was anything."""
+        if self.gone:
+            return False
+        try:
+            chunk = self.peer.recv(1 << 20)
+        except BlockingIOError:
+            return False
+        for kind, payload in self._reader.feed(chunk):
+            self.received.append((kind, payload))
+            if kind == frames.CREDIT:
+                self.credit += int.from_bytes(payload, "big")
+            elif kind == frames.CONFIGURE:
+                self.credit += json.loads(payload)["credit"]
+                if self.answers_ready:
+                    self.say(frames.READY, {"pid": 1})
+        return bool(chunk)
+
+    def sent(self, kind: int) -> list[Any]:
+        """Give the JSON of every frame of a kind that the agent sent."""
+        return [json.loads(payload) for one, payload in self.received if one == kind]
+
+    def run(self) -> str:
+        """Give the wire id of the latest run."""
+        wire_id: str = self.sent(frames.RUN)[-1]["run"]
+        return wire_id
+
+    def say(self, kind: int, content: Mapping[str, Any] | bytes) -> None:
+        """Send a frame to the agent; ``run`` is filled in where it belongs."""
+        if not isinstance(content, bytes):
+            content = json.dumps(content).encode()
+        if kind in frames.OUTPUT_KINDS:
+            self.credit -= len(content)
+        self.peer.send(pack_frame(kind, content))
+
+    def print(self, text: str | bytes, kind: int = frames.STDOUT) -> None:
+        """Print."""
+        self.say(kind, text.encode() if isinstance(text, str) else text)
+
+    def finish(self, exit_code: int | None = 0, **more: Any) -> None:
+        """Finish the latest run."""
+        frame = {"run": self.run(), "exit_code": exit_code, "exceptions": [], "files": [], "reset": False, **more}
+        self.say(frames.FINISHED, frame)
+
+    def wait_for_input(self, **more: Any) -> None:
+        """Let the latest run wait for input."""
+        self.say(frames.WAITING_INPUT, {"run": self.run(), "is_password": False, **more})
+
+
+class FakeSandbox:
+    """A tier whose kernels are :class:`FakeKernel`."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.kernels: list[FakeKernel] = []
+        self.slow: Deferred[None] | None = None
+        self.broken: Exception | None = None
+        self.answers_ready = True
+        self.stopped = False
+
+    async def start(self) -> None:
+        if self.broken is not None:
+            raise self.broken
+
+    async def spawn(self, spec: SandboxSpec) -> FakeKernel:
+        if self.slow is not None:
+            await self.slow
+        if self.broken is not None:
+            raise self.broken
+        kernel = FakeKernel(spec)
+        kernel.answers_ready = self.answers_ready
+        self.kernels.append(kernel)
+        return kernel
+
+    async def stop(self) -> None:
+        self.stopped = True
+        for kernel in self.kernels:
+            kernel.exit(-9)
+
+
+class News:
+    """Remembers what ended."""
+
+    def __init__(self) -> None:
+        self.ended: list[tuple[uuid.UUID, str, Usage]] = []
+
+    def kernel_ended(self, kernel_id: uuid.UUID, reason: str, usage: Usage) -> None:
+        self.ended.append((kernel_id, reason, usage))
+
+
+def spec(runtime: str = "python3", **limits: Any) -> KernelSpec:
+    """Give what a manager asks for."""
+    return KernelSpec("AKIA", "token", runtime, runtime, evolve(Limits(), **limits))
+
+
+def query(code: str = "1", run_id: str | None = None, wait: float | None = 2.0) -> RunRequest:
+    """Give a call in query mode."""
+    return RunRequest(RunMode.QUERY, code, run_id, wait=wait)
+
+
+def poll(run_id: str | None = None, wait: float | None = 2.0) -> RunRequest:
+    """Give a call in continue mode."""
+    return RunRequest(RunMode.CONTINUE, run_id=run_id, wait=wait)
+
+
+def typed(text: str, run_id: str | None = None, wait: float | None = 2.0) -> RunRequest:
+    """Give a call in input mode."""
+    return RunRequest(RunMode.INPUT, text, run_id, wait=wait)
+
+
+def text_of(reply: RunReply, stream: str = "stdout") -> str:
+    """Give what a reply's console has of a stream."""
+    return "".join(content for kind, content in reply.console if kind == stream)
+
+
+class KernelTestCase(UnitTestCase):
+    """A :class:`Kernels` on the fake tier."""
+
+    max_kernels = 4
+
+    def setUp(self) -> None:
+        self.clock = SocketClock()
+        self.sandbox = FakeSandbox()
+        self.news = News()
+        runtimes = {
+            name: DetectedRuntime(RUNTIMES[name], {"PATH": "/usr/bin", "SORNA_TOOL": "/usr/bin/tool"})
+            for name in ("python3", "c", "java")
+        }
+        self.kernels = Kernels(self.clock, self.sandbox, runtimes, self.max_kernels, partial(Channel, self.clock))
+        self.kernels.report_to(self.news)
+        self.kernel_id = uuid.UUID(int=1)
+        self.addCleanup(self._tear_down)
+
+    def _tear_down(self) -> None:
+        for kernel in self.sandbox.kernels:
+            kernel.exit(-9)
+        self.flow()
+        self.successResultOf(Deferred.fromCoroutine(self.kernels.stop()))
+        self.assertEqual([call for call in self.clock.calls if call.active()], [], "timers are left")
+
+    def flow(self) -> None:
+        """Let everything arrive on both sides."""
+        busy = True
+        while busy:
+            busy = self.clock.serve()
+            for kernel in self.sandbox.kernels:
+                busy = kernel.read() or busy
+
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> Deferred[T]:
+        """Start an operation and let it go as far as it can."""
+        deferred = Deferred.fromCoroutine(coroutine)
+        self.flow()
+        return deferred
+
+    def create(self, runtime: str = "python3", **limits: Any) -> FakeKernel:
+        """Make a kernel with the next id and give its fake side."""
+        self.kernel_id = uuid.UUID(int=self.kernel_id.int + 1)
+        self.successResultOf(self.start(self.kernels.create_kernel(self.kernel_id, spec(runtime, **limits))))
+        return self.sandbox.kernels[-1]
+
+    def execute(self, request: RunRequest) -> Deferred[RunReply]:
+        """Call execute on the latest kernel."""
+        return self.start(self.kernels.execute(self.kernel_id, request))
+
+    def reply(self, request: RunRequest) -> RunReply:
+        """Call execute, which answers at once."""
+        return self.successResultOf(self.execute(request))
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, and what follows from it happen."""
+        self.clock.advance(seconds)
+        self.flow()
+
+    def agent_failed(self, deferred: Deferred[Any]) -> AgentFailed:
+        """Give the AgentFailed that a Deferred has."""
+        error = self.failureResultOf(deferred, AgentFailed).value
+        assert isinstance(error, AgentFailed)
+        return error

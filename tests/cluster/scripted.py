@@ -1,0 +1,88 @@
+"""Operations of an agent that do what a test tells them, for every test of the link."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+
+from sorna.errors import KernelNotFound
+from sorna.model.kernel import KernelSpec, Usage
+from sorna.model.limits import Limits
+from sorna.model.run import RunMode, RunReply, RunRequest, RunStatus
+
+KERNEL = uuid.UUID(int=7)
+OTHER = uuid.UUID(int=8)
+SPEC = KernelSpec("AKIA", "token-1", "python3", "python", Limits(), {"LANG": "C"}, "tag")
+USAGE = Usage(cpu_used=12.5, mem_max_bytes=1 << 40)
+REPLY = RunReply(
+    run_id="run-1",
+    status=RunStatus.FINISHED,
+    console=(("stdout", "2\n"), ("media", ["image/png", "AAAA"]), ("stderr", "\N{SNOWMAN}")),
+    options={},
+    exit_code=0,
+    files=("a.txt",),
+    first_seq=3,
+    next_seq=6,
+)
+QUERY = RunRequest(RunMode.QUERY, "1+1", "run-1")
+
+
+class ScriptedOperations:
+    """Holds one kernel; notes every call, and does what ``script`` has under the method's name first."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.cancelled: list[str] = []
+        self.kernels = {KERNEL}
+        self.script: dict[str, Callable[[], Any]] = {}
+
+    async def _do(self, method: str, kernel_id: uuid.UUID, *rest: Any) -> None:
+        self.calls.append((method, kernel_id, *rest))
+        if method != "create_kernel" and kernel_id not in self.kernels:
+            raise KernelNotFound(f"no kernel {kernel_id}")
+        step = self.script.get(method)
+        if step is not None:
+            done = step()
+            if isinstance(done, Deferred):
+                try:
+                    await done
+                except CancelledError:
+                    self.cancelled.append(method)
+                    raise
+
+    async def create_kernel(self, kernel_id: uuid.UUID, spec: KernelSpec) -> None:
+        await self._do("create_kernel", kernel_id, spec)
+        self.kernels.add(kernel_id)
+
+    async def destroy_kernel(self, kernel_id: uuid.UUID, reason: str) -> Usage:
+        await self._do("destroy_kernel", kernel_id, reason)
+        self.kernels.discard(kernel_id)
+        return USAGE
+
+    async def restart_kernel(self, kernel_id: uuid.UUID) -> None:
+        await self._do("restart_kernel", kernel_id)
+
+    async def execute(self, kernel_id: uuid.UUID, request: RunRequest) -> RunReply:
+        await self._do("execute", kernel_id, request)
+        return REPLY
+
+    async def interrupt(self, kernel_id: uuid.UUID) -> None:
+        await self._do("interrupt", kernel_id)
+
+    async def complete(self, kernel_id: uuid.UUID, code: str, options: Mapping[str, Any]) -> Sequence[str]:
+        await self._do("complete", kernel_id, code, options)
+        return ("print", "property")
+
+    async def upload(self, kernel_id: uuid.UUID, path: str, content: bytes) -> None:
+        await self._do("upload", kernel_id, path, content)
+
+    async def usage(self, kernel_id: uuid.UUID) -> Usage:
+        await self._do("usage", kernel_id)
+        return USAGE
+
+    async def logs(self, kernel_id: uuid.UUID) -> str:
+        await self._do("logs", kernel_id)
+        return "printed\n"

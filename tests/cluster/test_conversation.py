@@ -1,0 +1,195 @@
+"""A manager's conversation with an agent: how calls wait, travel and end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+
+from sorna import errors
+from sorna.cluster import conversation
+from sorna.cluster.conversation import Conversation
+from sorna.cluster.messages import Acknowledge, Answer, Call, Cancel, Event, Failed, Message, decode, encode
+from sorna.testing.unit import UnitTestCase
+from sorna.zeromq import Sent
+
+
+class ConversationTests(UnitTestCase):
+    """Against a clock and a list of what was sent."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.sent: list[Message] = []
+        self.room = Sent.AWAY
+        self.events: list[Event] = []
+        self.talk = Conversation(self.clock, "i-1", self.send, self.events.append, greets=False)
+
+    def send(self, raw: bytes) -> Sent:
+        if self.room is Sent.AWAY:
+            self.sent.append(decode(raw))
+        return self.room
+
+    def answer(self, message: Message) -> None:
+        self.talk.receive(encode(message))
+
+    def call(self, deadline: float = 10.0, **parameters: Any) -> Deferred[Any]:
+        return self.talk.call("usage", parameters, deadline)
+
+    def test_call_and_answer(self) -> None:
+        """A call goes out at once and its answer comes back; nothing stays behind."""
+        self.talk.connection_made()
+        call = self.call(x=1)
+        self.assertEqual(self.sent, [Call(1, "usage", {"x": 1}, 10.0)])
+        self.answer(Answer(1, "result"))
+        self.assertEqual(self.successResultOf(call), "result")
+        self.assertEqual((self.talk.calls, self.clock.getDelayedCalls()), (0, []))
+
+    def test_error_answer(self) -> None:
+        """An error is raised as the class it names."""
+        self.talk.connection_made()
+        call = self.call()
+        self.answer(Failed(1, "KernelNotFound", "gone", None))
+        self.assertEqual(self.failureResultOf(call, errors.KernelNotFound).value.detail, "gone")
+
+    def test_waits_for_the_connection(self) -> None:
+        """Calls made before there is a connection go out in order once there is, with their whole deadline."""
+        first, second = self.call(x=1), self.call(x=2)
+        self.clock.advance(conversation.CONNECT_PATIENCE - 0.1)
+        self.assertEqual(self.sent, [])
+        self.talk.connection_made()
+        self.assertEqual([message.parameters["x"] for message in self.sent if isinstance(message, Call)], [1, 2])
+        self.clock.advance(5)
+        self.assertNoResult(first)
+        self.clock.advance(5)
+        for call in (first, second):
+            self.assertIn("did not answer", self.failureResultOf(call, errors.AgentTimeout).value.detail)
+
+    def test_no_connection(self) -> None:
+        """Without a connection a call does not wait for its deadline."""
+        call = self.call(30.0)
+        self.clock.advance(conversation.CONNECT_PATIENCE)
+        self.assertIn("cannot be reached", self.failureResultOf(call, errors.AgentTimeout).value.detail)
+
+    def test_deadline(self) -> None:
+        """A call that is too late is called off at the agent, and its late answer means nothing."""
+        self.talk.connection_made()
+        call = self.call(3.0)
+        self.clock.advance(3.0)
+        self.failureResultOf(call, errors.AgentTimeout)
+        self.assertEqual(self.sent[1:], [Cancel(1)])
+        self.answer(Answer(1, "late"))
+        self.assertEqual(self.talk.calls, 0)
+
+    def test_caller_cancels(self) -> None:
+        """The agent hears of it; a call that never went out is just forgotten."""
+        unsent = self.call()
+        unsent.cancel()
+        self.failureResultOf(unsent, CancelledError)
+        self.talk.connection_made()
+        self.assertEqual(self.sent, [])
+        call = self.call()
+        call.cancel()
+        self.failureResultOf(call, CancelledError)
+        self.assertEqual(self.sent[1:], [Cancel(2)])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_lost_connection(self) -> None:
+        """What was sent fails at once, what was not goes out on the next connection."""
+        self.talk.connection_made()
+        sent = self.call()
+        self.room = Sent.FULL
+        unsent = self.call()
+        self.talk.connection_lost()
+        self.assertIn("was lost", self.failureResultOf(sent, errors.AgentTimeout).value.detail)
+        self.assertNoResult(unsent)
+        self.room = Sent.AWAY
+        self.talk.connection_made()
+        self.answer(Answer(2, None))
+        self.assertIsNone(self.successResultOf(unsent))
+
+    def test_refused(self) -> None:
+        """Where the keys do not fit, everything fails, each with an exception of its own."""
+        calls = [self.call(), self.call()]
+        self.talk.refused()
+        raised = [self.failureResultOf(call, errors.AgentFailed).value for call in calls]
+        self.assertIsNot(raised[0], raised[1])
+
+    def test_no_room(self) -> None:
+        """Without room at the transport calls wait, in order, and can still be too late."""
+        self.talk.connection_made()
+        self.room = Sent.FULL
+        late, patient = self.call(1.0), self.call(5.0)
+        self.clock.advance(1.0)
+        self.failureResultOf(late, errors.AgentTimeout)
+        self.room = Sent.AWAY
+        self.talk.writable()
+        self.assertEqual(self.sent, [Call(2, "usage", {}, 5.0)])
+        self.answer(Answer(2, 1))
+        self.successResultOf(patient)
+
+    def test_bounds(self) -> None:
+        """Too many calls, or too many bytes, are refused at once and counted back when they end."""
+        big = b"x" * (20 * 1024 * 1024)
+        calls = [self.call(x=big) for _ in range(6)]
+        self.failureResultOf(self.call(x=big), errors.Unavailable)
+        calls[0].cancel()
+        self.failureResultOf(calls[0], CancelledError)
+        calls.append(self.call(x=big))
+        self.assertNoResult(calls[-1])
+        self.failureResultOf(self.call(x=big + big), errors.InvalidRequest)
+        few = [self.call() for _ in range(conversation.MAX_CALLS - 6)]
+        self.failureResultOf(self.call(), errors.Unavailable)
+        self.talk.close()
+        for call in (*calls[1:], *few):
+            self.failureResultOf(call, errors.Unavailable)
+        self.failureResultOf(self.call(), errors.Unavailable)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_garbage(self) -> None:
+        """Nonsense and messages of the other direction are counted and change nothing."""
+        self.talk.connection_made()
+        call = self.call()
+        for raw in (b"", b"\xc1", encode(Cancel(1)), encode(Acknowledge(1)), encode(Answer(99, 1))):
+            self.talk.receive(raw)
+        self.assertNoResult(call)
+        self.answer(Answer(1, 2))
+        self.assertEqual(self.successResultOf(call), 2)
+
+    def test_events(self) -> None:
+        """Events are handed on; an acknowledgement goes out only where there is a connection."""
+        event = Event(5, "kernel_ended", {})
+        self.answer(event)
+        self.talk.acknowledge(5)
+        self.talk.connection_made()
+        self.talk.acknowledge(6)
+        self.assertEqual((self.events, self.sent), ([event], [Acknowledge(6)]))
+
+
+class GreetingTests(UnitTestCase):
+    """A conversation that says who it is."""
+
+    def test_ping_comes_first(self) -> None:
+        """It goes out before what waited, on every connection, and again now and then."""
+        clock = Clock()
+        order: list[str] = []
+
+        def send(raw: bytes) -> Sent:
+            message = decode(raw)
+            order.append(message.method if isinstance(message, Call) else "")
+            return Sent.AWAY
+
+        talk = Conversation(clock, "i-1", send, lambda _event: None, greets=True)
+        call = talk.call("usage", {}, 10.0)
+        talk.connection_made()
+        self.assertEqual(order, ["ping", "usage"])
+        for id_ in (2, 1):
+            talk.receive(encode(Answer(id_, {})))
+        self.successResultOf(call)
+        clock.advance(conversation.PING_INTERVAL)
+        self.assertEqual(order[2:], ["ping"])
+        talk.connection_lost()
+        talk.connection_made()
+        self.assertEqual(order[3:], ["ping"])
+        talk.close()
+        self.assertEqual(clock.getDelayedCalls(), [])

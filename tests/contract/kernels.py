@@ -1,0 +1,122 @@
+"""What every implementation of :class:`sorna.gateway.interfaces.Kernels` does, as the doors rely on it."""
+
+from __future__ import annotations
+
+import uuid
+
+from twisted.trial.unittest import TestCase
+
+from sorna.errors import InvalidRequest, KernelAlreadyExists, KernelNotFound, QuotaExceeded, RuntimeUnknown
+from sorna.gateway.interfaces import Kernels
+from sorna.manager.interfaces import UploadFile
+from sorna.manager.requests import Created, CreateRequest
+from sorna.model.kernel import KernelStatus, short_id
+from sorna.model.run import RunMode, RunRequest, RunStatus
+
+OWNER = "AKIAIOSFODNN7EXAMPLE"
+STRANGER = "AKIANABBDUSEREXAMPLE"
+TOKEN = "contract-token"
+
+
+class KernelsContract(TestCase):
+    """Subclass this and make :attr:`kernels` in ``setUp``, with a quota of two for each owner.
+
+    Import the module and not this class: trial runs every test case that it finds in the names of a test module.
+    """
+
+    kernels: Kernels
+
+    async def create(self, token: str = TOKEN, owner: str = OWNER, runtime: str = "python3") -> Created:
+        return await self.kernels.create(CreateRequest(owner, token, runtime))
+
+    async def refused(self, error: type[Exception], owner: str, reference: str) -> None:
+        """See that every method that names a kernel refuses a reference alike."""
+        run = RunRequest(RunMode.QUERY, "1")
+        kernels = self.kernels
+        for attempt in (
+            kernels.info(owner, reference),
+            kernels.restart(owner, reference),
+            kernels.destroy(owner, reference),
+            kernels.execute(owner, reference, run),
+            kernels.interrupt(owner, reference),
+            kernels.complete(owner, reference, "", {}),
+            kernels.upload(owner, reference, [UploadFile("x", b"")]),
+            kernels.logs(owner, reference),
+        ):
+            with self.assertRaises(error):
+                await attempt
+
+    async def test_get_or_create(self) -> None:
+        """One owner's token has one kernel, under any alias of its runtime."""
+        first = await self.create()
+        second = await self.create(runtime="python")
+        self.assertEqual((first.created, second.created), (True, False))
+        self.assertEqual((first.kernel_id, first.session_token), (second.kernel_id, TOKEN))
+        self.assertEqual((first.runtime, first.status), ("python3", KernelStatus.RUNNING))
+        self.assertNotEqual((await self.create(owner=STRANGER)).kernel_id, first.kernel_id)
+
+    async def test_refused_creations(self) -> None:
+        """Unknown runtimes, tokens of another runtime and more than the quota are refused; re-attaching is not."""
+        with self.assertRaises(RuntimeUnknown):
+            await self.create(runtime="cobol")
+        await self.create()
+        with self.assertRaises(KernelAlreadyExists):
+            await self.create(runtime="lua")
+        await self.create("second-token")
+        with self.assertRaises(QuotaExceeded):
+            await self.create("third-token")
+        self.assertFalse((await self.create()).created)
+
+    async def test_references(self) -> None:
+        """A kernel is found by either spelling of its id and by its token; each call counts."""
+        kernel_id = (await self.create()).kernel_id
+        for count, reference in enumerate((short_id(kernel_id), str(kernel_id), TOKEN), 1):
+            info = await self.kernels.info(OWNER, reference)
+            self.assertEqual((info.kernel_id, info.num_queries), (kernel_id, count))
+
+    async def test_unknown_kernels(self) -> None:
+        """What names no kernel is not found by any method."""
+        for reference in ("nobody-has-this", short_id(uuid.uuid4()), str(uuid.uuid4())):
+            await self.refused(KernelNotFound, OWNER, reference)
+
+    async def test_other_owners(self) -> None:
+        """Another owner's kernel is not found by any method, and stays."""
+        kernel_id = (await self.create()).kernel_id
+        await self.refused(KernelNotFound, STRANGER, short_id(kernel_id))
+        await self.refused(KernelNotFound, STRANGER, TOKEN)
+        self.assertEqual((await self.kernels.info(OWNER, TOKEN)).num_queries, 1)
+
+    async def test_run(self) -> None:
+        """A run ends and carries the client's id; input that nothing waits for is refused."""
+        await self.create()
+        reply = await self.kernels.execute(OWNER, TOKEN, RunRequest(RunMode.QUERY, "1", "my-run", wait=None))
+        self.assertEqual((reply.status, reply.run_id), (RunStatus.FINISHED, "my-run"))
+        with self.assertRaises(InvalidRequest):
+            await self.kernels.execute(OWNER, TOKEN, RunRequest(RunMode.INPUT, "line"))
+
+    async def test_small_calls(self) -> None:
+        """Restart, interrupt, completion and logs work on a live kernel."""
+        await self.create()
+        await self.kernels.restart(OWNER, TOKEN)
+        await self.kernels.interrupt(OWNER, TOKEN)
+        self.assertTrue(all(isinstance(one, str) for one in await self.kernels.complete(OWNER, TOKEN, "pri", {})))
+        self.assertIsInstance(await self.kernels.logs(OWNER, TOKEN), str)
+
+    async def test_upload(self) -> None:
+        """Paths that climb out are refused, and then no file of the request is written."""
+        await self.create()
+        await self.kernels.upload(OWNER, TOKEN, [UploadFile("a/b.txt", b"x"), UploadFile("c", b"")])
+        for path in ("", "/etc/passwd", "../x", "a/../../x", "a\0b"):
+            with self.assertRaises(InvalidRequest):
+                await self.kernels.upload(OWNER, TOKEN, [UploadFile("fine", b""), UploadFile(path, b"")])
+
+    async def test_destroy(self) -> None:
+        """A destroyed kernel is gone at once, and its token and its place in the quota are free."""
+        first = await self.create()
+        await self.create("second-token")
+        usage = await self.kernels.destroy(OWNER, TOKEN)
+        self.assertIsInstance(usage.cpu_used, int | float)
+        await self.refused(KernelNotFound, OWNER, TOKEN)
+        second = await self.create()
+        self.assertTrue(second.created)
+        self.assertNotEqual(first.kernel_id, second.kernel_id)

@@ -1,0 +1,159 @@
+"""What every link to agents promises, held against the fake in memory and against the real one over loopback."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+
+from sorna import errors
+from sorna.cluster.memory import MemoryAgentLink
+from sorna.manager.interfaces import AgentLink, KernelEnded, KernelOrder, UploadFile
+from sorna.model.agent import AgentAddress
+from sorna.model.run import RunMode, RunRequest
+from tests.cluster.real import LinkCase, reactor
+from tests.cluster.scripted import KERNEL, OTHER, QUERY, REPLY, SPEC, USAGE, ScriptedOperations
+
+
+def _raise(error: Exception) -> Callable[[], None]:
+    def step() -> None:
+        raise error
+
+    return step
+
+
+class AgentLinkContract(LinkCase):
+    """The suite; the classes below say for which link."""
+
+    link: AgentLink
+    at: AgentAddress
+    nobody: AgentAddress
+    kernel_ended: Callable[[uuid.UUID, str, Any], None]
+
+    async def refused(self, error: type[Exception], call: Coroutine[Any, Any, Any]) -> Any:
+        return await self.assertFailure(Deferred.fromCoroutine(call), error)
+
+    async def test_every_call_arrives_whole(self) -> None:
+        """Each method reaches its operation with equal values, and its result comes back equal."""
+        link, at = self.link, self.at
+        request = RunRequest(RunMode.BATCH, "", None, "*", "./a.out", build_log=True, wait=None)
+        await link.create_kernel(at, KernelOrder(OTHER, SPEC))
+        self.assertEqual(await link.execute(at, OTHER, request), REPLY)
+        self.assertEqual(await link.complete(at, KERNEL, "pr", {"row": 0, "col": 2}), ["print", "property"])
+        await link.upload(at, KERNEL, UploadFile("a/b.bin", bytes(range(256)) * 2000))
+        await link.interrupt(at, KERNEL)
+        await link.restart_kernel(at, KERNEL)
+        self.assertEqual(await link.usage(at, KERNEL), USAGE)
+        self.assertEqual(await link.logs(at, KERNEL), "printed\n")
+        self.assertEqual(await link.destroy_kernel(at, OTHER, "user-requested"), USAGE)
+        self.assertEqual(
+            self.operations.calls,
+            [
+                ("create_kernel", OTHER, SPEC),
+                ("execute", OTHER, request),
+                ("complete", KERNEL, "pr", {"row": 0, "col": 2}),
+                ("upload", KERNEL, "a/b.bin", bytes(range(256)) * 2000),
+                ("interrupt", KERNEL),
+                ("restart_kernel", KERNEL),
+                ("usage", KERNEL),
+                ("logs", KERNEL),
+                ("destroy_kernel", OTHER, "user-requested"),
+            ],
+        )
+
+    async def test_domain_errors_keep_their_class_and_detail(self) -> None:
+        """What an operation raises on purpose is raised here, by the same name."""
+        for error in (
+            errors.InvalidRequest("no such run"),
+            errors.RuntimeUnknown("cobol"),
+            errors.NoAgentAvailable("full"),
+            errors.AgentRefused("it climbs out"),
+            errors.AgentTimeout("slow"),
+            errors.Unavailable("later"),
+        ):
+            self.operations.script["execute"] = _raise(error)
+            raised = await self.refused(type(error), self.link.execute(self.at, KERNEL, QUERY))
+            self.assertEqual(raised.detail, error.detail)
+        raised = await self.refused(errors.KernelNotFound, self.link.usage(self.at, OTHER))
+        self.assertIn(str(OTHER), raised.detail)
+
+    async def test_agent_failed_keeps_the_exception(self) -> None:
+        """The text of the agent's own exception travels with AgentFailed."""
+        self.operations.script["logs"] = _raise(errors.AgentFailed("broken", "OSError(5)"))
+        raised = await self.refused(errors.AgentFailed, self.link.logs(self.at, KERNEL))
+        self.assertEqual((raised.detail, raised.exception), ("broken", "OSError(5)"))
+
+    async def test_unexpected_error_becomes_agent_failed(self) -> None:
+        """Whatever else an operation raises is AgentFailed with the exception as text, and is logged by the agent."""
+        self.operations.script["usage"] = _raise(ValueError("boom", 1))
+        raised = await self.refused(errors.AgentFailed, self.link.usage(self.at, KERNEL))
+        self.assertEqual(raised.exception, "ValueError('boom', 1)")
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    async def test_cancelling_cancels_the_operation(self) -> None:
+        """When the caller is gone the operation hears of it, so that it gives its output back."""
+        self.operations.script["execute"] = Deferred
+        call = Deferred.fromCoroutine(self.link.execute(self.at, KERNEL, QUERY))
+        await self.until(lambda: self.operations.calls)
+        call.cancel()
+        await self.assertFailure(call, CancelledError)
+        await self.until(lambda: self.operations.cancelled == ["execute"])
+
+    async def test_what_cannot_travel_is_the_callers_fault(self) -> None:
+        """A lone surrogate, as JSON can hold one, is InvalidRequest and reaches no operation."""
+        await self.refused(errors.InvalidRequest, self.link.complete(self.at, KERNEL, "\ud800", {}))
+        await self.refused(errors.InvalidRequest, self.link.upload(self.at, KERNEL, UploadFile("\udcff", b"")))
+        self.assertEqual(self.operations.calls, [])
+
+    async def test_unknown_agent_is_a_timeout(self) -> None:
+        """Where no agent is, the call ends soon and says so."""
+        raised = await self.refused(errors.AgentTimeout, self.link.usage(self.nobody, KERNEL))
+        self.assertIn("cannot be reached", raised.detail)
+
+    async def test_news_is_told_until_taken_care_of(self) -> None:
+        """News whose recording failed comes again."""
+        self.failing = 1
+        self.kernel_ended(KERNEL, "idle-timeout", USAGE)
+        expected = KernelEnded("i-1", KERNEL, "idle-timeout", USAGE)
+        await self.until(lambda: len(self.news) >= 2)
+        self.assertEqual(self.news[:2], [expected, expected])
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    failing = 0
+
+    async def take(self, news: KernelEnded) -> None:
+        await super().take(news)
+        if self.failing:
+            self.failing -= 1
+            raise RuntimeError("the database is away")
+
+
+class MemoryAgentLinkTests(AgentLinkContract):
+    """The fake."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        operations: dict[str, ScriptedOperations] = {"i-1": self.operations}
+        link = MemoryAgentLink(reactor, operations, self.take)
+        self.link = link
+        self.at = AgentAddress("i-1", "tcp://127.0.0.1:1", "")
+        self.nobody = AgentAddress("i-2", "tcp://127.0.0.1:1", "")
+        self.kernel_ended = lambda *news: link.kernel_ended("i-1", *news)
+
+
+class ZmqAgentLinkTests(AgentLinkContract):
+    """The real one."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        server, link = self.agent(), self.manager()
+        self.link = link
+        self.at = self.address(server)
+        self.nobody = AgentAddress("i-2", "tcp://127.0.0.1:1", self.agent_keys.public)
+        self.kernel_ended = server.kernel_ended
+        link.watch([self.at])
+
+
+del AgentLinkContract  # trial would run it without a link

@@ -1,0 +1,204 @@
+"""The contract of LiveKernels."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+from attrs import evolve
+from twisted.internet.defer import Deferred, gatherResults
+
+from sorna.model.kernel import short_id
+from tests.contract.live_backends import MemoryCase, ValkeyCase, address_of, kernel_of
+
+if TYPE_CHECKING:
+    from tests.contract.live_backends import LiveCase as _Case
+else:
+    _Case = object
+
+LIKE_AN_ID = "session-named-like-anQ"
+LIKE_A_UUID = "01234567-89ab-cdef-0123-456789abcdef"
+
+
+class LiveKernelsContract(_Case):
+    async def test_found_by_every_reference(self) -> None:
+        """A kernel is found by both spellings of its id and by its owner's token, with all that was written."""
+        kernel = kernel_of()
+        await self.kernels.add(kernel, address_of())
+        for number, reference in enumerate((short_id(kernel.id), str(kernel.id), "token-1"), 1):
+            place = await self.kernels.use("AKIAONE", reference)
+            assert place is not None
+            self.assertEqual(place.kernel_id, kernel.id)
+            self.assertEqual(place.num_queries, number)
+        assert place is not None
+        self.assertEqual((place.runtime, place.requested_runtime, place.access_key), ("python3", "python", "AKIAONE"))
+        self.assertEqual(place.agent, address_of())
+        self.assertAlmostEqual(place.created_at, 1_700_000_000.25, places=5)
+        self.assertEqual(
+            dict(place.stats), {"exec_timeout": "180", "idle_timeout": "600", "mem_limit": str(512 * 1024)}
+        )
+
+    async def test_not_counted(self) -> None:
+        """A use that is not a query leaves the count alone."""
+        kernel = kernel_of(num_queries=7)
+        await self.kernels.add(kernel, address_of())
+        for _ in range(2):
+            place = await self.kernels.use("AKIAONE", "token-1", count=False)
+            assert place is not None
+            self.assertEqual(place.num_queries, 7)
+
+    async def test_never_anothers(self) -> None:
+        """No reference finds another owner's kernel, nor counts a query of it."""
+        kernel = kernel_of()
+        await self.kernels.add(kernel, address_of())
+        for reference in (short_id(kernel.id), str(kernel.id), "token-1"):
+            for thief in ("AKIATWO", "", "AKIAONE:", "akiaone"):
+                self.assertIsNone(await self.kernels.use(thief, reference))
+        self.assertIsNone(await self.kernels.use("AKIAONE:token-1"[:4], "ONE:token-1"))
+        place = await self.kernels.use("AKIAONE", "token-1", count=False)
+        assert place is not None
+        self.assertEqual(place.num_queries, 0)
+
+    async def test_keys_that_join_alike(self) -> None:
+        """Owner and token that join to the same key as another's find nothing of that one."""
+        kernel = kernel_of("AKIA:ONE", "token")
+        await self.kernels.add(kernel, address_of())
+        self.assertIsNone(await self.kernels.use("AKIA", "ONE:token"))
+        self.assertIsNotNone(await self.kernels.use("AKIA:ONE", "token"))
+
+    async def test_same_token_of_two_owners(self) -> None:
+        """A token names each owner's own kernel."""
+        first, second = kernel_of("AKIAONE"), kernel_of("AKIATWO")
+        await self.kernels.add(first, address_of())
+        await self.kernels.add(second, address_of())
+        for kernel in (first, second):
+            place = await self.kernels.use(kernel.access_key, "token-1")
+            assert place is not None
+            self.assertEqual(place.kernel_id, kernel.id)
+
+    async def test_token_like_an_id(self) -> None:
+        """A token that looks like an id, in either spelling, is found as a token when no kernel has that id."""
+        for token in (LIKE_AN_ID, LIKE_A_UUID):
+            kernel = kernel_of(session=token)
+            await self.kernels.add(kernel, address_of())
+            place = await self.kernels.use("AKIAONE", token)
+            assert place is not None
+            self.assertEqual(place.kernel_id, kernel.id)
+
+    async def test_token_like_anothers_id(self) -> None:
+        """A token that equals another owner's id finds the owner's own kernel."""
+        theirs = kernel_of("AKIATWO")
+        await self.kernels.add(theirs, address_of())
+        mine = kernel_of("AKIAONE", short_id(theirs.id))
+        await self.kernels.add(mine, address_of())
+        place = await self.kernels.use("AKIAONE", short_id(theirs.id))
+        assert place is not None
+        self.assertEqual(place.kernel_id, mine.id)
+
+    async def test_nothing_there(self) -> None:
+        """Unknown references, odd ones included, find nothing and raise nothing."""
+        for reference in (
+            "",
+            "nope",
+            short_id(uuid.uuid4()),
+            "*",
+            "a\x00b",
+            "\ud800",
+            "한" * 9,
+            "x" * 100_000,
+            "a b\r\nc",
+        ):
+            self.assertIsNone(await self.kernels.use("AKIAONE", reference))
+
+    async def test_odd_text_survives(self) -> None:
+        """Text that needs escaping comes back as it was."""
+        odd = "python:\"\\/\x00\x01\x7f\n한🎉'"
+        kernel = kernel_of(session='t"\\\n한', requested_runtime=odd)
+        await self.kernels.add(kernel, address_of())
+        place = await self.kernels.use("AKIAONE", 't"\\\n한')
+        assert place is not None
+        self.assertEqual(place.requested_runtime, odd)
+
+    async def test_forget(self) -> None:
+        """A forgotten kernel is found by nothing; forgetting again, or what never was, is harmless."""
+        kernel = kernel_of()
+        await self.kernels.add(kernel, address_of())
+        await self.kernels.forget(kernel)
+        for reference in (short_id(kernel.id), str(kernel.id), "token-1"):
+            self.assertIsNone(await self.kernels.use("AKIAONE", reference))
+        await self.kernels.forget(kernel)
+        await self.kernels.forget(evolve(kernel, agent_id=None))
+        self.assertEqual(await self.directory.kernels_of("i-one"), frozenset())
+
+    async def test_forget_leaves_the_next_session_alone(self) -> None:
+        """A late removal of a kernel does not take the token from the kernel that has it now."""
+        old, new = kernel_of(), kernel_of()
+        await self.kernels.add(old, address_of())
+        await self.kernels.add(new, address_of())
+        await self.kernels.forget(old)
+        place = await self.kernels.use("AKIAONE", "token-1")
+        assert place is not None
+        self.assertEqual(place.kernel_id, new.id)
+
+    async def test_add_again(self) -> None:
+        """Written again, after a loss or by another manager, a kernel keeps its count."""
+        kernel = kernel_of(num_queries=3)
+        await self.kernels.add(kernel, address_of())
+        await self.kernels.use("AKIAONE", "token-1")
+        await self.kernels.add(kernel, address_of())
+        place = await self.kernels.use("AKIAONE", "token-1")
+        assert place is not None
+        self.assertEqual(place.num_queries, 5)
+
+    async def test_concurrent_queries_are_all_counted(self) -> None:
+        """Of many uses at once each gets its own number."""
+        await self.kernels.add(kernel_of(), address_of())
+        places = await gatherResults(
+            [Deferred.fromCoroutine(self.kernels.use("AKIAONE", "token-1")) for _ in range(200)]
+        )
+        self.assertEqual([place.num_queries for place in places if place], list(range(1, 201)))
+
+
+class MemoryLiveKernelsTests(LiveKernelsContract, MemoryCase):
+    """The fakes."""
+
+
+class ValkeyLiveKernelsTests(LiveKernelsContract, ValkeyCase):
+    """A real server, and what only it has: the layout."""
+
+    async def test_layout(self) -> None:
+        """An operator's scripts of 2016 find the keys and fields they know."""
+        kernel = kernel_of()
+        short = short_id(kernel.id).encode()
+        await self.kernels.add(kernel, address_of())
+        flat = await self.db[1].command("HGETALL", short)
+        fields = dict(zip(flat[::2], flat[1::2], strict=True))
+        known = {
+            b"id": short,
+            b"instance": b"i-one",
+            b"lang": b"python",
+            b"addr": b"tcp://127.0.0.1:6011",
+            b"stdin_port": b"",
+            b"stdout_port": b"",
+            b"created_at": b"2023-11-14T22:13:20.250000+00:00",
+            b"num_queries": b"0",
+            b"exec_timeout": b"180",
+            b"mem_limit": b"524288",
+        }
+        self.assertEqual({name: fields[name] for name in known}, known)
+        self.assertEqual(await self.db[3].command("GET", "AKIAONE:token-1"), short)
+        self.assertEqual(await self.db[2].command("SMEMBERS", "i-one.kernels"), [short])
+
+    async def test_forgotten_without_a_trace(self) -> None:
+        """Removing leaves no key in any database."""
+        kernel = kernel_of()
+        await self.kernels.add(kernel, address_of())
+        await self.kernels.forget(kernel)
+        self.assertEqual([await self.db[number].command("DBSIZE") for number in (1, 2, 3)], [0, 0, 0])
+
+    async def test_a_spoilt_hash(self) -> None:
+        """A hash that lacks a field is no kernel."""
+        kernel = kernel_of()
+        await self.kernels.add(kernel, address_of())
+        await self.db[1].command("HDEL", short_id(kernel.id), "created_at")
+        self.assertIsNone(await self.kernels.use("AKIAONE", "token-1"))

@@ -1,0 +1,172 @@
+"""What every route answers to bad input, generated from the application's own list, so that none can be forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from attrs import evolve
+from twisted.internet.task import Clock
+
+from sorna.gateway.call import Access
+from sorna.gateway.router import VERSIONS, Route
+from sorna.testing.gateway import EXAMPLE, encode, form
+from tests.gateway.base import INACTIVE, NOW, OTHER, POOR, TOKEN, Answer, GatewayTestCase
+
+FORM = "form"
+
+#: For each route that reads a body: one that it accepts, or FORM. A route that is missing here reads none.
+RIGHT_BODIES: Mapping[tuple[str, str], Any] = {
+    ("GET", "/authorize"): {"echo": 1},
+    ("POST", "/kernel/create"): {"lang": "python3", "clientSessionToken": TOKEN},
+    ("POST", "/kernel"): {"lang": "python3", "clientSessionToken": TOKEN},
+    ("POST", "/kernel/<reference>"): {"mode": "query", "code": "1"},
+    ("POST", "/kernel/<reference>/complete"): {"code": "1", "options": {"line": "1", "col": 1}},
+    ("POST", "/kernel/<reference>/upload"): FORM,
+}
+
+#: For each route, the fields whose type it checks, outermost last.
+TYPED_FIELDS: Mapping[tuple[str, str], Mapping[str, Any]] = {
+    ("POST", "/kernel/create"): {
+        "lang": 1,
+        "clientSessionToken": [],
+        "limits": 1,
+        "resourceLimits": "x",
+        "config": [],
+        "mounts": {},
+        "tag": 5,
+    },
+    ("POST", "/kernel"): {"lang": None, "clientSessionToken": 7},
+    ("POST", "/kernel/<reference>"): {"mode": 1, "code": 2, "runId": [], "options": "x"},
+    ("POST", "/kernel/<reference>/complete"): {"code": 1, "options": []},
+}
+
+
+class EveryRouteTests(GatewayTestCase):
+    """The columns of the table; the rows come from the application."""
+
+    def routes(self, access: Access | None = None, *, kernel: bool | None = None) -> Iterator[tuple[Route, str]]:
+        """Give routes with a target of each version they exist in."""
+        for route in self.application.routes:
+            if (access is None or route.access is access) and kernel in {None, "<reference>" in route.path}:
+                for prefix in VERSIONS if route.versioned else ("",):
+                    yield route, f"/{prefix}{route.path}" if prefix else route.path
+
+    def call(self, route: Route, target: str, reference: str = TOKEN, **signing: Any) -> Answer:
+        """Call a route with a body that it accepts."""
+        right = RIGHT_BODIES.get((route.method, route.path))
+        target = target.replace("<reference>", reference)
+        if right == FORM:
+            content_type, body = form(("x", b"1"))
+            return self.request(route.method, target, body=body, content_type=content_type, **signing)
+        return self.request(route.method, target, right, **signing)
+
+    def test_the_tables_of_this_test_name_routes_that_exist(self) -> None:
+        """A route that goes away leaves no row behind, and every POST has one or needs no body."""
+        there = {(route.method, route.path) for route in self.application.routes}
+        self.assertLessEqual(set(RIGHT_BODIES) | set(TYPED_FIELDS), there)
+        posts = {key for key in there if key[0] == "POST"}
+        self.assertEqual(posts - set(RIGHT_BODIES), {("POST", "/kernel/<reference>/interrupt")})
+
+    def test_right_calls(self) -> None:
+        """Every route answers a right call, with and without a slash at the end."""
+        for route, target in self.routes():
+            for slash in ("", "/"):
+                self.create()
+                answer = self.call(route, target + slash)
+                self.assertIn(answer.status, {200, 201, 204}, (target, answer))
+                self.assertEqual(answer.headers["server"], "BackendAI-API/v3.20170615")
+                self.assertEqual(answer.headers["content-length"], str(len(answer.body)))
+                self.assertIn("content-type", answer.headers)
+                self.assertIn("x-request-id", answer.headers)
+
+    def test_no_credentials(self) -> None:
+        """Without Authorization protected routes answer 401, without a date 400, and public ones 200."""
+        for route, target in self.routes():
+            public = route.access is Access.PUBLIC
+            answer = self.send(route.method, target, {b"Date": self.signer.date().isoformat().encode()})
+            self.assertEqual(answer.status, 200 if public else 401, target)
+            if not public:
+                self.assert_problem(answer, 401, "auth-failed")
+                undated = self.send(route.method, target, {})
+                self.assert_problem(
+                    undated,
+                    400,
+                    "invalid-auth-params",
+                    "Missing or invalid authorization parameters. (Date/time sync error)",
+                )
+
+    def test_bad_credentials(self) -> None:
+        """Each way of being nobody has one answer on all protected routes, and changes nothing."""
+        stale = Clock()
+        stale.advance(NOW - 3600)
+        kernel = self.create()
+        for signing, status, slug in (
+            ({"keypair": evolve(EXAMPLE, secret_key="guess")}, 401, "auth-failed"),
+            ({"clock": stale}, 400, "invalid-auth-params"),
+            ({"keypair": evolve(OTHER, access_key="AKIANOBODY0000000000")}, 401, "auth-failed"),
+            ({"keypair": INACTIVE}, 401, "auth-failed"),
+            ({"scheme": b"Basic"}, 400, "invalid-auth-params"),
+            ({"changes": {b"Authorization": b"Sorna"}}, 400, "invalid-auth-params"),
+            ({"changes": {b"Authorization": b"Sorna x"}}, 400, "invalid-auth-params"),
+        ):
+            for route, target in self.routes(Access.KEYPAIR):
+                self.assert_problem(self.call(route, target, kernel, **signing), status, slug)
+        self.assertEqual(len(self.kernels.live), 1)
+        self.assertEqual(self.rate_limits.counted, {EXAMPLE.access_key})
+
+    def test_exhausted_keypairs(self) -> None:
+        """A keypair without requests left is refused by every protected route."""
+        for _ in range(3):
+            self.request("GET", "/v2/authorize", {}, keypair=POOR)
+        for route, target in self.routes(Access.KEYPAIR):
+            answer = self.call(route, target, keypair=POOR)
+            self.assert_problem(answer, 429, "rate-limit-exceeded")
+            self.assertEqual(answer.headers["x-ratelimit-remaining"], "0")
+
+    def test_malformed_bodies(self) -> None:
+        """Every route that reads a body refuses one that it cannot read."""
+        for route, target in self.routes(Access.KEYPAIR):
+            if (route.method, route.path) in RIGHT_BODIES:
+                slug = "invalid-auth-params" if route.path == "/authorize" else "invalid-api-params"
+                for body in (b"", b"{", b"[1]", b"\xff\xff"):
+                    target_of = target.replace("<reference>", self.create())
+                    self.assert_problem(self.request(route.method, target_of, body=body), 400, slug)
+
+    def test_wrong_types(self) -> None:
+        """Every field with a type refuses another one by its name."""
+        for route, target in self.routes(Access.KEYPAIR):
+            key = (route.method, route.path)
+            for field, wrong in TYPED_FIELDS.get(key, {}).items():
+                if target.startswith("/v1") and field in {"mode", "options"} and "complete" not in target:
+                    continue  # The first version has neither.
+                body = encode({**RIGHT_BODIES[key], field: wrong})
+                answer = self.request(route.method, target.replace("<reference>", self.create()), body=body)
+                self.assert_problem(answer, 400, "invalid-api-params")
+                self.assertIn(f"({field} ", answer.json["title"])
+
+    def test_unknown_kernels(self) -> None:
+        """A kernel that is not there is the same to every route."""
+        for reference in ("nobody-has-this", "HHUaCVyvKnLzMKr__wv6_Q", "x", "%F0%9F%90%8D", "a" * 81):
+            for route, target in self.routes(kernel=True):
+                self.assert_problem(self.call(route, target, reference), 404, "kernel-not-found", "No such kernel.")
+
+    def test_kernels_of_another_owner(self) -> None:
+        """Another owner's kernel is not there, by id or by token, and stays as it was."""
+        kernel = self.create()
+        before = repr(self.kernels.live)
+        for reference in (kernel, TOKEN):
+            for route, target in self.routes(kernel=True):
+                answer = self.call(route, target, reference, keypair=OTHER)
+                self.assert_problem(answer, 404, "kernel-not-found")
+        self.assertEqual(repr(self.kernels.live), before)
+
+    def test_not_ready(self) -> None:
+        """Routes of kernels wait for the process to be ready, and no others do."""
+        self.readiness.reason = "starting"
+        for route, target in self.routes():
+            answer = self.call(route, target)
+            if route.path.startswith("/kernel"):
+                self.assert_problem(answer, 503, "service-unavailable", "Serivce unavailable. (Server not ready.)")
+            elif route.path != "/ready":
+                self.assertEqual(answer.status, 200)

@@ -1,0 +1,283 @@
+"""The agent's kernels whole: real tiers, the real runner, the real channel in the real reactor.
+
+What the unit tests play by hand is done here by processes: each runtime that the host offers, input, limits, destroying,
+restarting, and output in quantity.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import uuid
+from functools import partial
+from typing import Any, ClassVar
+
+from attrs import evolve
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import SkipTest, TestCase
+
+from sorna.agent.channel import Channel
+from sorna.agent.detection import Detection, detect
+from sorna.agent.interfaces import SandboxSettings
+from sorna.agent.kernels import Kernels
+from sorna.agent.sandbox.tiers import NamespaceSandbox
+from sorna.errors import AgentRefused, IsolationUnavailable, KernelNotFound
+from sorna.model.kernel import KernelSpec, Usage
+from sorna.model.limits import MIB, Limits
+from sorna.model.run import RunMode, RunReply, RunRequest, RunStatus
+from tests.integration.test_agent_languages import PROGRAMS, the_reactor
+
+
+class News:
+    def __init__(self) -> None:
+        self.ended: list[tuple[uuid.UUID, str]] = []
+        self._waiting: list[Deferred[None]] = []
+
+    def kernel_ended(self, kernel_id: uuid.UUID, reason: str, usage: Usage) -> None:
+        self.ended.append((kernel_id, reason))
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            one.callback(None)
+
+    async def come(self) -> None:
+        """Wait for news."""
+        if not self.ended:
+            waiting: Deferred[None] = Deferred()
+            self._waiting.append(waiting)
+            await waiting
+
+
+def console(reply: RunReply, stream: str = "stdout") -> str:
+    """Give a reply's text of one stream."""
+    return "".join(text for kind, text in reply.console if kind == stream)
+
+
+class RealKernelTests(TestCase):
+    timeout = 90
+    detection: ClassVar[Detection | None] = None
+
+    async def setUp(self) -> None:  # type: ignore[override]  # trial waits for it
+        reactor: Any = the_reactor()
+        cls = type(self)
+        if cls.detection is None:
+            cls.detection = await detect(reactor, reactor, sys.executable, dict(os.environ))
+        self.sandbox = NamespaceSandbox(
+            reactor,
+            SandboxSettings(python=sys.executable, read_only=cls.detection.read_only),
+            f"test-{secrets.token_hex(4)}",
+        )
+        try:
+            await self.sandbox.start()
+        except IsolationUnavailable as error:
+            raise SkipTest(f"no isolation here: {error.detail}") from error
+        self.addCleanup(lambda: Deferred.fromCoroutine(self.sandbox.stop()))
+        self.news = News()
+        self.kernels = Kernels(reactor, self.sandbox, cls.detection.runtimes, 8, partial(Channel, reactor))
+        self.kernels.report_to(self.news)
+        self.addCleanup(lambda: Deferred.fromCoroutine(self.kernels.stop()))
+
+    async def create(self, runtime: str = "python3", **limits: Any) -> uuid.UUID:
+        assert self.detection is not None
+        if runtime not in self.detection.runtimes:
+            raise SkipTest(f"{runtime} is not offered here: {self.detection.missing[runtime]}")
+        kernel_id = uuid.UUID(bytes=secrets.token_bytes(16))
+        spec = KernelSpec("AKIA", "t", runtime, runtime, evolve(Limits(), **limits))
+        await self.kernels.create_kernel(kernel_id, spec)
+        return kernel_id
+
+    async def query(self, kernel_id: uuid.UUID, code: str, run_id: str | None = None) -> RunReply:
+        return await self.kernels.execute(kernel_id, RunRequest(RunMode.QUERY, code, run_id, wait=None))
+
+    async def test_python_session(self) -> None:
+        """State stays between runs, the last expression is echoed, errors have a traceback and a record."""
+        kernel_id = await self.create()
+        reply = await self.query(kernel_id, "a = 6\na * 7")
+        self.assertEqual((reply.status, reply.exit_code, console(reply)), (RunStatus.FINISHED, 0, "42\n"))
+        reply = await self.query(kernel_id, "print(a); 1 / 0")
+        self.assertEqual((console(reply), reply.exit_code), ("6\n", 1))
+        self.assertIn("ZeroDivisionError", console(reply, "stderr"))
+        self.assertEqual(reply.exceptions[0].name, "ZeroDivisionError")
+        usage = await self.kernels.destroy_kernel(kernel_id, "user-requested")
+        self.assertGreater(usage.cpu_used, 0)
+        with self.assertRaises(KernelNotFound):
+            await self.query(kernel_id, "1")
+
+    async def test_input(self) -> None:
+        """A run that asks is answered, with a password flag where it is one."""
+        kernel_id = await self.create()
+        reply = await self.query(kernel_id, "import getpass\nprint(input('name? '), getpass.getpass())")
+        self.assertEqual((reply.status, console(reply)), (RunStatus.WAITING_INPUT, "name? "))
+        self.assertEqual(reply.options, {"is_password": False})
+        reply = await self.query(kernel_id, "Ada")
+        self.assertEqual((reply.status, reply.options), (RunStatus.WAITING_INPUT, {"is_password": True}))
+        reply = await self.kernels.execute(kernel_id, RunRequest(RunMode.INPUT, "secret", wait=None))
+        self.assertEqual((reply.status, console(reply).split()[-2:]), (RunStatus.FINISHED, ["Ada", "secret"]))
+
+    async def test_typed_ahead(self) -> None:
+        """Lines typed ahead are taken in order, and the run is not believed to wait when it does not."""
+        kernel_id = await self.create()
+        code = "import time; time.sleep(0.2)\nfor _ in range(20): print(input())"
+        await self.kernels.execute(kernel_id, RunRequest(RunMode.QUERY, code, "r", wait=0))
+        reply = None
+        for number in range(20):
+            request = RunRequest(RunMode.INPUT, str(number), "r", wait=None if number == 19 else 0)
+            reply = await self.kernels.execute(kernel_id, request)
+        text = ""
+        while reply is not None and reply.status is not RunStatus.FINISHED:
+            text += console(reply)
+            reply = await self.kernels.execute(kernel_id, RunRequest(RunMode.CONTINUE, run_id="r", wait=None))
+        assert reply is not None
+        self.assertEqual((text + console(reply)).split()[-1], "19")
+
+    async def test_execution_timeout(self) -> None:
+        """A run that computes too long is ended with a sentence and 124, and the kernel works on."""
+        kernel_id = await self.create(execution_timeout=0.5)
+        reply = await self.query(kernel_id, "print('begun')\nwhile True: pass")
+        self.assertEqual((reply.status, reply.exit_code, console(reply)), (RunStatus.FINISHED, 124, "begun\n"))
+        self.assertIn("limit of 0.5 seconds", console(reply, "stderr"))
+        self.assertEqual(console(await self.query(kernel_id, "1+1")), "2\n")
+
+    async def test_endless_print(self) -> None:
+        """An endless print ends at its limit of output, although it is faster than any reader."""
+        kernel_id = await self.create(output_size=3 * MIB)
+        reply = await self.query(kernel_id, "while True: print('y' * 1000)")
+        size = len(console(reply))
+        while reply.status is RunStatus.CONTINUED:
+            reply = await self.kernels.execute(kernel_id, RunRequest(RunMode.CONTINUE, wait=None))
+            size += len(console(reply))
+        self.assertEqual((reply.status, reply.exit_code, size), (RunStatus.FINISHED, 124, 3 * MIB))
+        self.assertIn("limit of 3 MiB", console(reply, "stderr"))
+        self.assertEqual(console(await self.query(kernel_id, "1+1")), "2\n")
+
+    async def test_unread_endless_print_can_be_ended(self) -> None:
+        """A run that nobody reads is blocked, costs no memory, and still ends by its time."""
+        kernel_id = await self.create(execution_timeout=1.0)
+        await self.kernels.execute(kernel_id, RunRequest(RunMode.QUERY, "while True: print('y' * 1000)", "r", wait=0))
+        await deferLater(the_reactor(), 1.5, lambda: None)
+        kernel = self.kernels.live()[kernel_id]
+        self.assertLess(kernel.runs.cost, 7 * MIB)
+        reply = await self.kernels.execute(kernel_id, RunRequest(RunMode.CONTINUE, run_id="r"))
+        while reply.status is RunStatus.CONTINUED:
+            reply = await self.kernels.execute(kernel_id, RunRequest(RunMode.CONTINUE, run_id="r"))
+        self.assertEqual(reply.exit_code, 124)
+
+    async def test_much_output(self) -> None:
+        """Fifty million bytes arrive complete and in order, in bounded pieces."""
+        kernel_id = await self.create()
+        code = "for n in range(500_000): print(f'{n:099}')"
+        reply = await self.kernels.execute(kernel_id, RunRequest(RunMode.QUERY, code))
+        expected = 0
+        rest = ""
+        while True:
+            lines = (rest + console(reply)).split("\n")
+            rest = lines.pop()
+            for line in lines:
+                if int(line) != expected:
+                    self.fail(f"{line} instead of {expected}")
+                expected += 1
+            if reply.status is RunStatus.FINISHED:
+                break
+            reply = await self.kernels.execute(kernel_id, RunRequest(RunMode.CONTINUE))
+        self.assertEqual((expected, rest), (500_000, ""))
+
+    async def test_memory_bomb(self) -> None:
+        """A run that takes too much memory is told so, with 137 and the limit's size."""
+        kernel_id = await self.create(memory=96 * MIB)
+        reply = await self.query(kernel_id, "x = [bytearray(1 << 20) for _ in range(1000)]")
+        self.assertEqual(reply.status, RunStatus.FINISHED)
+        if reply.exit_code == 1 and "MemoryError" in console(reply, "stderr"):
+            raise SkipTest("this host has no control group for memory: the process limit raised MemoryError")
+        self.assertEqual(reply.exit_code, 137)
+        self.assertIn("96 MiB", console(reply, "stderr"))
+
+    async def test_destroy_during_a_run(self) -> None:
+        """The waiting call is answered with 130 and the reason."""
+        kernel_id = await self.create()
+        answer = Deferred.fromCoroutine(self.query(kernel_id, "print('x', flush=True)\nimport time; time.sleep(60)"))
+        await deferLater(the_reactor(), 0.2, lambda: None)
+        await self.kernels.destroy_kernel(kernel_id, "user-requested")
+        reply = await answer
+        self.assertEqual((reply.status, reply.exit_code, console(reply)), (RunStatus.FINISHED, 130, "x\n"))
+        self.assertIn("user-requested", console(reply, "stderr"))
+        self.assertEqual(self.news.ended, [])
+
+    async def test_restart_during_a_run(self) -> None:
+        """The run ends, the state is new, the files stay."""
+        kernel_id = await self.create()
+        await self.kernels.upload(kernel_id, "a/kept.txt", b"kept")
+        await self.query(kernel_id, "a = 1")
+        answer = Deferred.fromCoroutine(self.query(kernel_id, "import time; time.sleep(60)"))
+        await deferLater(the_reactor(), 0.1, lambda: None)
+        await self.kernels.restart_kernel(kernel_id)
+        self.assertEqual((await answer).exit_code, 130)
+        reply = await self.query(kernel_id, "print(open('a/kept.txt').read(), 'a' in globals())")
+        self.assertEqual(console(reply), "kept False\n")
+
+    async def test_interrupt(self) -> None:
+        """An interrupt is a KeyboardInterrupt, and the state stays."""
+        kernel_id = await self.create()
+        await self.query(kernel_id, "a = 5")
+        answer = Deferred.fromCoroutine(self.query(kernel_id, "import time; time.sleep(60)"))
+        await deferLater(the_reactor(), 0.2, lambda: None)
+        await self.kernels.interrupt(kernel_id)
+        self.assertIn("KeyboardInterrupt", console(await answer, "stderr"))
+        self.assertEqual(console(await self.query(kernel_id, "a")), "5\n")
+
+    async def test_runner_dies(self) -> None:
+        """A process that ends itself ends its run with its status; the next run starts on a fresh state."""
+        kernel_id = await self.create()
+        reply = await self.query(kernel_id, "import os; os._exit(7)")
+        self.assertEqual((reply.status, reply.exit_code), (RunStatus.FINISHED, 7))
+        self.assertEqual(console(await self.query(kernel_id, "1+1")), "2\n")
+
+    async def test_idle_timeout(self) -> None:
+        """A kernel that nobody uses ends and is news."""
+        kernel_id = await self.create(idle_timeout=0.3)
+        await self.news.come()
+        self.assertEqual(self.news.ended, [(kernel_id, "idle-timeout")])
+
+    async def test_upload_that_climbs_out(self) -> None:
+        """A path out of the working directory is refused."""
+        kernel_id = await self.create()
+        for path in ("../x", "/etc/x", "a/../../x"):
+            with self.assertRaises(AgentRefused):
+                await self.kernels.upload(kernel_id, path, b"x")
+
+    async def test_completion(self) -> None:
+        """Completions come from the live namespace."""
+        kernel_id = await self.create()
+        await self.query(kernel_id, "my_variable = 1")
+        self.assertIn("my_variable", await self.kernels.complete(kernel_id, "my_va", {"line": "my_va", "col": 5}))
+
+    async def test_logs(self) -> None:
+        """The log is what was printed."""
+        kernel_id = await self.create()
+        await self.query(kernel_id, "print('hello')")
+        self.assertIn("hello\n", await self.kernels.logs(kernel_id))
+
+
+def _add_runtime_tests() -> None:
+    for name in PROGRAMS:
+
+        async def test(self: RealKernelTests, name: str = name) -> None:
+            program = PROGRAMS[name]
+            kernel_id = await self.create(name, execution_timeout=60.0)
+            for path, content in program.files.items():
+                await self.kernels.upload(kernel_id, path, content.encode())
+            if program.query:
+                reply = await self.query(kernel_id, program.query)
+                found = (console(reply).strip(), reply.exit_code)
+                self.assertEqual(found, ("42", 0), reply)
+            batch = RunRequest(RunMode.BATCH, build="*", exec="*", wait=None)
+            reply = await self.kernels.execute(kernel_id, batch)
+            self.assertEqual(reply.status, RunStatus.BUILD_FINISHED, reply)
+            reply = await self.kernels.execute(kernel_id, batch)
+            self.assertEqual((console(reply).split(), reply.exit_code), (["batch", "42"], 0), reply)
+
+        test.__doc__ = f"{name} works inside its sandbox, in query and in batch mode."
+        setattr(RealKernelTests, f"test_runtime_{name.replace('-', '_')}", test)
+
+
+_add_runtime_tests()

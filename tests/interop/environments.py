@@ -1,0 +1,169 @@
+"""Virtual environments of published clients, each under the Python and with the libraries of its time.
+
+``python -m tests.interop.environments`` prepares them all and says where they are; the tests prepare what is missing.
+They are kept in the user's cache folder (``SORNA_INTEROP_CACHE`` names another), so that only the first run waits.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from attrs import frozen
+from platformdirs import user_cache_dir
+
+BUILD_TIMEOUT = 300.0
+
+
+class ClientUnavailable(Exception):
+    """A client cannot be had on this machine; the text says why."""
+
+
+@frozen
+class PublishedClient:
+    """A client as it was published.
+
+    :ivar python: the Python version of its time.
+    :ivar pins: every library it needs: newer ones do not run there, and installers of that time do not know it.
+    """
+
+    name: str
+    python: str
+    pins: tuple[str, ...]
+
+
+_COMMON = (
+    "ConfigArgParse==1.7",
+    "chardet==3.0.4",
+    "idna==3.7",
+    "namedlist==1.8",
+    "python-dateutil==2.9.0.post0",
+    "six==1.16.0",
+)
+_REQUESTS = ("certifi==2024.2.2", "charset-normalizer==2.0.12", "requests==2.27.1", "urllib3==1.26.20")
+_AIOHTTP3 = (
+    "async-timeout==3.0.1",
+    "attrs==22.2.0",
+    "idna-ssl==1.1.0",
+    "multidict==4.7.6",
+    "yarl==1.2.6",
+    "humanize==0.5.1",
+    "tabulate==0.8.10",
+)
+
+SORNA_0_9_8 = PublishedClient(
+    "sorna-client-0.9.8",
+    "3.6",
+    (
+        *_COMMON,
+        *_REQUESTS,
+        "sorna-client==0.9.8",
+        "aiohttp==2.2.5",
+        "async-timeout==1.4.0",
+        "multidict==3.3.2",
+        "simplejson==3.19.2",
+        "yarl==0.12.0",
+    ),
+)
+BACKEND_1_1_11 = PublishedClient(
+    "backend.ai-client-1.1.11",
+    "3.6",
+    (*_COMMON, *_REQUESTS, *_AIOHTTP3, "backend.ai-client==1.1.11", "aiohttp==3.0.9", "colorama==0.4.5"),
+)
+BACKEND_1_4_2 = PublishedClient(
+    "backend.ai-client-1.4.2",
+    "3.6",
+    (*_COMMON, *_AIOHTTP3, "backend.ai-client==1.4.2", "aiohttp==3.4.4", "tqdm==4.62.3"),
+)
+CLIENTS = (SORNA_0_9_8, BACKEND_1_1_11, BACKEND_1_4_2)
+
+
+def cache_folder() -> Path:
+    """Give the folder that holds the environments."""
+    return Path(os.environ.get("SORNA_INTEROP_CACHE") or user_cache_dir("sorna-interop", appauthor=False))
+
+
+def prepare(client: PublishedClient) -> Path:
+    """Give the ``bin`` folder of a client's environment, made now if need be.
+
+    :raises ClientUnavailable: its Python is not found, or its libraries cannot be fetched.
+    """
+    cache = cache_folder()
+    cache.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256("\n".join((client.python, *client.pins)).encode()).hexdigest()[:12]
+    folder = cache / f"{client.name}-{digest}"
+    complete = folder / "complete"
+    if complete.exists():
+        return folder / "bin"
+    with (cache / f"{client.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may want it at once
+        if not complete.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            _build(client, folder)
+            complete.touch()
+    return folder / "bin"
+
+
+def _build(client: PublishedClient, folder: Path) -> None:
+    python = find_python(client.python)
+    if python is None:
+        raise ClientUnavailable(f"{client.name} wants Python {client.python}, which is not found here")
+    install = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-deps"]
+    limits = ["--timeout=20", "--retries=1", "--disable-pip-version-check"]
+    for command in ([str(python), "-m", "venv", str(folder)], [*install, *limits, *client.pins]):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_TIMEOUT, check=False)
+        except subprocess.TimeoutExpired:
+            raise ClientUnavailable(f"{client.name} could not be installed within {BUILD_TIMEOUT:.0f} s") from None
+        if done.returncode:
+            said = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
+            raise ClientUnavailable(f"{client.name} cannot be installed, is the registry reachable? {said[-1]}")
+
+
+def find_python(version: str) -> Path | None:
+    """Find an interpreter of this version that runs: on the path, or where pyenv keeps them."""
+    for candidate in _candidates(version):
+        try:
+            done = subprocess.run(
+                [str(candidate), "-c", "import ssl, sys, venv; print('%d.%d' % sys.version_info[:2])"],
+                capture_output=True,
+                text=True,
+                timeout=20,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if done.returncode == 0 and done.stdout.strip() == version:
+            return candidate
+    return None
+
+
+def _candidates(version: str) -> Iterator[Path]:
+    name = f"python{version}"
+    for root in filter(None, (os.environ.get("PYENV_ROOT"), str(Path.home() / ".pyenv"))):
+        yield from sorted(Path(root).glob(f"versions/{version}*/bin/{name}"), reverse=True)
+    found = shutil.which(name)
+    if found:
+        yield Path(found)
+
+
+def main() -> int:
+    """Prepare every client."""
+    missing = 0
+    for client in CLIENTS:
+        try:
+            where = str(prepare(client))
+        except ClientUnavailable as error:
+            where, missing = str(error), missing + 1
+        sys.stdout.write(f"{client.name}: {where}\n")
+    return missing
+
+
+if __name__ == "__main__":
+    sys.exit(main())

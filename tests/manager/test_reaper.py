@@ -1,0 +1,88 @@
+"""What is mended without anyone asking."""
+
+from __future__ import annotations
+
+from sorna.errors import AgentTimeout, KernelDestructionFailed
+from sorna.manager.reaper import DEADLINES, MISSING_FOR, SEEN_WITHIN
+from sorna.model.kernel import KernelSpec, KernelStatus, new_kernel_id, short_id
+from sorna.model.limits import Limits
+from tests.manager.world import OWNER, ManagerTestCase
+
+
+class ReaperTests(ManagerTestCase):
+    """Every pass compares what should be with what is."""
+
+    def status(self) -> str:
+        """Tell the status and reason of the only kernel."""
+        kernel = self.done(self.kernels.last_by_token(OWNER, "token-1"))
+        assert kernel is not None
+        return f"{kernel.status} {kernel.status_reason}".strip()
+
+    def pass_time(self, seconds: float, *kernels: str, alive: bool = True) -> None:
+        """Let time pass with heartbeats and passes of the reaper every half second."""
+        for _ in range(round(seconds * 2)):
+            self.clock.advance(0.5)
+            if alive:
+                self.beat(*kernels)
+            self.done(self.reaper.mend())
+
+    def test_a_healthy_kernel_is_left_alone(self) -> None:
+        """A kernel that its agent holds lives."""
+        kernel_id = self.make()
+        self.pass_time(30, short_id(kernel_id))
+        self.assertEqual(self.status(), "RUNNING")
+
+    def test_a_dead_agent_ends_its_kernels_within_five_seconds(self) -> None:
+        """From the last heartbeat to the end of its kernels and their free places it takes less than 5 s."""
+        self.make()
+        self.beat()
+        self.pass_time(5, alive=False)
+        self.assertEqual(self.status(), "TERMINATED agent-lost")
+        self.assertEqual(self.used(), 0)
+
+    def test_a_kernel_its_agent_does_not_hold_is_lost(self) -> None:
+        """After the time a heartbeat needs, and a later look, a kernel that is missing is ended."""
+        self.make()
+        self.pass_time(SEEN_WITHIN)
+        self.assertEqual(self.status(), "RUNNING")
+        self.pass_time(MISSING_FOR + 1)
+        self.assertEqual(self.status(), "TERMINATED lost")
+
+    def test_one_bad_heartbeat_ends_nothing(self) -> None:
+        """A kernel that is missing from one heartbeat and back in the next lives."""
+        kernel_id = self.make()
+        self.pass_time(SEEN_WITHIN + 1, short_id(kernel_id))
+        self.pass_time(1)
+        self.pass_time(10, short_id(kernel_id))
+        self.assertEqual(self.status(), "RUNNING")
+
+    def test_a_creation_that_never_ends_is_given_up(self) -> None:
+        """A PREPARING row past its deadline is an error, and its place is free."""
+        spec = KernelSpec(OWNER, "token-1", "python3", "python", Limits())
+        self.done(self.kernels.reserve(new_kernel_id(), spec, self.clock.seconds()))
+        self.clock.advance(DEADLINES[KernelStatus.PREPARING] + 1)
+        self.beat()
+        self.done(self.reaper.mend())
+        self.assertEqual(self.status(), "ERROR creation-timeout")
+        self.assertEqual(self.used(), 0)
+
+    def test_an_unanswered_destroy_is_tried_again(self) -> None:
+        """A kernel that an agent did not end is ended when the agent answers again."""
+
+        def silent() -> None:
+            raise AgentTimeout("silent")
+
+        kernel_id = self.make()
+        self.agent.script["destroy_kernel"] = silent
+        self.fails(self.registry.destroy(OWNER, short_id(kernel_id)), KernelDestructionFailed)
+        self.assertEqual(self.status(), "TERMINATING user-requested")
+        del self.agent.script["destroy_kernel"]
+        self.pass_time(3, short_id(kernel_id))
+        self.assertEqual(self.status(), "TERMINATED user-requested")
+
+    def test_orphans_are_ended(self) -> None:
+        """A kernel that an agent holds and no row wants is ended on the agent."""
+        orphan = new_kernel_id()
+        self.agent.kernels.add(orphan)
+        self.pass_time(1, short_id(orphan))
+        self.assertNotIn(orphan, self.agent.kernels)

@@ -1,0 +1,102 @@
+"""A manager on verified fakes: every test of ``manager`` that needs more than one part starts here."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from attrs import evolve
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from sorna.cluster.memory import MemoryAgentLink
+from sorna.live.memory import (
+    MemoryAgentDirectory,
+    MemoryAnnouncements,
+    MemoryHeartbeatStore,
+    MemoryLiveKernels,
+    MemoryRedis,
+)
+from sorna.manager.creation import Creation
+from sorna.manager.ending import Ending
+from sorna.manager.interfaces import KernelEnded
+from sorna.manager.reaper import Reaper
+from sorna.manager.registry import Registry
+from sorna.manager.requests import CreateRequest
+from sorna.model.agent import Heartbeat
+from sorna.model.keypair import Keypair
+from sorna.model.limits import LimitPolicy
+from sorna.store.memory import MemoryKernels, MemoryKeypairs
+from sorna.testing.unit import UnitTestCase
+from tests.cluster.scripted import ScriptedOperations
+
+T = TypeVar("T")
+OWNER, STRANGER = "AKIA" + "O" * 16, "AKIA" + "S" * 16
+HEARTBEAT = Heartbeat(
+    "i-1", "first", "tcp://127.0.0.1:1", "k" * 40, frozenset({"python3", "c"}), frozenset(), 5, "none", {}
+)
+INTERVAL = 1.2
+
+
+class ManagerTestCase(UnitTestCase):
+    """One agent that does what the test tells it, and a manager."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1_000_000)
+        self.redis = MemoryRedis(self.clock)
+        self.keypairs = MemoryKeypairs(
+            [Keypair(OWNER, "s" * 40, concurrency_limit=2), Keypair(STRANGER, "t" * 40, concurrency_limit=2)]
+        )
+        self.kernels = MemoryKernels(self.keypairs)
+        self.live = MemoryLiveKernels(self.redis)
+        self.directory = MemoryAgentDirectory(self.redis)
+        self.agent = ScriptedOperations()
+        self.agent.kernels.clear()
+        announcements = MemoryAnnouncements(self.redis)
+        self.link = MemoryAgentLink(self.clock, {"i-1": self.agent}, self._ended)
+        self.ending = Ending(self.clock, self.kernels, self.live, self.directory, self.link, announcements)
+        self.creation = Creation(
+            self.clock, self.kernels, self.live, self.directory, self.link, announcements, self.ending, LimitPolicy()
+        )
+        self.registry = Registry(
+            self.clock, self.kernels, self.live, self.directory, self.link, self.creation, self.ending
+        )
+        self.reaper = Reaper(self.clock, self.kernels, self.directory, self.link, self.ending)
+        self.heartbeats = MemoryHeartbeatStore(self.redis)
+        self.beat()
+
+    async def _ended(self, ended: KernelEnded) -> None:
+        await self.ending.on_kernel_ended(ended)
+
+    def beat(self, *kernels: str, incarnation: str = "first") -> None:
+        """Let the agent say that it lives and holds these kernels."""
+        heartbeat = evolve(HEARTBEAT, kernels=frozenset(kernels), incarnation=incarnation)
+        self.done(self.heartbeats.beat(heartbeat, INTERVAL))
+
+    def start(self, work: Coroutine[Any, Any, T]) -> Deferred[T]:
+        """Start something that may not be done at once."""
+        return Deferred.fromCoroutine(work)
+
+    def done(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do something that is done at once."""
+        return self.successResultOf(self.start(work))
+
+    def fails(self, work: Coroutine[Any, Any, Any], error: type[Exception]) -> Any:
+        """Do something that fails at once, and give the error."""
+        return self.failureResultOf(self.start(work), error).value
+
+    def used(self, access_key: str = OWNER) -> int:
+        """Tell how much of the quota is taken."""
+        keypair = self.done(self.keypairs.by_access_key(access_key))
+        assert keypair is not None
+        return keypair.concurrency_used
+
+    def wish(self, token: str = "token-1", runtime: str = "python", owner: str = OWNER) -> CreateRequest:
+        """Build a wish for a kernel."""
+        return CreateRequest(owner, token, runtime)
+
+    def make(self, token: str = "token-1", owner: str = OWNER) -> uuid.UUID:
+        """Make a kernel."""
+        return self.done(self.registry.create(self.wish(token, owner=owner))).kernel_id

@@ -1,0 +1,110 @@
+"""The walls between the rooms: imports go down only, and what is to be in one place is in one place."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import sorna
+from sorna.testing.unit import UnitTestCase
+
+ROOT = Path(sorna.__file__).parent
+# Room -> rooms it may import besides itself.  "top" is every module directly below the package.
+ALLOWED = {
+    "model": set[str](),
+    "errors": set[str](),
+    "store": {"model", "errors", "manager.interfaces"},
+    "live": {"model", "errors", "manager.interfaces"},
+    "cluster": {"model", "errors", "manager.interfaces", "curve_keys", "zeromq"},
+    "manager": {"model", "errors"},
+    "gateway": {"model", "errors", "manager.interfaces", "manager.requests", "observability"},
+    "agent": {"model", "errors", "cluster.messages", "curve_keys", "zeromq"},
+    "agent.runners": set[str](),
+    "embedded": {"errors", "store.address"},
+    "client": {"model", "errors"},
+}
+# Kept apart: they wire rooms together, start processes, or exist for tests.
+COMPOSITION = {"assembly", "agent_assembly", "tap", "agent_tap", "first_start", "testing"}
+
+
+def modules() -> Iterator[tuple[str, Path, ast.Module]]:
+    """Give every module of the package with its name below ``sorna``."""
+    for path in sorted(ROOT.rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        yield name, path, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """Give the full name of everything a module imports when it runs."""
+    skipped = {
+        id(node)
+        for outer in ast.walk(tree)
+        if isinstance(outer, ast.If) and isinstance(outer.test, ast.Name) and outer.test.id == "TYPE_CHECKING"
+        for node in ast.walk(outer)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(name: str, room: str) -> bool:
+    """Tell whether a dotted name lies in a room."""
+    return name == room or name.startswith(f"{room}.")
+
+
+class LayerTests(UnitTestCase):
+    """Who may import whom."""
+
+    def test_imports_go_down_only(self) -> None:
+        """A room imports itself and the rooms it is allowed to, nothing else of ours."""
+        wrong = []
+        for name, _path, tree in modules():
+            room = max((room for room in ALLOWED if within(name, room)), key=len, default=None)
+            if room is None:
+                continue
+            for full in imported(tree):
+                if not full.startswith("sorna.") or full == "sorna.__version__":
+                    continue
+                target = full.removeprefix("sorna.")
+                if not any(within(target, allowed) for allowed in (room, *ALLOWED[room])):
+                    wrong.append(f"{name} imports {target}")
+        self.assertEqual(wrong, [])
+
+    def test_only_composition_imports_composition(self) -> None:
+        """Nothing but the entry points reaches for the modules that wire everything."""
+        for name, _path, tree in modules():
+            if name.split(".")[0] in COMPOSITION:
+                continue
+            for full in imported(tree):
+                self.assertNotIn(full.removeprefix("sorna.").split(".")[0], COMPOSITION - {"testing"}, name)
+
+    def test_klein_is_known_by_the_router_alone(self) -> None:
+        """One module imports Klein."""
+        users = {name for name, _path, tree in modules() if any(within(full, "klein") for full in imported(tree))}
+        self.assertEqual(users, {"gateway.router"})
+
+    def test_the_reactor_is_an_argument(self) -> None:
+        """Only the entry points import the reactor."""
+        users = {name for name, _, tree in modules() if "twisted.internet.reactor" in set(imported(tree))}
+        self.assertTrue(users <= {"tap", "agent_tap", "client.cli"}, users)
+
+    def test_files_stay_small(self) -> None:
+        """No file is longer than 500 lines."""
+        long = {name for name, path, _ in modules() if len(path.read_text(encoding="utf-8").splitlines()) > 500}
+        self.assertEqual(long, set())
+
+    def test_every_module_says_what_it_is_for(self) -> None:
+        """Every module opens with a docstring."""
+        self.assertEqual([name for name, _path, tree in modules() if not ast.get_docstring(tree)], [])
+
+    def test_runners_need_the_standard_library_only(self) -> None:
+        """What runs inside a kernel imports nothing that a kernel's interpreter might lack."""
+        foreign = ("twisted", "attrs", "msgpack", "zmq", "zope", "click", "klein")
+        for name, _path, tree in modules():
+            if within(name, "agent.runners"):
+                self.assertEqual([full for full in imported(tree) if full.split(".")[0] in foreign], [], name)
