@@ -90,9 +90,7 @@ def _plain(value: Any) -> Any:
     except (TypeError, ValueError, RecursionError):
         pass
     try:
-        # Written by the user: it may loop, and an interrupt may have been spent on the traceback already.
-        own = type(value).__module__ == "__main__"
-        return (object.__repr__(value) if own else repr(value))[:_MOST_TEXT]
+        return repr(value)[:_MOST_TEXT]
     except Exception:  # noqa: BLE001 - the repr is user code
         return f"<{type(value).__name__}>"
 

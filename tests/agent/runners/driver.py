@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import select
 import shutil
 import signal
@@ -32,7 +33,13 @@ class Kernel:
     :ivar outputs: how many frames of output came.
     """
 
-    def __init__(self, language: Language, environ: Mapping[str, str] | None = None, window: int = WINDOW) -> None:
+    def __init__(
+        self,
+        language: Language,
+        environ: Mapping[str, str] | None = None,
+        window: int = WINDOW,
+        file_size: int | None = None,
+    ) -> None:
         self.work = tempfile.mkdtemp(prefix="sorna-test-")
         self.window = window
         self.automatic = True
@@ -47,6 +54,8 @@ class Kernel:
         if self.pid == 0:
             try:
                 os.chdir(self.work)
+                if file_size is not None:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
                 ours.close()
                 os.dup2(theirs.fileno(), 200)
                 os.closerange(3, 200)

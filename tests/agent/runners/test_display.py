@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import importlib.util
 import sys
-import importlib.util
-import sys
 
 from tests.agent.runners.driver import KernelTestCase
 
