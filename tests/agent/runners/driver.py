@@ -9,9 +9,11 @@ import select
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from sorna.agent.runners import frames, init
@@ -19,6 +21,9 @@ from sorna.agent.runners.language import Language
 from sorna.testing.unit import UnitTestCase
 
 WINDOW = 1024 * 1024
+UNSHARE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+MAIN = "from sorna.agent.runners.init import main; main(200)"
+ROOT = str(Path(__file__).resolve().parents[3])
 PYTHON = Language("python3", repl=True, source="main.py", query="", build="", exec="python3 main.py")
 
 
@@ -28,6 +33,8 @@ class TimedOut(AssertionError):
 
 class Kernel:
     """One init process in a directory of its own.
+
+    :param first_process: make it PID 1 of a namespace of its own, in a fresh interpreter.
 
     :ivar console: ``[type, text]`` of everything that was printed, neighbours of the same type merged.
     :ivar outputs: how many frames of output came.
@@ -39,6 +46,7 @@ class Kernel:
         environ: Mapping[str, str] | None = None,
         window: int = WINDOW,
         file_size: int | None = None,
+        first_process: bool = False,
     ) -> None:
         self.work = tempfile.mkdtemp(prefix="sorna-test-")
         self.window = window
@@ -57,9 +65,11 @@ class Kernel:
                 if file_size is not None:
                     resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
                 ours.close()
-                os.dup2(theirs.fileno(), 200)
+                os.dup2(theirs.fileno(), 200, inheritable=True)
                 os.closerange(3, 200)
                 os.closerange(201, 1024)
+                if first_process:
+                    os.execvpe("unshare", [*UNSHARE, sys.executable, "-c", MAIN], {**os.environ, "PYTHONPATH": ROOT})  # noqa: S606
                 init.main(200)
             finally:
                 os._exit(99)
