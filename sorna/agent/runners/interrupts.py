@@ -24,7 +24,7 @@ _SAME = 0.005
 
 
 class Interrupts:
-    """See Note [Interrupts]."""
+    """See Note [Interrupts]. ``struck`` counts the exceptions that were raised."""
 
     def __init__(self) -> None:
         self._armed = False
@@ -32,6 +32,7 @@ class Interrupts:
         self._pending = False
         self._last = 0.0
         self._users: Any = None
+        self.struck = 0
 
     def install(self) -> None:
         """Take over SIGINT of this process."""
@@ -77,6 +78,7 @@ class Interrupts:
             if self._pending and not self._held:
                 self._pending = False
                 if self._armed:
+                    self.struck += 1
                     raise KeyboardInterrupt
 
     def _arrived(self, _number: int, _frame: Any) -> None:
@@ -87,4 +89,5 @@ class Interrupts:
             self._pending = True
             return
         self._last = now
+        self.struck += 1
         raise KeyboardInterrupt

@@ -182,8 +182,15 @@ class Repl:
             return {"exit_code": 0, "exceptions": []}
         if isinstance(error, SystemExit):
             return {"exit_code": self._exit_code(error), "exceptions": []}
+        struck = self._interrupts.struck
         text = self._report(error)
-        return {"exit_code": 1, "exceptions": [tracebacks.record_of(error, before_exec, text)]}
+        # The representation of its arguments is user code again, so it is interruptible again; and when it had to be
+        # interrupted for the traceback (which swallows that), it is not tried a second time.
+        if struck == self._interrupts.struck:
+            record, _failure = self._interrupts.call(lambda: tracebacks.record_of(error, before_exec, text))
+        else:
+            record = None
+        return {"exit_code": 1, "exceptions": [record or tracebacks.bare_record(error, text)]}
 
     def _exit_code(self, error: SystemExit) -> int:
         """Do what Python does with the argument of ``sys.exit``."""

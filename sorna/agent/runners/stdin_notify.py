@@ -18,6 +18,10 @@ for input when the set was seen to contain our pipe and the pipe is empty.
 Reads through a copy of descriptor 0, and ``select`` or ``poll`` on it, are not seen: the filter cannot look into memory.
 The program then simply gets the lines that are typed ahead. The same holds where the filter cannot be installed.
 
+Two programs that read at once are a race that no filter can see: both may be let go on for the same bytes, and the one
+that gets none waits unnoticed. So when a second reader goes on while the first may still be reading, both are looked at
+once, a moment later: who is inside a read of an empty pipe waits.
+
 When the listener is closed, Linux answers the filtered calls with ENOSYS. So the listener of a finished run stays open,
 letting everything pass, until the last process that lives under the filter is gone (EPOLLHUP).
 """
@@ -47,6 +51,8 @@ _LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06
 _ALLOW, _NOTIFY = 0x7FFF0000, 0x7FC00000
 _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16
 _EPOLL_CTL_ADD = 1
+# How long after two readers went on together to look whether one of them got nothing.
+_MOMENT = 0.02
 
 
 class _Calls(NamedTuple):
@@ -142,6 +148,10 @@ class StdinWatch:
         # Readers that wait: notification id by thread id, oldest first.
         self._readers: dict[int, int] = {}
         self._epolls: set[tuple[int, int]] = set()
+        # Who was let go on last with bytes in the pipe, and who may have got none of them.
+        self._last = 0
+        self._suspects: set[int] = set()
+        self._looking = False
         poller.add(listener, self._ready)
 
     def line_arrived(self) -> bool:
@@ -152,13 +162,17 @@ class StdinWatch:
         while self._readers:
             thread = next(iter(self._readers))
             if self._go_on(self._readers.pop(thread)):
+                self._note_reader(thread)
                 break
+        if self._suspects:
+            self._look_soon()
         return bool(self._readers)
 
     def run_over(self) -> None:
         """Let everything pass from now on; the pipe is closed by the caller."""
         self._pipe = None
         self._epolls.clear()
+        self._suspects.clear()
         readers, self._readers = self._readers, {}
         for notice in readers.values():
             self._go_on(notice)
@@ -190,13 +204,36 @@ class StdinWatch:
         if self._pipe is None or calls is None:
             return False
         if number in calls.reads:
-            return bytes_waiting(self._pipe) == 0 and self._is_ours(thread) and not _would_not_block(thread)
+            if bytes_waiting(self._pipe):
+                self._note_reader(thread)
+                return False
+            return self._is_ours(thread) and not _would_not_block(thread)
         if number == calls.epoll_ctl:
             if self._is_ours(thread):
                 self._epolls.add((_process_of(thread), arguments[0]))
         elif self._epolls and bytes_waiting(self._pipe) == 0 and (_process_of(thread), arguments[0]) in self._epolls:
             self._on_wait()
         return False
+
+    def _note_reader(self, thread: int) -> None:
+        if self._last not in {0, thread} and self._is_ours(thread) and self._is_ours(self._last):
+            self._suspects |= {thread, self._last}
+            self._look_soon()
+        self._last = thread
+
+    def _look_soon(self) -> None:
+        if not self._looking:
+            self._looking = True
+            self._poller.later(_MOMENT, self._look)
+
+    def _look(self) -> None:
+        self._looking = False
+        if self._pipe is not None and bytes_waiting(self._pipe) == 0:
+            # Those inside a read stay suspects: somebody else may take the next line, too.
+            self._suspects = {thread for thread in self._suspects if _is_reading(thread) and self._is_ours(thread)}
+            self._suspects -= self._readers.keys()
+            if self._suspects:
+                self._on_wait()
 
     def _is_ours(self, thread: int) -> bool:
         try:
@@ -228,6 +265,16 @@ def _would_not_block(thread: int) -> bool:
         return False
     flags = next((line.split()[1] for line in text.splitlines() if line.startswith("flags:")), "0")
     return bool(int(flags, 8) & os.O_NONBLOCK)
+
+
+def _is_reading(thread: int) -> bool:
+    """Whether a thread is inside a read of descriptor 0 now."""
+    try:
+        number, descriptor, *_rest = Path(f"/proc/{thread}/syscall").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return False
+    calls = _CALLS.get(platform.machine())
+    return calls is not None and int(number) in calls.reads and int(descriptor, 16) == 0
 
 
 def _process_of(thread: int) -> int:

@@ -77,6 +77,11 @@ def record_of(error: BaseException, before_exec: bool, text: str) -> dict[str, A
     }
 
 
+def bare_record(error: BaseException, text: str) -> dict[str, Any]:
+    """Give the record of an exception whose arguments cannot be shown."""
+    return {"name": type(error).__name__, "args": [], "before_exec": False, "traceback": text[-_MOST_TRACEBACK:]}
+
+
 def _plain(value: Any) -> Any:
     """Give a value that JSON can carry: itself, or its repr."""
     try:
@@ -85,9 +90,7 @@ def _plain(value: Any) -> Any:
     except (TypeError, ValueError, RecursionError):
         pass
     try:
-        # Written by the user: it may loop, and an interrupt may have been spent on the traceback already.
-        own = type(value).__module__ == "__main__"
-        return (object.__repr__(value) if own else repr(value))[:_MOST_TEXT]
+        return repr(value)[:_MOST_TEXT]
     except Exception:  # noqa: BLE001 - the repr is user code
         return f"<{type(value).__name__}>"
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import select
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from sorna.agent.runners import frames, init
@@ -18,6 +21,9 @@ from sorna.agent.runners.language import Language
 from sorna.testing.unit import UnitTestCase
 
 WINDOW = 1024 * 1024
+UNSHARE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+MAIN = "from sorna.agent.runners.init import main; main(200)"
+ROOT = str(Path(__file__).resolve().parents[3])
 PYTHON = Language("python3", repl=True, source="main.py", query="", build="", exec="python3 main.py")
 
 
@@ -28,11 +34,20 @@ class TimedOut(AssertionError):
 class Kernel:
     """One init process in a directory of its own.
 
+    :param first_process: make it PID 1 of a namespace of its own, in a fresh interpreter.
+
     :ivar console: ``[type, text]`` of everything that was printed, neighbours of the same type merged.
     :ivar outputs: how many frames of output came.
     """
 
-    def __init__(self, language: Language, environ: Mapping[str, str] | None = None, window: int = WINDOW) -> None:
+    def __init__(
+        self,
+        language: Language,
+        environ: Mapping[str, str] | None = None,
+        window: int = WINDOW,
+        file_size: int | None = None,
+        first_process: bool = False,
+    ) -> None:
         self.work = tempfile.mkdtemp(prefix="sorna-test-")
         self.window = window
         self.automatic = True
@@ -47,10 +62,14 @@ class Kernel:
         if self.pid == 0:
             try:
                 os.chdir(self.work)
+                if file_size is not None:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
                 ours.close()
-                os.dup2(theirs.fileno(), 200)
+                os.dup2(theirs.fileno(), 200, inheritable=True)
                 os.closerange(3, 200)
                 os.closerange(201, 1024)
+                if first_process:
+                    os.execvpe("unshare", [*UNSHARE, sys.executable, "-c", MAIN], {**os.environ, "PYTHONPATH": ROOT})  # noqa: S606
                 init.main(200)
             finally:
                 os._exit(99)
