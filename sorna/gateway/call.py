@@ -11,7 +11,7 @@ from attrs import field, frozen
 
 from sorna.errors import InvalidRequest, RateLimitExceeded, SornaError
 from sorna.gateway.problems import CONTENT_TYPE as PROBLEM_TYPE
-from sorna.gateway.problems import MethodNotAllowed, error_body, problem_of
+from sorna.gateway.problems import Era, MethodNotAllowed, error_body, problem_of
 from sorna.model.keypair import Keypair
 
 JSON_TYPE = b"application/json; charset=utf-8"
@@ -42,7 +42,7 @@ _encode = json.JSONEncoder(allow_nan=False).encode
 class Call:
     """One request to one route.
 
-    :ivar version: major version of the path, 0 for a path without one.
+    :ivar version: major version of the path, 0 for a path without one, which clients of version 4 and later use.
     :ivar values: the variable parts of the path, decoded.
     :ivar content_type: the whole header; empty when there is none.
     :ivar keypair: who asks; None on a public route.
@@ -120,7 +120,7 @@ def no_content() -> Reply:
     return Reply(204)
 
 
-def problem_reply(error: SornaError) -> Reply:
+def problem_reply(error: SornaError, era: Era = Era.SORNA) -> Reply:
     """Answer with the problem that an error of the domain is."""
     problem = problem_of(error)
     headers = {} if problem.retry_after is None else {b"Retry-After": b"%d" % problem.retry_after}
@@ -128,7 +128,7 @@ def problem_reply(error: SornaError) -> Reply:
         headers[b"Allow"] = ", ".join(sorted(error.allowed)).encode("ascii")
     if isinstance(error, RateLimitExceeded) and error.reset is not None:
         headers[b"Retry-After"] = b"%d" % -(-max(error.reset, 0) // 1000)
-    return Reply(problem.status, encode_json(error_body(error)), PROBLEM_TYPE, headers)
+    return Reply(problem.status, encode_json(error_body(error, era)), PROBLEM_TYPE, headers)
 
 
 def encode_json(content: Any) -> bytes:

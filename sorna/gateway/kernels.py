@@ -23,20 +23,22 @@ from sorna.model.kernel import parse_kernel_id, short_id, valid_session_token
 from sorna.model.limits import KIB
 from sorna.model.run import new_run_id
 
-_KERNEL = "/kernel/<reference>"
+
+def _each(below: str = "") -> tuple[str, str]:
+    """Give the two paths of what concerns one kernel; clients of version 5 and later say session."""
+    return f"/kernel/<reference>{below}", f"/session/<reference>{below}"
 
 
 @frozen
 class KernelRoutes:
-    """The routes below ``/vN/kernel``."""
+    """The routes below ``/kernel`` and ``/session``."""
 
     kernels: Kernels
     operations: Operations
 
     router: ClassVar[Router[KernelRoutes]] = Router()
 
-    @router.route("POST", "/kernel/create", needs_ready=True)
-    @router.route("POST", "/kernel", needs_ready=True)
+    @router.route("POST", "/kernel/create", "/kernel", "/session", needs_ready=True)
     async def create(self, call: Call) -> Reply:
         """Get or create a kernel; 201 either way."""
         request = read_create(call.access_key, Parameters(call.json_object()))
@@ -44,6 +46,8 @@ class KernelRoutes:
         return json_reply(
             {
                 "kernelId": short_id(created.kernel_id),
+                "sessionId": str(created.kernel_id),
+                "sessionName": created.session_token,
                 "created": created.created,
                 "servicePorts": [],
                 "status": created.status.value,
@@ -51,24 +55,24 @@ class KernelRoutes:
             status=201,
         )
 
-    @router.route("GET", _KERNEL, needs_ready=True)
+    @router.route("GET", *_each(), needs_ready=True)
     async def describe(self, call: Call) -> Reply:
         """Describe a kernel in the units of section 2.3."""
         return json_reply(_description(await self.kernels.info(call.access_key, _reference(call))))
 
-    @router.route("PATCH", _KERNEL, needs_ready=True)
+    @router.route("PATCH", *_each(), needs_ready=True)
     async def restart(self, call: Call) -> Reply:
         """Restart a kernel: its files stay."""
         await self.operations.detach(self.kernels.restart(call.access_key, _reference(call)))
         return no_content()
 
-    @router.route("DELETE", _KERNEL, needs_ready=True)
+    @router.route("DELETE", *_each(), needs_ready=True)
     async def destroy(self, call: Call) -> Reply:
         """Destroy a kernel; clients of the first version want 204, later ones may read what it used."""
         usage = await self.operations.detach(self.kernels.destroy(call.access_key, _reference(call)))
         return no_content() if call.version == 1 else json_reply({"stats": asdict(usage)})
 
-    @router.route("POST", _KERNEL, needs_ready=True)
+    @router.route("POST", *_each(), needs_ready=True)
     async def execute(self, call: Call) -> Reply:
         """Run code; not detached, so that a client that hangs up leaves its output for the next poll."""
         reference, body = _reference(call), Parameters(call.json_object())
@@ -83,13 +87,13 @@ class KernelRoutes:
         reply = await self.kernels.execute(call.access_key, reference, execution.read_run(body))
         return json_reply({"result": execution.result(reply)})
 
-    @router.route("POST", _KERNEL + "/interrupt", needs_ready=True)
+    @router.route("POST", *_each("/interrupt"), needs_ready=True)
     async def interrupt(self, call: Call) -> Reply:
         """Interrupt what runs now."""
         await self.operations.detach(self.kernels.interrupt(call.access_key, _reference(call)))
         return no_content()
 
-    @router.route("POST", _KERNEL + "/complete", needs_ready=True)
+    @router.route("POST", *_each("/complete"), needs_ready=True)
     async def complete(self, call: Call) -> Reply:
         """Complete code at a position."""
         reference = _reference(call)
@@ -97,7 +101,7 @@ class KernelRoutes:
         completions = await self.kernels.complete(call.access_key, reference, code, options)
         return json_reply({"result": {"status": "finished", "completions": list(completions)}})
 
-    @router.route("POST", _KERNEL + "/upload", needs_ready=True)
+    @router.route("POST", *_each("/upload"), needs_ready=True)
     async def upload(self, call: Call) -> Reply:
         """Write files into the working directory."""
         reference = _reference(call)
@@ -105,7 +109,7 @@ class KernelRoutes:
         await self.operations.detach(self.kernels.upload(call.access_key, reference, files))
         return no_content()
 
-    @router.route("GET", _KERNEL + "/logs", needs_ready=True)
+    @router.route("GET", *_each("/logs"), needs_ready=True)
     async def logs(self, call: Call) -> Reply:
         """Give the kernel's recent console output."""
         return json_reply({"result": {"logs": await self.kernels.logs(call.access_key, _reference(call))}})

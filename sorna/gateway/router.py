@@ -29,15 +29,18 @@ from twisted.web.server import NOT_DONE_YET, Request
 from werkzeug import exceptions
 
 from sorna.errors import SornaError
+from sorna.gateway import cross_origin
 from sorna.gateway.call import Access, Call, Reply
-from sorna.gateway.gate import Answer, Gate, Incoming
-from sorna.gateway.problems import BadRequest, MethodNotAllowed, UnknownPath
+from sorna.gateway.gate import Answer, Gate, Incoming, era_of
+from sorna.gateway.problems import BadRequest, Era, MethodNotAllowed, UnknownPath
 
 A = TypeVar("A")
 Handler = Callable[[A, Call], Coroutine[Any, Any, Reply]]
 
-VERSIONS = {"v1": 1, "v2": 2, "v3": 3}
-API_VERSION = "v3.20170615"
+VERSIONS = {"v1": 1, "v2": 2, "v3": 3, "v4": 4}
+#: What clients are told. Those of 20.03 and later would sign as an older server wants, and as this one does not, if it said less;
+#: and those of 18.12 to 20.09 would use WebSockets for every run if it said more.
+API_VERSION = "v4.20181215"
 SERVER = b"BackendAI-API/" + API_VERSION.encode("ascii")
 
 _PREFIX = f"/<any({', '.join(VERSIONS)}):_version>"
@@ -50,8 +53,8 @@ _OVERRIDES = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"})
 class Route:
     """What is declared of a route.
 
-    :ivar path: below the version prefix, without a trailing slash; variable parts in angle brackets.
-    :ivar versioned: whether the path is found below ``/v1`` and so on, or at the root.
+    :ivar path: without version prefix and trailing slash; variable parts in angle brackets.
+    :ivar versioned: whether the path is found below ``/v1`` and so on besides the root.
     :ivar needs_ready: whether it answers 503 until the process is ready.
     """
 
@@ -79,16 +82,15 @@ class Router(Generic[A]):
     def route(
         self,
         method: str,
-        path: str,
-        *,
+        *paths: str,
         access: Access = Access.KEYPAIR,
         versioned: bool = True,
         needs_ready: bool = False,
     ) -> Callable[[Handler[A]], Handler[A]]:
-        """Declare that a method of the area's class answers a route; several may be stacked on one method."""
+        """Declare that a method of the area's class answers routes; several declarations may be stacked on one method."""
 
         def declare(handler: Handler[A]) -> Handler[A]:
-            self._declared.append((Route(method, path, access, versioned, needs_ready), handler))
+            self._declared.extend((Route(method, path, access, versioned, needs_ready), handler) for path in paths)
             return handler
 
         return declare
@@ -131,6 +133,9 @@ class Application(Resource):
         """Answer a request; see Note [What Klein would do by itself]."""
         override = request.getHeader(b"X-Method-Override")
         try:
+            if cross_origin.is_preflight(request.method, request.requestHeaders):
+                self._finish(request, self._preflight(request))
+                return NOT_DONE_YET
             if override is not None:
                 request.method = _overriding(request.method, override)
             _check_host(request.getHeader(b"Host"))
@@ -138,12 +143,20 @@ class Application(Resource):
             self._matching.render(request)
         except exceptions.HTTPException:
             # The only one that werkzeug raises before it matches is about the host.
-            self._finish(request, self._gate.refuse(BadRequest(_BAD_HOST)))
+            self._finish(request, self._gate.refuse(BadRequest(_BAD_HOST), _era(request)))
         except SornaError as error:
-            self._finish(request, self._gate.refuse(error))
+            self._finish(request, self._gate.refuse(error, _era(request)))
         except Exception:  # noqa: BLE001 - Twisted would answer in HTML
-            self._finish(request, self._gate.break_down(Failure()))
+            self._finish(request, self._gate.break_down(Failure(), _era(request)))
         return NOT_DONE_YET
+
+    def _preflight(self, request: Request) -> Reply:
+        _check_path(request.postpath or [])
+        path = request.path.decode("utf-8")
+        methods = set(self._klein.url_map.bind("localhost").allowed_methods(path))
+        if not methods:
+            raise UnknownPath
+        return cross_origin.preflight_reply(methods, request.requestHeaders)
 
     def _add(self, bound: BoundRoute) -> None:
         route = bound.route
@@ -151,8 +164,9 @@ class Application(Resource):
         def endpoint(request: IRequest, _version: str = "", **values: str) -> Deferred[bytes]:
             return Deferred.fromCoroutine(self._answer(request, bound, _version, values))
 
-        path = (_PREFIX if route.versioned else "") + route.path
-        self._klein.route(path, methods=[route.method], endpoint=f"{route.method} {path}")(endpoint)
+        for prefix in (_PREFIX, "") if route.versioned else ("",):
+            path = prefix + route.path or "/"
+            self._klein.route(path, methods=[route.method], endpoint=f"{route.method} {path}")(endpoint)
 
     async def _answer(self, request: Any, bound: BoundRoute, version: str, values: dict[str, str]) -> bytes:
         # The request is Any because IRequest lacks half of what every request has.
@@ -172,10 +186,11 @@ class Application(Resource):
     def _unmatched(self, request: Any, failure: Failure) -> bytes:
         error = failure.value
         if isinstance(error, exceptions.MethodNotAllowed):
-            return write_head(request, self._gate.refuse(MethodNotAllowed(frozenset(error.valid_methods or ()))))
+            allowed = MethodNotAllowed(frozenset(error.valid_methods or ()))
+            return write_head(request, self._gate.refuse(allowed, _era(request)))
         if isinstance(error, exceptions.HTTPException):
-            return write_head(request, self._gate.refuse(UnknownPath()))
-        return write_head(request, self._gate.break_down(failure))
+            return write_head(request, self._gate.refuse(UnknownPath(), _era(request)))
+        return write_head(request, self._gate.break_down(failure, _era(request)))
 
     @staticmethod
     def _finish(request: Request, reply: Reply) -> None:
@@ -190,9 +205,14 @@ def write_head(request: Request, reply: Reply) -> bytes:
     headers.setRawHeaders(b"Server", [SERVER])
     headers.setRawHeaders(b"Content-Type", [reply.content_type])
     headers.setRawHeaders(b"Content-Length", [b"%d" % len(reply.body)])
-    for name, value in reply.headers.items():
+    for name, value in (*reply.headers.items(), *cross_origin.shared(request.requestHeaders).items()):
         headers.setRawHeaders(name, [value])
     return reply.body
+
+
+def _era(request: Any) -> Era:
+    first = (request.postpath or [b""])[0].decode("latin-1")
+    return era_of(VERSIONS.get(first, 0), request.requestHeaders)
 
 
 def _check_host(host: bytes | None) -> None:

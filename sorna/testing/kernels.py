@@ -64,7 +64,7 @@ class MemoryKernels:
             now = self._clock.seconds()
             kernel = MemoryKernel(new_kernel_id(), request, runtime, created_at=now, used_at=now)
             self.live[kernel.id] = kernel
-        elif kernel.runtime != runtime:
+        elif kernel.runtime != runtime or not request.reuse:
             raise KernelAlreadyExists
         return Created(kernel.id, request.session_token, runtime, KernelStatus.RUNNING, created)
 

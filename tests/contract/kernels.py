@@ -62,6 +62,8 @@ class KernelsContract(TestCase):
         await self.create()
         with self.assertRaises(KernelAlreadyExists):
             await self.create(runtime="lua")
+        with self.assertRaises(KernelAlreadyExists):
+            await self.kernels.create(CreateRequest(OWNER, TOKEN, "python3", reuse=False))
         await self.create("second-token")
         with self.assertRaises(QuotaExceeded):
             await self.create("third-token")

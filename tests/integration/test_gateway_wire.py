@@ -129,7 +129,7 @@ class WireTests(WireTestCase):
         kernel = await self.create(client)
         client.received = b""
         client.send(self.request(b"PATCH", b"/v2/kernel/" + kernel) + b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
-        received = await client.until(b'"v3.20170615"}')
+        received = await client.until(b'"v4.20181215"}')
         head = received.split(b"\r\n\r\n")[0].split(b"\r\n")
         self.assertEqual(head[0], b"HTTP/1.1 204 No Content")
         self.assertIn(b"Content-Length: 0", head)
@@ -147,7 +147,7 @@ class WireTests(WireTestCase):
         """An answer to HEAD has no body, so what follows is the next answer."""
         client = await self.connect()
         client.send(b"HEAD /v2 HTTP/1.1\r\nHost: x\r\n\r\nGET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
-        received = await client.until(b'"v3.20170615"}')
+        received = await client.until(b'"v4.20181215"}')
         self.assertTrue(received.startswith(b"HTTP/1.1 405 "))
         self.assertEqual(received.count(b'{"'), 1)
 
