@@ -11,6 +11,7 @@ from attrs import field, frozen
 from twisted.internet.defer import Deferred
 
 from sorna.model.agent import Heartbeat
+from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import KernelSpec, Usage
 from sorna.model.limits import Limits
 from sorna.model.run import RunReply, RunRequest
@@ -153,6 +154,14 @@ class AgentOperations(Protocol):
 
     async def upload(self, kernel_id: uuid.UUID, path: str, content: bytes) -> None:
         """Write one file below the working directory. :raises AgentRefused: the path climbs out or cannot be written."""
+        ...
+
+    async def list_files(self, kernel_id: uuid.UUID, path: str, *, recursive: bool) -> Sequence[FileEntry]:
+        """List a directory below the working directory. :raises AgentRefused: it climbs out, or there is none."""
+        ...
+
+    async def read_file(self, kernel_id: uuid.UUID, path: str, offset: int, size: int) -> FilePiece:
+        """Read a piece of a file below the working directory. :raises AgentRefused: it climbs out, or is none."""
         ...
 
     async def usage(self, kernel_id: uuid.UUID) -> Usage:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from enum import Enum
 from typing import Any, NoReturn
 
@@ -83,16 +83,30 @@ class Call:
 
 
 @frozen
+class Stream:
+    """A body that is made while it is sent.
+
+    :ivar length: bytes; None when nobody knows, and then it is sent in chunks.
+    :ivar pieces: is asked for the next piece when the client has taken the one before, and closed when it goes away.
+    """
+
+    length: int | None
+    pieces: AsyncGenerator[bytes, None]
+
+
+@frozen
 class Reply:
     """What a client gets, but for the headers that every answer has.
 
     :ivar body: the whole body; a 204 has none.
+    :ivar stream: the body instead, where it is long or never ends.
     """
 
     status: int
     body: bytes = b""
     content_type: bytes = _EMPTY_TYPE
     headers: Mapping[bytes, bytes] = field(factory=dict)
+    stream: Stream | None = None
 
 
 def _too_many_values(body: bytes) -> bool:

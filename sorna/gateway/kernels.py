@@ -24,7 +24,7 @@ from sorna.model.limits import KIB
 from sorna.model.run import new_run_id
 
 
-def _each(below: str = "") -> tuple[str, str]:
+def kernel_paths(below: str = "") -> tuple[str, str]:
     """Give the two paths of what concerns one kernel; clients of version 5 and later say session."""
     return f"/kernel/<reference>{below}", f"/session/<reference>{below}"
 
@@ -55,27 +55,27 @@ class KernelRoutes:
             status=201,
         )
 
-    @router.route("GET", *_each(), needs_ready=True)
+    @router.route("GET", *kernel_paths(), needs_ready=True)
     async def describe(self, call: Call) -> Reply:
         """Describe a kernel in the units of section 2.3."""
-        return json_reply(_description(await self.kernels.info(call.access_key, _reference(call))))
+        return json_reply(_description(await self.kernels.info(call.access_key, reference_of(call))))
 
-    @router.route("PATCH", *_each(), needs_ready=True)
+    @router.route("PATCH", *kernel_paths(), needs_ready=True)
     async def restart(self, call: Call) -> Reply:
         """Restart a kernel: its files stay."""
-        await self.operations.detach(self.kernels.restart(call.access_key, _reference(call)))
+        await self.operations.detach(self.kernels.restart(call.access_key, reference_of(call)))
         return no_content()
 
-    @router.route("DELETE", *_each(), needs_ready=True)
+    @router.route("DELETE", *kernel_paths(), needs_ready=True)
     async def destroy(self, call: Call) -> Reply:
         """Destroy a kernel; clients of the first version want 204, later ones may read what it used."""
-        usage = await self.operations.detach(self.kernels.destroy(call.access_key, _reference(call)))
+        usage = await self.operations.detach(self.kernels.destroy(call.access_key, reference_of(call)))
         return no_content() if call.version == 1 else json_reply({"stats": asdict(usage)})
 
-    @router.route("POST", *_each(), needs_ready=True)
+    @router.route("POST", *kernel_paths(), needs_ready=True)
     async def execute(self, call: Call) -> Reply:
         """Run code; not detached, so that a client that hangs up leaves its output for the next poll."""
-        reference, body = _reference(call), Parameters(call.json_object())
+        reference, body = reference_of(call), Parameters(call.json_object())
         if call.version == 1:
             reply = await self.kernels.execute(call.access_key, reference, execution.read_first_run(body))
             return json_reply({"result": execution.first_result(reply)})
@@ -87,35 +87,36 @@ class KernelRoutes:
         reply = await self.kernels.execute(call.access_key, reference, execution.read_run(body))
         return json_reply({"result": execution.result(reply)})
 
-    @router.route("POST", *_each("/interrupt"), needs_ready=True)
+    @router.route("POST", *kernel_paths("/interrupt"), needs_ready=True)
     async def interrupt(self, call: Call) -> Reply:
         """Interrupt what runs now."""
-        await self.operations.detach(self.kernels.interrupt(call.access_key, _reference(call)))
+        await self.operations.detach(self.kernels.interrupt(call.access_key, reference_of(call)))
         return no_content()
 
-    @router.route("POST", *_each("/complete"), needs_ready=True)
+    @router.route("POST", *kernel_paths("/complete"), needs_ready=True)
     async def complete(self, call: Call) -> Reply:
         """Complete code at a position."""
-        reference = _reference(call)
+        reference = reference_of(call)
         code, options = execution.read_completion(Parameters(call.json_object()))
         completions = await self.kernels.complete(call.access_key, reference, code, options)
         return json_reply({"result": {"status": "finished", "completions": list(completions)}})
 
-    @router.route("POST", *_each("/upload"), needs_ready=True)
+    @router.route("POST", *kernel_paths("/upload"), needs_ready=True)
     async def upload(self, call: Call) -> Reply:
         """Write files into the working directory."""
-        reference = _reference(call)
+        reference = reference_of(call)
         files = read_files(call.content_type, call.body)
         await self.operations.detach(self.kernels.upload(call.access_key, reference, files))
         return no_content()
 
-    @router.route("GET", *_each("/logs"), needs_ready=True)
+    @router.route("GET", *kernel_paths("/logs"), needs_ready=True)
     async def logs(self, call: Call) -> Reply:
         """Give the kernel's recent console output."""
-        return json_reply({"result": {"logs": await self.kernels.logs(call.access_key, _reference(call))}})
+        return json_reply({"result": {"logs": await self.kernels.logs(call.access_key, reference_of(call))}})
 
 
-def _reference(call: Call) -> str:
+def reference_of(call: Call) -> str:
+    """Give the reference in the path of a call. :raises KernelNotFound: it can name no kernel."""
     reference = call.values["reference"]
     # What can name no kernel is not looked up: it may hold what Redis keys and PostgreSQL texts may not.
     if parse_kernel_id(reference) is None and not valid_session_token(reference):

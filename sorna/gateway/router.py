@@ -29,7 +29,7 @@ from twisted.web.server import NOT_DONE_YET, Request
 from werkzeug import exceptions
 
 from sorna.errors import SornaError
-from sorna.gateway import cross_origin
+from sorna.gateway import cross_origin, streaming
 from sorna.gateway.call import Access, Call, Reply
 from sorna.gateway.gate import Answer, Gate, Incoming, era_of
 from sorna.gateway.problems import BadRequest, Era, MethodNotAllowed, UnknownPath
@@ -181,7 +181,10 @@ class Application(Resource):
         )
         route = bound.route
         reply = await self._gate.pass_through(incoming, bound.answer, route.access, needs_ready=route.needs_ready)
-        return write_head(request, reply)
+        body = write_head(request, reply)
+        if reply.stream is not None:
+            await streaming.send(request, reply.stream)
+        return body
 
     def _unmatched(self, request: Any, failure: Failure) -> bytes:
         error = failure.value
@@ -204,7 +207,9 @@ def write_head(request: Request, reply: Reply) -> bytes:
     headers = request.responseHeaders
     headers.setRawHeaders(b"Server", [SERVER])
     headers.setRawHeaders(b"Content-Type", [reply.content_type])
-    headers.setRawHeaders(b"Content-Length", [b"%d" % len(reply.body)])
+    length = len(reply.body) if reply.stream is None else reply.stream.length
+    if length is not None:
+        headers.setRawHeaders(b"Content-Length", [b"%d" % length])
     for name, value in (*reply.headers.items(), *cross_origin.shared(request.requestHeaders).items()):
         headers.setRawHeaders(name, [value])
     return reply.body

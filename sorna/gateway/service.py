@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.internet.interfaces import IReactorTime
 
 from sorna.gateway.authentication import Authentication
+from sorna.gateway.files import FileRoutes
 from sorna.gateway.gate import Gate
 from sorna.gateway.interfaces import Kernels, Keypairs, Operations, RateLimits, Readiness
 from sorna.gateway.kernels import KernelRoutes
@@ -28,6 +29,7 @@ def make_application(
     areas = (
         RootRoutes.router.bind(RootRoutes()),
         KernelRoutes.router.bind(KernelRoutes(kernels, operations)),
+        FileRoutes.router.bind(FileRoutes(kernels)),
         OperationRoutes.router.bind(OperationRoutes(readiness)),
     )
     return Application(gate, (route for area in areas for route in area))

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from attrs import frozen
 
 from sorna.model.agent import Agent, AgentAddress
+from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage
 from sorna.model.keypair import Keypair
 from sorna.model.run import RunReply, RunRequest
@@ -229,6 +230,21 @@ class AgentLink(Protocol):
 
     async def upload(self, agent: AgentAddress, kernel_id: uuid.UUID, file: UploadFile) -> None:
         """Write one file below the working directory, as the kernel's own user. AgentRefused when the path climbs out."""
+        ...
+
+    async def list_files(
+        self, agent: AgentAddress, kernel_id: uuid.UUID, path: str, *, recursive: bool
+    ) -> Sequence[FileEntry]:
+        """List a directory below the working directory, with all below it if ``recursive``; else one entry without a name.
+
+        AgentRefused when the path climbs out, or is none, or holds more than can be listed.
+        """
+        ...
+
+    async def read_file(
+        self, agent: AgentAddress, kernel_id: uuid.UUID, path: str, offset: int, size: int
+    ) -> FilePiece:
+        """Give at most ``size`` bytes of a regular file from ``offset`` on. AgentRefused when it is none."""
         ...
 
     async def usage(self, agent: AgentAddress, kernel_id: uuid.UUID) -> Usage:

@@ -41,6 +41,8 @@ class KernelsContract(TestCase):
             kernels.interrupt(owner, reference),
             kernels.complete(owner, reference, "", {}),
             kernels.upload(owner, reference, [UploadFile("x", b"")]),
+            kernels.list_files(owner, reference, "."),
+            kernels.read_file(owner, reference, "x", 0, 1),
             kernels.logs(owner, reference),
         ):
             with self.assertRaises(error):

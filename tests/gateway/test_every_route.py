@@ -31,6 +31,9 @@ RIGHT_BODIES: Mapping[tuple[str, str], Any] = {
     **both("POST", "", {"mode": "query", "code": "1"}),
     **both("POST", "/complete", {"code": "1", "options": {"line": "1", "col": 1}}),
     **both("POST", "/upload", FORM),
+    **both("GET", "/files", {"path": "."}),
+    **both("GET", "/download", {"files": ["."]}),
+    **both("GET", "/download_single", {"file": "."}),
 }
 #: Routes that read a body whose being none is a problem of the authorization.
 AUTHORIZATION = frozenset({"/authorize", "/auth", "/auth/test"})
@@ -50,6 +53,9 @@ TYPED_FIELDS: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("POST", "/session"): {"image": 5, "name": 7, "type": 1, "reuseIfExists": "no"},
     **both("POST", "", {"mode": 1, "code": 2, "runId": [], "options": "x"}),
     **both("POST", "/complete", {"code": 1, "options": []}),
+    **both("GET", "/files", {"path": 1}),
+    **both("GET", "/download", {"files": "x"}),
+    **both("GET", "/download_single", {"file": []}),
 }
 
 
