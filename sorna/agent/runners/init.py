@@ -68,6 +68,7 @@ class Init:
         self._pump.attach(self._link)
         self._takers = {
             frames.CONFIGURE: self._configure,
+            frames.ASSIGN: self._assign,
             frames.RUN: self._start_run,
             frames.INPUT: self._input,
             frames.INTERRUPT: self._interrupt,
@@ -113,6 +114,11 @@ class Init:
         self._pump.add_credit(int(message["credit"]))
         self._start_repl()
         self._send(frames.READY, {"pid": os.getpid()})
+
+    def _assign(self, message: dict[str, Any]) -> None:
+        added = {str(name): str(value) for name, value in message["environ"].items()}
+        self._environ.update(added)
+        self._repl.add_environ(added)
 
     def _start_repl(self) -> bool:
         """Start a REPL where the language has one and none is there; False when that is not possible."""

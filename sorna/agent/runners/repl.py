@@ -16,6 +16,7 @@ import json
 import os
 import socket
 import sys
+import time
 import types
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -29,6 +30,7 @@ from sorna.agent.runners.repl_link import (
     COMPLETE,
     COMPLETED,
     DONE,
+    ENVIRON,
     EXECUTE,
     Order,
     Typing,
@@ -76,6 +78,9 @@ class Repl:
                 control.send(DONE, to_json(self._run(payload.decode("utf-8", "replace"))))
             elif kind == COMPLETE:
                 control.send(COMPLETED, to_json(self._complete(json.loads(payload))))
+            elif kind == ENVIRON:
+                os.environ.update(json.loads(payload))
+                time.tzset()
 
     def _prepare(self) -> None:
         """Make this process look like a fresh interpreter."""

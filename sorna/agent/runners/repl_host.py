@@ -90,6 +90,11 @@ class ReplHost:
             Link(self._poller, ours, taker, lambda: None) for (ours, _theirs), taker in zip(pairs, takers, strict=True)
         ]
 
+    def add_environ(self, added: Mapping[str, str]) -> None:
+        """Give more variables to a REPL that runs already."""
+        if self._links:
+            self._links[0].send(repl_link.ENVIRON, repl_link.to_json(added))
+
     def execute(self, code: str) -> None:
         """Hand over a piece of code."""
         payload = code.encode("utf-8", "replace")
