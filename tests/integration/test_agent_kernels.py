@@ -11,6 +11,7 @@ import secrets
 import sys
 import uuid
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 from attrs import evolve
@@ -126,6 +127,20 @@ print(subprocess.run("echo $GREETING", shell=True, capture_output=True, text=Tru
         if reply.exit_code != 1:  # else a host without a control group for memory
             self.assertIn("96 MiB", console(reply, "stderr"))
         await self.ready(2)
+
+    async def test_limits_up_and_down(self) -> None:
+        """A kernel that was ready gets more memory or less than it was made with, and Linux is told."""
+        trees = [tree for tree in self.sandbox._trees if "memory" in tree.controllers]
+        if not trees:
+            raise SkipTest("this host has no control group for memory")
+        tree = trees[0]
+        file = "memory.limit_in_bytes" if tree.version == 1 else "memory.max"
+        self.pool.start("python3", 2)
+        for memory in (1024 * MIB, 64 * MIB):
+            await self.ready(2)
+            kernel_id = await self.create(memory=memory)
+            group = Path(tree.directory, self.kernels.live()[kernel_id]._confined.kernel_id)
+            self.assertEqual(int((group / file).read_text()), memory)
 
     async def test_kernels_do_not_share_randomness(self) -> None:
         """Kernels that were forked one after another before anybody asked draw different numbers."""

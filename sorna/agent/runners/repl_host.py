@@ -26,6 +26,10 @@ _COMPLETION = 1.0
 class ReplOwner(Protocol):
     """What the host tells; implemented by ``init.py``."""
 
+    def repl_warm(self) -> None:
+        """Take note that the first piece of code will be answered as fast as any."""
+        ...
+
     def repl_done(self, exit_code: int, exceptions: list[Any]) -> None:
         """Take note that the current run came to its end; its output is still to be drained."""
         ...
@@ -158,6 +162,9 @@ class ReplHost:
             self.interrupt()
 
     def _control(self, kind: int, payload: bytes) -> None:
+        if kind == repl_link.WARM:
+            self._owner.repl_warm()
+            return
         try:
             message = json.loads(payload)
             if kind == repl_link.DONE and self.busy:
