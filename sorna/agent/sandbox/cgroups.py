@@ -268,6 +268,29 @@ def enter(trees: Iterable[Hierarchy], name: str, ceilings: Ceilings) -> None:
         _write(f"{group}/cgroup.procs", "0")
 
 
+def adjust(trees: Iterable[Hierarchy], name: str, ceilings: Ceilings) -> None:
+    """Change what a kernel's groups enforce.
+
+    Version 1 never lets memory alone exceed memory with swap, so which of the two may be written first depends on the
+    direction: what is refused is tried once more after the rest.
+
+    :raises OSError: a limit that this host can enforce could not be set.
+    """
+    for tree in trees:
+        again = []
+        for file, value, optional in _settings(tree, ceilings):
+            try:
+                _write(f"{tree.directory}/{name}/{file}", value)
+            except OSError:
+                again.append((file, value, optional))
+        for file, value, optional in again:
+            try:
+                _write(f"{tree.directory}/{name}/{file}", value)
+            except OSError:
+                if not optional:
+                    raise
+
+
 def _number(path: str) -> int:
     try:
         return int(_read(path))
