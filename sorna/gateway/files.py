@@ -19,7 +19,7 @@ from sorna.errors import InvalidRequest
 from sorna.gateway.archive import TAR_TYPE, Member, Multipart, archive, archive_length, members
 from sorna.gateway.call import Call, Reply, Stream, json_reply
 from sorna.gateway.interfaces import Kernels
-from sorna.gateway.kernels import kernel_paths, reference_of
+from sorna.gateway.kernels import kernel_paths
 from sorna.gateway.parameters import Parameters
 from sorna.gateway.router import Router
 from sorna.model.file import FileEntry
@@ -40,7 +40,7 @@ class FileRoutes:
     @router.route("GET", *kernel_paths("/files"), needs_ready=True)
     async def list_files(self, call: Call) -> Reply:
         """List a directory; the list is a text of JSON within the JSON, as it always was."""
-        reference = reference_of(call)
+        reference = call.kernel_reference
         path = relative(Parameters(call.json_object()).text("path", "."))
         entries = await self.kernels.list_files(call.access_key, reference, path)
         return json_reply(
@@ -55,7 +55,7 @@ class FileRoutes:
     @router.route("GET", *kernel_paths("/download"), needs_ready=True)
     async def download(self, call: Call) -> Reply:
         """Send files and directories, each as one tar archive."""
-        reference = reference_of(call)
+        reference = call.kernel_reference
         body = Parameters(call.json_object())
         paths = [relative(path) for path in body.texts("files")]
         if not 1 <= len(paths) <= MAX_FILES:
@@ -69,7 +69,7 @@ class FileRoutes:
     @router.route("GET", *kernel_paths("/download_single"), needs_ready=True)
     async def download_single(self, call: Call) -> Reply:
         """Send one file or directory as a tar archive."""
-        reference = reference_of(call)
+        reference = call.kernel_reference
         plan = await self._plan(call, reference, relative(Parameters(call.json_object()).required_text("file")))
         read = partial(self.kernels.read_file, call.access_key, reference)
         return Reply(200, content_type=TAR_TYPE, stream=Stream(archive_length(plan), archive(plan, read)))

@@ -24,7 +24,7 @@ from klein import Klein
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
-from twisted.web.resource import Resource
+from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from werkzeug import exceptions
 
@@ -33,6 +33,7 @@ from sorna.gateway import cross_origin, streaming
 from sorna.gateway.call import Access, Call, Reply
 from sorna.gateway.gate import Answer, Gate, Incoming, era_of
 from sorna.gateway.problems import BadRequest, Era, MethodNotAllowed, UnknownPath
+from sorna.gateway.websockets import Session, WebSockets
 
 A = TypeVar("A")
 Handler = Callable[[A, Call], Coroutine[Any, Any, Reply]]
@@ -56,6 +57,7 @@ class Route:
     :ivar path: without version prefix and trailing slash; variable parts in angle brackets.
     :ivar versioned: whether the path is found below ``/v1`` and so on besides the root.
     :ivar needs_ready: whether it answers 503 until the process is ready.
+    :ivar websocket: whether it is opened by a WebSocket's handshake, and answers with a session.
     """
 
     method: str
@@ -63,6 +65,7 @@ class Route:
     access: Access = Access.KEYPAIR
     versioned: bool = True
     needs_ready: bool = False
+    websocket: bool = False
 
 
 @frozen
@@ -86,11 +89,14 @@ class Router(Generic[A]):
         access: Access = Access.KEYPAIR,
         versioned: bool = True,
         needs_ready: bool = False,
+        websocket: bool = False,
     ) -> Callable[[Handler[A]], Handler[A]]:
         """Declare that a method of the area's class answers routes; several declarations may be stacked on one method."""
 
         def declare(handler: Handler[A]) -> Handler[A]:
-            self._declared.extend((Route(method, path, access, versioned, needs_ready), handler) for path in paths)
+            self._declared.extend(
+                (Route(method, path, access, versioned, needs_ready, websocket), handler) for path in paths
+            )
             return handler
 
         return declare
@@ -109,9 +115,10 @@ class Application(Resource):
 
     isLeaf = True
 
-    def __init__(self, gate: Gate, routes: Iterable[BoundRoute]) -> None:
+    def __init__(self, gate: Gate, websockets: WebSockets, routes: Iterable[BoundRoute]) -> None:
         super().__init__()
         self._gate = gate
+        self._websockets = websockets
         self._bound = tuple(routes)
         self._klein = Klein()
         self._klein.url_map.strict_slashes = False
@@ -161,14 +168,14 @@ class Application(Resource):
     def _add(self, bound: BoundRoute) -> None:
         route = bound.route
 
-        def endpoint(request: IRequest, _version: str = "", **values: str) -> Deferred[bytes]:
+        def endpoint(request: IRequest, _version: str = "", **values: str) -> Deferred[bytes | IResource]:
             return Deferred.fromCoroutine(self._answer(request, bound, _version, values))
 
         for prefix in (_PREFIX, "") if route.versioned else ("",):
             path = prefix + route.path or "/"
             self._klein.route(path, methods=[route.method], endpoint=f"{route.method} {path}")(endpoint)
 
-    async def _answer(self, request: Any, bound: BoundRoute, version: str, values: dict[str, str]) -> bytes:
+    async def _answer(self, request: Any, bound: BoundRoute, version: str, values: dict[str, str]) -> bytes | IResource:
         # The request is Any because IRequest lacks half of what every request has.
         incoming = Incoming(
             method=request.method.decode("ascii"),
@@ -180,11 +187,23 @@ class Application(Resource):
             gone=lambda: getattr(request, "channel", None) is None,
         )
         route = bound.route
-        reply = await self._gate.pass_through(incoming, bound.answer, route.access, needs_ready=route.needs_ready)
+        answer = self._opening(incoming, bound.answer) if route.websocket else bound.answer
+        reply = await self._gate.pass_through(incoming, answer, route.access, needs_ready=route.needs_ready)
+        if reply.session is not None:
+            return _Upgrading(self._websockets, reply.session)
         body = write_head(request, reply)
         if reply.stream is not None:
             await streaming.send(request, reply.stream)
         return body
+
+    def _opening(self, incoming: Incoming, answer: Answer) -> Answer:
+        """Let a route for WebSockets be asked only by what can become one, once the gate knows who asks."""
+
+        async def open_session(call: Call) -> Reply:
+            self._websockets.check(incoming.headers, incoming.body)
+            return await answer(call)
+
+        return open_session
 
     def _unmatched(self, request: Any, failure: Failure) -> bytes:
         error = failure.value
@@ -199,6 +218,22 @@ class Application(Resource):
     def _finish(request: Request, reply: Reply) -> None:
         request.write(write_head(request, reply))
         request.finish()
+
+
+class _Upgrading(Resource):
+    """What Klein is given for a request that becomes a WebSocket, so that it leaves the request alone."""
+
+    isLeaf = True
+
+    def __init__(self, websockets: WebSockets, session: Session) -> None:
+        super().__init__()
+        self._websockets = websockets
+        self._session = session
+
+    def render(self, request: Request) -> int:
+        """Switch the request's connection."""
+        self._websockets.upgrade(request, self._session)
+        return NOT_DONE_YET
 
 
 def write_head(request: Request, reply: Reply) -> bytes:

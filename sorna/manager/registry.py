@@ -37,6 +37,7 @@ from sorna.manager.requests import Created, CreateRequest, KernelInfo
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Kernel, KernelStatus, Usage, parse_kernel_id, short_id
 from sorna.model.run import RunReply, RunRequest
+from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 
 T = TypeVar("T")
 
@@ -145,6 +146,13 @@ class Registry:
         """Give the kernel's recent console output."""
         place = await self._place(access_key, reference)
         return await self._ask(place, self.link.logs(place.agent, place.kernel_id))
+
+    async def open_terminal(
+        self, access_key: str, reference: str, viewer: TerminalViewer, rows: int = ROWS, columns: int = COLUMNS
+    ) -> Terminal:
+        """Look at a kernel's terminal; see ``sorna/model/terminal.py``."""
+        place = await self._place(access_key, reference)
+        return await self._ask(place, self.link.open_terminal(place.agent, place.kernel_id, viewer, rows, columns))
 
     async def _ask(self, place: KernelPlace, call: Coroutine[Any, Any, T]) -> T:
         """Await a call to the kernel's agent; its errors become those that the doors know."""
