@@ -13,6 +13,7 @@ from sorna.gateway.operations import OperationRoutes
 from sorna.gateway.request import LimitedSite, ReadingLimits
 from sorna.gateway.root import RootRoutes
 from sorna.gateway.router import Application
+from sorna.gateway.run_streams import RunRoutes
 from sorna.gateway.terminals import TerminalRoutes
 from sorna.gateway.websockets import WebSocketLimits, WebSockets
 
@@ -33,6 +34,7 @@ def make_application(
         RootRoutes.router.bind(RootRoutes()),
         KernelRoutes.router.bind(KernelRoutes(kernels, operations)),
         FileRoutes.router.bind(FileRoutes(kernels)),
+        RunRoutes.router.bind(RunRoutes(kernels)),
         TerminalRoutes.router.bind(TerminalRoutes(kernels, operations)),
         OperationRoutes.router.bind(OperationRoutes(readiness)),
     )
