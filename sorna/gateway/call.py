@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncGenerator, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import parse_qs
 
 from attrs import field, frozen
 
@@ -36,6 +37,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 #: A mebibyte of ``[],[],`` makes the decoder build objects for 90 ms, on the reactor; this many values take 5 at the most.
 MAX_VALUES = 20_000
+MAX_FIELDS = 64
 
 _decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 # The separators of Python's default are the historic server's.
@@ -48,6 +50,7 @@ class Call:
 
     :ivar version: major version of the path, 0 for a path without one, which clients of version 4 and later use.
     :ivar values: the variable parts of the path, decoded.
+    :ivar target: path and query, not decoded.
     :ivar content_type: the whole header; empty when there is none.
     :ivar keypair: who asks; None on a public route.
     """
@@ -59,6 +62,7 @@ class Call:
     content_type: bytes
     body: bytes = field(repr=False)
     keypair: Keypair | None
+    target: bytes = b""
 
     @property
     def access_key(self) -> str:
@@ -80,6 +84,17 @@ class Call:
         if parse_kernel_id(reference) is None and not valid_session_token(reference):
             raise KernelNotFound
         return reference
+
+    @property
+    def query(self) -> Mapping[str, list[str]]:
+        """The fields of the query, each with its values in order.
+
+        :raises InvalidRequest: there are too many, or they are no text.
+        """
+        try:
+            return parse_qs(self.target.partition(b"?")[2].decode("ascii"), errors="strict", max_num_fields=MAX_FIELDS)
+        except ValueError:
+            raise InvalidRequest("Malformed query") from None
 
     def json_object(self) -> dict[str, Any]:
         """Read the body as a JSON object, whatever the method and the content type.

@@ -25,8 +25,9 @@ _MAX_IMAGE = 256
 _ENVIRON_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([kmgtp]?)(?:i?b)?", re.ASCII | re.IGNORECASE)
 _UNITS = {"": 1, "k": KIB, "m": MIB, "g": KIB * MIB, "t": MIB * MIB, "p": KIB * MIB * MIB}
-#: Later clients may want these; a session that silently went without them would be another one.
-_REFUSED = ("startupCommand", "bootstrap_script", "starts_at", "dependencies", "callback_url")
+#: Later clients may want these; a session that silently went without them would be another one. A ``startupCommand`` is for
+#: batch sessions alone, which are refused; clients of 19.09 send one whatever they want.
+_REFUSED = ("bootstrap_script", "starts_at", "dependencies", "callback_url")
 
 
 def read_create(access_key: str, body: Parameters) -> CreateRequest:

@@ -41,7 +41,7 @@ class FileRoutes:
     async def list_files(self, call: Call) -> Reply:
         """List a directory; the list is a text of JSON within the JSON, as it always was."""
         reference = call.kernel_reference
-        path = relative(Parameters(call.json_object()).text("path", "."))
+        path = relative(_wish(call).text("path", "."))
         entries = await self.kernels.list_files(call.access_key, reference, path)
         return json_reply(
             {
@@ -56,7 +56,7 @@ class FileRoutes:
     async def download(self, call: Call) -> Reply:
         """Send files and directories, each as one tar archive."""
         reference = call.kernel_reference
-        body = Parameters(call.json_object())
+        body = _wish(call)
         paths = [relative(path) for path in body.texts("files")]
         if not 1 <= len(paths) <= MAX_FILES:
             raise body.wrong("files", f"a list of 1 to {MAX_FILES} paths")
@@ -70,12 +70,19 @@ class FileRoutes:
     async def download_single(self, call: Call) -> Reply:
         """Send one file or directory as a tar archive."""
         reference = call.kernel_reference
-        plan = await self._plan(call, reference, relative(Parameters(call.json_object()).required_text("file")))
+        plan = await self._plan(call, reference, relative(_wish(call).required_text("file")))
         read = partial(self.kernels.read_file, call.access_key, reference)
         return Reply(200, content_type=TAR_TYPE, stream=Stream(archive_length(plan), archive(plan, read)))
 
     async def _plan(self, call: Call, reference: str, path: str) -> Sequence[Member]:
         return members(path, await self.kernels.list_files(call.access_key, reference, path, recursive=True))
+
+
+def _wish(call: Call) -> Parameters:
+    """Read the body, or the query as clients send it that cannot give a body to a GET."""
+    if call.body or not call.query:
+        return Parameters(call.json_object())
+    return Parameters({key: values if key == "files" else values[0] for key, values in call.query.items()})
 
 
 def relative(path: str) -> str:

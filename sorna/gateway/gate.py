@@ -84,6 +84,7 @@ class Gate:
                     content_type=(incoming.headers.getRawHeaders(b"Content-Type") or (b"",))[0],
                     body=incoming.body,
                     keypair=keypair,
+                    target=incoming.target,
                 )
             )
         except CancelledError:

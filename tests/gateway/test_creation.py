@@ -121,7 +121,6 @@ class CreateTests(GatewayTestCase):
     def test_wishes_that_cannot_be_fulfilled(self) -> None:
         """What would make another kind of session is refused by name; a folder to mount is not found."""
         for wish in (
-            {"startupCommand": "true"},
             {"bootstrap_script": "eA=="},
             {"starts_at": "tomorrow"},
             {"dependencies": ["another"]},

@@ -62,6 +62,17 @@ class ListTests(FileTestCase):
             self.assertEqual((second["filename"], second["mode"]), ("d", "drwxr-xr-x"))
         self.assertEqual(self.request("GET", f"/session/{TOKEN}/files", {}).status, 200)
 
+    def test_queries(self) -> None:
+        """Clients that cannot give a body to a GET ask with a query, which is signed."""
+        for query, names in (("path=d", {"e", "empty"}), ("path=.&x=%20", {"a.txt", "d"})):
+            answer = self.request("GET", f"/kernel/{TOKEN}/files?{query}", version=b"v4.20181215")
+            self.assertEqual({row["filename"] for row in json.loads(answer.json["files"])}, names)
+        answer = self.request("GET", f"/kernel/{TOKEN}/download?files=a.txt&files=d%2Fempty", version=b"v4.20181215")
+        self.assertEqual(answer.body.count(b"Content-Encoding: identity"), 2)
+        for query in ("path=%ff", "&".join(f"a{number}=1" for number in range(100)), "path=.."):
+            answer = self.request("GET", f"/kernel/{TOKEN}/files?{query}", version=b"v4.20181215")
+            self.assert_problem(answer, 400, "invalid-api-params")
+
     def test_below(self) -> None:
         """A directory below is named in the answer, and a file is listed as itself."""
         answer = self.get("files", {"path": "/home/work/d"})
