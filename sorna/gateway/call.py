@@ -52,6 +52,7 @@ class Call:
     :ivar values: the variable parts of the path, decoded.
     :ivar target: path and query, not decoded.
     :ivar content_type: the whole header; empty when there is none.
+    :ivar handshake: whether it wants to become a WebSocket.
     :ivar keypair: who asks; None on a public route.
     """
 
@@ -63,6 +64,7 @@ class Call:
     body: bytes = field(repr=False)
     keypair: Keypair | None
     target: bytes = b""
+    handshake: bool = False
 
     @property
     def access_key(self) -> str:
@@ -76,14 +78,8 @@ class Call:
 
     @property
     def kernel_reference(self) -> str:
-        """The kernel id or session token of the path.
-
-        :raises KernelNotFound: it can name no kernel, and may hold what Redis keys and PostgreSQL texts may not.
-        """
-        reference = self.values["reference"]
-        if parse_kernel_id(reference) is None and not valid_session_token(reference):
-            raise KernelNotFound
-        return reference
+        """The kernel id or session token of the path. :raises KernelNotFound: it can name no kernel."""
+        return checked_reference(self.values["reference"])
 
     @property
     def query(self) -> Mapping[str, list[str]]:
@@ -131,6 +127,16 @@ class Reply:
     headers: Mapping[bytes, bytes] = field(factory=dict)
     stream: Stream | None = None
     session: Session | None = None
+
+
+def checked_reference(reference: str) -> str:
+    """Give a reference to a kernel back.
+
+    :raises KernelNotFound: it can name no kernel, and may hold what Redis keys and PostgreSQL texts may not.
+    """
+    if parse_kernel_id(reference) is None and not valid_session_token(reference):
+        raise KernelNotFound
+    return reference
 
 
 def read_json_object(body: bytes) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 
 from sorna.manager.interfaces import RateState, UploadFile
-from sorna.manager.requests import Created, CreateRequest, KernelInfo
+from sorna.manager.requests import Created, CreateRequest, KernelEvent, KernelInfo
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Usage
 from sorna.model.keypair import Keypair
@@ -85,6 +85,15 @@ class Kernels(Protocol):
 
         :raises InvalidRequest: it is no regular file below the working directory.
         :raises KernelExecutionFailed:.
+        """
+        ...
+
+    async def watch(
+        self, access_key: str, reference: str | None, receive: Callable[[KernelEvent], None]
+    ) -> Callable[[], None]:
+        """Call ``receive`` for every change of one live kernel, or of all of the owner when ``reference`` is None.
+
+        :returns: what ends it.
         """
         ...
 

@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
-from attrs import frozen
+from attrs import evolve, frozen
 from klein import Klein
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -58,6 +58,7 @@ class Route:
     :ivar versioned: whether the path is found below ``/v1`` and so on besides the root.
     :ivar needs_ready: whether it answers 503 until the process is ready.
     :ivar websocket: whether it is opened by a WebSocket's handshake, and answers with a session.
+    :ivar plain: whether it answers requests without a handshake as well.
     """
 
     method: str
@@ -66,6 +67,7 @@ class Route:
     versioned: bool = True
     needs_ready: bool = False
     websocket: bool = False
+    plain: bool = True
 
 
 @frozen
@@ -90,12 +92,25 @@ class Router(Generic[A]):
         versioned: bool = True,
         needs_ready: bool = False,
         websocket: bool = False,
+        plain: bool | None = None,
     ) -> Callable[[Handler[A]], Handler[A]]:
         """Declare that a method of the area's class answers routes; several declarations may be stacked on one method."""
 
         def declare(handler: Handler[A]) -> Handler[A]:
             self._declared.extend(
-                (Route(method, path, access, versioned, needs_ready, websocket), handler) for path in paths
+                (
+                    Route(
+                        method,
+                        path,
+                        access,
+                        versioned,
+                        needs_ready,
+                        websocket,
+                        not websocket if plain is None else plain,
+                    ),
+                    handler,
+                )
+                for path in paths
             )
             return handler
 
@@ -187,7 +202,8 @@ class Application(Resource):
             gone=lambda: getattr(request, "channel", None) is None,
         )
         route = bound.route
-        answer = self._opening(incoming, bound.answer) if route.websocket else bound.answer
+        handshake = route.websocket and (incoming.headers.hasHeader(b"Upgrade") or not route.plain)
+        answer = self._opening(incoming, bound.answer) if handshake else bound.answer
         reply = await self._gate.pass_through(incoming, answer, route.access, needs_ready=route.needs_ready)
         if reply.session is not None:
             return _Upgrading(self._websockets, reply.session)
@@ -201,7 +217,7 @@ class Application(Resource):
 
         async def open_session(call: Call) -> Reply:
             self._websockets.check(incoming.headers, incoming.body)
-            return await answer(call)
+            return await answer(evolve(call, handshake=True))
 
         return open_session
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.internet.interfaces import IReactorTime
 
 from sorna.gateway.authentication import Authentication
+from sorna.gateway.events import EventRoutes
 from sorna.gateway.files import FileRoutes
 from sorna.gateway.gate import Gate
 from sorna.gateway.interfaces import Kernels, Keypairs, Operations, RateLimits, Readiness
@@ -36,6 +37,7 @@ def make_application(
         FileRoutes.router.bind(FileRoutes(kernels)),
         RunRoutes.router.bind(RunRoutes(kernels)),
         TerminalRoutes.router.bind(TerminalRoutes(kernels, operations)),
+        EventRoutes.router.bind(EventRoutes(kernels, reactor)),
         OperationRoutes.router.bind(OperationRoutes(readiness)),
     )
     websockets = WebSockets(reactor, websocket_limits or WebSocketLimits())

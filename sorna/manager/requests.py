@@ -62,3 +62,14 @@ class KernelInfo:
     memory_used: int
     cpu_used: float
     num_queries: int
+
+
+@frozen
+class KernelEvent:
+    """A change of a kernel's status; ``reason`` may be empty."""
+
+    kernel_id: uuid.UUID
+    status: KernelStatus
+    access_key: str
+    session_token: str
+    reason: str

@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from sorna.errors import InvalidRequest, KernelAlreadyExists, KernelNotFound, QuotaExceeded, RuntimeUnknown
 from sorna.manager.interfaces import UploadFile
-from sorna.manager.requests import Created, CreateRequest, KernelInfo
+from sorna.manager.requests import Created, CreateRequest, KernelEvent, KernelInfo
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import KernelStatus, Usage, new_kernel_id, parse_kernel_id
 from sorna.model.limits import Limits
@@ -53,6 +53,7 @@ class MemoryKernels:
         self.live: dict[uuid.UUID, MemoryKernel] = {}
         self.on_execute: Callable[[RunRequest], Awaitable[RunReply]] = print_code
         self.errors: dict[str, Exception] = {}
+        self.watchers: list[Callable[[KernelEvent], None]] = []
 
     async def create(self, request: CreateRequest) -> Created:
         """Get or create."""
@@ -69,6 +70,7 @@ class MemoryKernels:
             now = self._clock.seconds()
             kernel = MemoryKernel(new_kernel_id(), request, runtime, created_at=now, used_at=now)
             self.live[kernel.id] = kernel
+            self.tell(kernel, KernelStatus.RUNNING)
         elif kernel.runtime != runtime or not request.reuse:
             raise KernelAlreadyExists
         return Created(kernel.id, request.session_token, runtime, KernelStatus.RUNNING, created)
@@ -95,13 +97,16 @@ class MemoryKernels:
 
     async def restart(self, access_key: str, reference: str) -> None:
         """Count one more start."""
-        self._use("restart", access_key, reference).starts += 1
+        kernel = self._use("restart", access_key, reference)
+        kernel.starts += 1
+        self.tell(kernel, KernelStatus.RUNNING, "restarted")
 
     async def destroy(self, access_key: str, reference: str) -> Usage:
         """Forget a kernel."""
         kernel = self._use("destroy", access_key, reference)
         del self.live[kernel.id]
         kernel.terminal.end("user-requested")
+        self.tell(kernel, KernelStatus.TERMINATED, "user-requested")
         return Usage(cpu_used=12.5, mem_max_bytes=1024)
 
     async def execute(self, access_key: str, reference: str, request: RunRequest) -> RunReply:
@@ -156,6 +161,25 @@ class MemoryKernels:
             raise InvalidRequest(f"{path!r} cannot be read: there is no such file.")
         content = kernel.files[path]
         return FilePiece(len(content), content[offset : offset + size])
+
+    async def watch(
+        self, access_key: str, reference: str | None, receive: Callable[[KernelEvent], None]
+    ) -> Callable[[], None]:
+        """Tell of kernels that are made, restarted and destroyed."""
+        kernel_id = None if reference is None else self._use("watch", access_key, reference).id
+
+        def hear(event: KernelEvent) -> None:
+            if event.access_key == access_key and kernel_id in {None, event.kernel_id}:
+                receive(event)
+
+        self.watchers.append(hear)
+        return lambda: self.watchers.remove(hear)
+
+    def tell(self, kernel: MemoryKernel, status: KernelStatus, reason: str = "") -> None:
+        """Tell every watcher."""
+        token = kernel.request.session_token
+        for hear in tuple(self.watchers):
+            hear(KernelEvent(kernel.id, status, kernel.request.access_key, token, reason))
 
     async def logs(self, access_key: str, reference: str) -> str:
         """Give the code of all runs."""

@@ -9,7 +9,7 @@ from twisted.trial.unittest import TestCase
 from sorna.errors import InvalidRequest, KernelAlreadyExists, KernelNotFound, QuotaExceeded, RuntimeUnknown
 from sorna.gateway.interfaces import Kernels
 from sorna.manager.interfaces import UploadFile
-from sorna.manager.requests import Created, CreateRequest
+from sorna.manager.requests import Created, CreateRequest, KernelEvent
 from sorna.model.kernel import KernelStatus, short_id
 from sorna.model.run import RunMode, RunRequest, RunStatus
 
@@ -43,6 +43,7 @@ class KernelsContract(TestCase):
             kernels.upload(owner, reference, [UploadFile("x", b"")]),
             kernels.list_files(owner, reference, "."),
             kernels.read_file(owner, reference, "x", 0, 1),
+            kernels.watch(owner, reference, lambda _event: None),
             kernels.logs(owner, reference),
         ):
             with self.assertRaises(error):
@@ -70,6 +71,26 @@ class KernelsContract(TestCase):
         with self.assertRaises(QuotaExceeded):
             await self.create("third-token")
         self.assertFalse((await self.create()).created)
+
+    async def test_events(self) -> None:
+        """Whoever watches one kernel, or all, hears of its own owner's alone, until the watching is ended."""
+        kernel_id = (await self.create()).kernel_id
+        one: list[KernelEvent] = []
+        every: list[KernelEvent] = []
+        unwatch = await self.kernels.watch(OWNER, TOKEN, one.append)
+        await self.kernels.watch(OWNER, None, every.append)
+        await self.create("second-token")
+        await self.create("third-token", STRANGER)
+        await self.kernels.restart(OWNER, TOKEN)
+        await self.kernels.destroy(OWNER, TOKEN)
+        told = [(KernelStatus.RUNNING, "restarted"), (KernelStatus.TERMINATED, "user-requested")]
+        self.assertEqual(
+            [(event.kernel_id, event.status, event.reason) for event in one], [(kernel_id, *row) for row in told]
+        )
+        self.assertEqual([event.session_token for event in every], ["second-token", TOKEN, TOKEN])
+        unwatch()
+        await self.create()
+        self.assertEqual(len(one), 2)
 
     async def test_references(self) -> None:
         """A kernel is found by either spelling of its id and by its token; each call counts."""

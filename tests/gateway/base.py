@@ -10,6 +10,7 @@ from treq.testing import StubTreq
 from twisted.internet.task import Clock
 
 from sorna.gateway.service import make_application
+from sorna.gateway.websockets import NORMAL
 from sorna.model.keypair import Keypair
 from sorna.testing.gateway import (
     EXAMPLE,
@@ -47,6 +48,23 @@ class Answer:
         """The last part of the problem's type."""
         slug: str = self.json["type"].rpartition("/")[2]
         return slug
+
+
+class MemorySocket:
+    """A WebSocket that keeps what was sent."""
+
+    def __init__(self) -> None:
+        self.is_writable = True
+        self.sent: list[dict[str, Any]] = []
+        self.closed_with: tuple[int, str] | None = None
+
+    def send(self, text: str) -> None:
+        if self.closed_with is None:
+            self.sent.append(json.loads(text))
+
+    def close(self, code: int = NORMAL, reason: str = "") -> None:
+        if self.closed_with is None:
+            self.closed_with = (code, reason)
 
 
 class GatewayTestCase(UnitTestCase):

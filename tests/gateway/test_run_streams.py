@@ -12,26 +12,9 @@ from sorna.gateway.run_streams import MAX_LINES, MAX_TYPED, RunSession
 from sorna.gateway.websockets import NORMAL, POLICY
 from sorna.model.run import RunMode, RunReply, RunRequest, RunStatus
 from sorna.testing.gateway import EXAMPLE
-from tests.gateway.base import TOKEN, GatewayTestCase
+from tests.gateway.base import TOKEN, GatewayTestCase, MemorySocket
 
 FINISHED, CONTINUED, WAITING = RunStatus.FINISHED, RunStatus.CONTINUED, RunStatus.WAITING_INPUT
-
-
-class MemorySocket:
-    """A WebSocket that keeps what was sent."""
-
-    def __init__(self) -> None:
-        self.is_writable = True
-        self.sent: list[dict[str, Any]] = []
-        self.closed_with: tuple[int, str] | None = None
-
-    def send(self, text: str) -> None:
-        if self.closed_with is None:
-            self.sent.append(json.loads(text))
-
-    def close(self, code: int = NORMAL, reason: str = "") -> None:
-        if self.closed_with is None:
-            self.closed_with = (code, reason)
 
 
 class RunStreamTests(GatewayTestCase):

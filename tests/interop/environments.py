@@ -81,7 +81,32 @@ BACKEND_1_4_2 = PublishedClient(
     "3.6",
     (*_COMMON, *_AIOHTTP3, "backend.ai-client==1.4.2", "aiohttp==3.4.4", "tqdm==4.62.3"),
 )
-CLIENTS = (SORNA_0_9_8, BACKEND_1_1_11, BACKEND_1_4_2)
+#: Releases whose libraries are listed in a file each, and the Python of their time.
+_LISTED = {
+    "1.0.6": "3.6",
+    "1.2.1": "3.6",
+    "1.3.7": "3.6",
+    "1.5.1": "3.6",
+    "18.12.3": "3.6",
+    "19.3.2": "3.6",
+    "19.9.10": "3.6",
+    "20.3.10": "3.8",
+    "20.9.9": "3.8",
+    "21.9.5": "3.8",
+    "22.3.2": "3.9",
+    "22.9.0": "3.10",
+    "23.3.0": "3.11",
+}
+
+
+def _listed(release: str, python: str) -> PublishedClient:
+    name = f"backend.ai-client-{release}"
+    pins = (Path(__file__).parent / "pins" / f"{name}.txt").read_text("utf-8").split()
+    return PublishedClient(name, python, tuple(pins))
+
+
+BACKEND = {release: _listed(release, python) for release, python in _LISTED.items()}
+CLIENTS = (SORNA_0_9_8, BACKEND_1_1_11, BACKEND_1_4_2, *BACKEND.values())
 
 
 def cache_folder() -> Path:
