@@ -18,14 +18,12 @@ class Release121Tests(InteropTestCase):
     :cvar removes: options after which a run ends its session.
     :cvar group: words before what concerns one session; None for a release that has nothing of the kind.
     :cvar end: the command that ends a session.
-    :cvar files: whether files of a session can be listed and downloaded.
     """
 
     client = BACKEND["1.2.1"]
     removes: ClassVar[tuple[str, ...]] = ("--rm",)
     group: ClassVar[tuple[str, ...] | None] = ()
     end: ClassVar[str] = "terminate"
-    files: ClassVar[bool] = False
 
     def backend(self, *arguments: str, typed: str = "") -> Said:
         """Run a command."""
@@ -50,19 +48,6 @@ class Release121Tests(InteropTestCase):
         said = self.backend("run", *self.removes, "python3", "main.py", "data.txt")
         self.says(said, "ploading done.", "read: forty-two\n", "leaned up the ")
 
-    def test_files(self) -> None:
-        """Files that code wrote are listed and come back whole."""
-        if not self.files or self.group is None:
-            return
-        token = f"interop-{secrets.token_hex(6)}"
-        code = "for name in 'ab': open(name + '.txt', 'w').write(name * 100_000)"
-        self.says(self.backend("run", "-q", "-t", token, "python3", "-c", code))
-        self.says(self.backend(*self.group, "ls", token), "a.txt", "-rw-r--r--")
-        self.says(self.backend(*self.group, "download", token, "a.txt", "b.txt"), "Downloaded")
-        for name in "ab":
-            self.assertEqual((self.folder / f"{name}.txt").read_text(), name * 100_000)
-        self.says(self.backend(*self.group, self.end, token), "Done.")
-
 
 class Release106Tests(Release121Tests):
     """Release 1.0.6: a session ends with its run, and has no name that could be given."""
@@ -85,10 +70,20 @@ class Release151Tests(Release121Tests):
 
 
 class Release1812Tests(Release121Tests):
-    """Release 18.12.3."""
+    """Release 18.12.3; those whose files are tested too run the same tests."""
 
     client = BACKEND["18.12.3"]
-    files = True
+
+    def test_files(self) -> None:
+        """Files that code wrote are listed and come back whole."""
+        token = f"interop-{secrets.token_hex(6)}"
+        code = "for name in 'ab': open(name + '.txt', 'w').write(name * 100_000)"
+        self.says(self.backend("run", "-q", "-t", token, "python3", "-c", code))
+        self.says(self.backend(*(self.group or ()), "ls", token), "a.txt", "-rw-r--r--")
+        self.says(self.backend(*(self.group or ()), "download", token, "a.txt", "b.txt"), "Downloaded")
+        for name in "ab":
+            self.assertEqual((self.folder / f"{name}.txt").read_text(), name * 100_000)
+        self.says(self.backend(*(self.group or ()), self.end, token), "Done.")
 
 
 class Release1903Tests(Release121Tests):
@@ -109,11 +104,73 @@ class Release2003Tests(Release121Tests):
     client = BACKEND["20.3.10"]
 
 
-class Release2009Tests(Release121Tests):
+LIBRARY = """
+import asyncio, warnings
+warnings.simplefilter("ignore")
+from ai.backend.client.session import AsyncSession
+
+async def listen(session, ready):
+    async with session.{stream}() as stream:
+        ready.set()
+        async for event in stream:
+            print(event.event)
+
+async def main():
+    async with AsyncSession() as api:
+        session = await api.ComputeSession.get_or_create("python3", name={name!r}, envs={{"COLOUR": "red"}})
+        ready = asyncio.Event()
+        listening = asyncio.ensure_future(listen(session, ready))
+        await ready.wait()
+        async with session.stream_execute("import os; print(os.environ['COLOUR'], input())") as stream:
+            async for message in stream:
+                answer = message.json()
+                for kind, text in answer["console"]:
+                    print(kind, text.strip())
+                if answer["status"] == "waiting-input":
+                    await stream.send_str("typed")
+        print((await session.complete("prin", {{"line": "prin", "col": 4}}))["result"]["completions"])
+        await session.interrupt()
+        await session.restart()
+        print((await session.get_info())["lang"])
+        print(sorted(await session.destroy()))
+        await asyncio.wait_for(listening, 20)
+
+asyncio.get_event_loop_policy().get_event_loop().run_until_complete(main())
+"""
+
+
+class LibraryTests(InteropTestCase):
+    """The library of a release, asynchronous, as programs use it.
+
+    :cvar stream: the method that opens a stream of events.
+    """
+
+    stream: ClassVar[str] = "stream_events"
+
+    def test_library(self) -> None:
+        """A run over a WebSocket with input, completion, restart, and the events of a session until its end."""
+        token = f"interop-{secrets.token_hex(6)}"
+        lines = self.library(LIBRARY.format(name=token, stream=self.stream))
+        self.assertEqual(
+            sorted(lines),
+            sorted(
+                [
+                    "stdout red typed",
+                    "['print(']",
+                    "python3",
+                    "session_restarted",
+                    "['stats']",
+                    "session_terminated",
+                    "server_close",
+                ]
+            ),
+        )
+
+
+class Release2009Tests(LibraryTests, Release1812Tests):
     """Release 20.9.9."""
 
     client = BACKEND["20.9.9"]
-    files = True
 
 
 class Release2109Tests(Release121Tests):
@@ -136,8 +193,9 @@ class Release2209Tests(Release2109Tests):
     client = BACKEND["22.9.0"]
 
 
-class Release2303Tests(Release2109Tests):
+class Release2303Tests(LibraryTests, Release1812Tests):
     """Release 23.3.0."""
 
     client = BACKEND["23.3.0"]
-    files = True
+    group = ("session",)
+    end = "destroy"
