@@ -13,12 +13,11 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from sorna.cluster.messages import Ended, Output, Steer, encode
-from sorna.model.terminal import WINDOW, Terminal, TerminalViewer, within_bounds
+from sorna.model.terminal import MOST_TYPED, WINDOW, Terminal, TerminalViewer, within_bounds
 from sorna.zeromq import Sent
 
 MAX_TERMINALS = 2000
 MAX_UNSENT = 4 * 1024 * 1024
-MOST_TYPED = 1024 * 1024
 
 
 class Terminals:

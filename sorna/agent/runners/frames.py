@@ -50,7 +50,8 @@ About the terminal, init to agent:
 
 ================  =======================================================================================
 TERMINAL_OUTPUT   raw bytes of the pseudo-terminal
-TERMINAL_CLOSED   ``{"reason"}``: there is no shell, or no more; all its output was sent before, unless it was stopped
+TERMINAL_CLOSED   ``{"error": str|null}``: there is no shell any more, or it could not be started; all its output was
+                  sent before, unless it was stopped
 ================  =======================================================================================
 
 Only STDOUT, STDERR and EMIT cost credit: everything else passes at once, so a reader that stops reading output stops

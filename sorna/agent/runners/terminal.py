@@ -112,7 +112,7 @@ class Terminal:
         if self._master is None:
             return
         pid = self.pid
-        self._close("The shell was ended.")
+        self._close()
         if pid is not None:
             self._leaving.add(pid)
             self._poller.later(GRACE, lambda: self._kill(pid))
@@ -178,7 +178,7 @@ class Terminal:
             self._credit -= len(output)
             self._link.send(frames.TERMINAL_OUTPUT, output)
         if ended:
-            self._close("The shell has ended.")
+            self._close()
 
     def _adjust(self) -> None:
         """Wait for what can be done now. A terminal that was hung up is always ready, so it is not waited for in vain."""
@@ -195,7 +195,7 @@ class Terminal:
             self._poller.change(self._master, events)
         self._events = events
 
-    def _close(self, reason: str) -> None:
+    def _close(self) -> None:
         if self._master is not None:
             if self._events != NOTHING:
                 self._poller.remove(self._master)
@@ -204,11 +204,11 @@ class Terminal:
             self._master = None
         self.pid = None
         self._typed.clear()
-        self._tell_closed(reason)
+        self._tell_closed(None)
 
-    def _tell_closed(self, reason: str) -> None:
+    def _tell_closed(self, error: str | None) -> None:
         if self._link is not None:
-            self._link.send(frames.TERMINAL_CLOSED, to_json({"reason": reason}))
+            self._link.send(frames.TERMINAL_CLOSED, to_json({"error": error}))
 
 
 def _set_size(fd: int, rows: int, columns: int) -> None:

@@ -267,14 +267,14 @@ class RefusalTests(UnitTestCase):
         self.addCleanup(link.close)
         terminal = Terminal(poller, _NoProcesses())
         terminal.attach(link)
-        before = os.listdir("/proc/self/fd")
+        before = list(Path("/proc/self/fd").iterdir())
         for _ in range(2):
             terminal.open(24, 80, {})
             terminal.type(b"lost")
             (frame,) = frames.FrameReader().feed(theirs.recv(1000))
-            reason = b'{"reason":"The shell cannot be started: Resource temporarily unavailable."}'
+            reason = b'{"error": "The shell cannot be started: Resource temporarily unavailable."}'
             self.assertEqual(frame, (frames.TERMINAL_CLOSED, reason))
-        self.assertEqual(os.listdir("/proc/self/fd"), before)
+        self.assertEqual(list(Path("/proc/self/fd").iterdir()), before)
 
 
 def _cpu_seconds(pid: int) -> float:
