@@ -35,7 +35,8 @@ IN_FLIGHT = 64 * KIB
 MOST_VIEWERS = 64
 PATIENCE = 30.0
 LEAST = 16 * KIB
-# A shell that ends sooner after its start is started again only after a while, and each time later.
+# A shell that ends by itself so soon after its start is started again only after a while, and each time later; what is
+# typed until then is lost.
 SHORT_LIFE = 1.0
 FIRST_DELAY, LAST_DELAY = 0.5, 30.0
 RESTARTING = b"Restarting the shell...\r\n"
@@ -78,7 +79,6 @@ class SharedTerminal:
         self._has_shell = False
         self._started_at = 0.0
         self._delay = 0.0
-        self._asked = False
         self._starting: IDelayedCall | None = None
         self._over = False
         self.clock = clock
@@ -118,7 +118,6 @@ class SharedTerminal:
     def restart(self) -> None:
         """End the shell, or start one at once when the next is waited for."""
         self._touch()
-        self._asked = True
         if self._has_shell:
             self._send(frames.TERMINAL_STOP, {})
         else:
@@ -152,7 +151,8 @@ class SharedTerminal:
 
     def closed_received(self, payload: bytes) -> None:
         """Take it that there is no shell any more, and start another one if somebody looks."""
-        error = read_object(payload).get("error")
+        frame = read_object(payload)
+        error = frame.get("error")
         self._has_shell = False
         if isinstance(error, str):
             self._show(f"{error[:1000]}\r\n".encode())
@@ -160,7 +160,7 @@ class SharedTerminal:
             return
         self._show(RESTARTING)
         lived = self.clock.seconds() - self._started_at
-        if self._asked or lived >= SHORT_LIFE:
+        if frame.get("stopped") is True or lived >= SHORT_LIFE:
             self._delay = 0.0
             self._start()
         else:
@@ -189,7 +189,6 @@ class SharedTerminal:
     def _start(self) -> None:
         cancel(self._starting)
         self._starting = None
-        self._asked = False
         self._has_shell = True
         self._started_at = self.clock.seconds()
         self._send(frames.TERMINAL_OPEN, self._measures())

@@ -20,7 +20,8 @@ from sorna.testing.terminals import MemoryViewer
 from sorna.testing.unit import UnitTestCase
 from tests.agent.fakes import KernelTestCase
 
-CLOSED = b'{"error":null}'
+CLOSED = b'{"error": null, "stopped": false}'
+STOPPED = b'{"error": null, "stopped": true}'
 OPEN = (frames.TERMINAL_OPEN, {"rows": 24, "columns": 80})
 
 
@@ -275,7 +276,7 @@ class ShellTests(TerminalTestCase):
         """Who asks for a fresh shell gets it without a pause, also when the next one is being waited for."""
         seat, _ = self.look()
         seat.restart()
-        self.shared.closed_received(CLOSED)
+        self.shared.closed_received(STOPPED)
         self.assertEqual(self.sent, [OPEN, (frames.TERMINAL_STOP, {}), OPEN])
         self.shared.closed_received(CLOSED)
         self.assertEqual(len(self.sent), 3)

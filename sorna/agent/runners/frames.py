@@ -50,8 +50,8 @@ About the terminal, init to agent:
 
 ================  =======================================================================================
 TERMINAL_OUTPUT   raw bytes of the pseudo-terminal
-TERMINAL_CLOSED   ``{"error": str|null}``: there is no shell any more, or it could not be started; all its output was
-                  sent before, unless it was stopped
+TERMINAL_CLOSED   ``{"error": str|null, "stopped": bool}``: there is no shell any more, or it could not be started; all
+                  its output was sent before, unless it was stopped by TERMINAL_STOP or RESTART
 ================  =======================================================================================
 
 Only STDOUT, STDERR and EMIT cost credit: everything else passes at once, so a reader that stops reading output stops

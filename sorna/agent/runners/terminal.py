@@ -112,7 +112,7 @@ class Terminal:
         if self._master is None:
             return
         pid = self.pid
-        self._close()
+        self._close(stopped=True)
         if pid is not None:
             self._leaving.add(pid)
             self._poller.later(GRACE, lambda: self._kill(pid))
@@ -195,7 +195,7 @@ class Terminal:
             self._poller.change(self._master, events)
         self._events = events
 
-    def _close(self) -> None:
+    def _close(self, *, stopped: bool = False) -> None:
         if self._master is not None:
             if self._events != NOTHING:
                 self._poller.remove(self._master)
@@ -204,11 +204,11 @@ class Terminal:
             self._master = None
         self.pid = None
         self._typed.clear()
-        self._tell_closed(None)
+        self._tell_closed(None, stopped=stopped)
 
-    def _tell_closed(self, error: str | None) -> None:
+    def _tell_closed(self, error: str | None, *, stopped: bool = False) -> None:
         if self._link is not None:
-            self._link.send(frames.TERMINAL_CLOSED, to_json({"error": error}))
+            self._link.send(frames.TERMINAL_CLOSED, to_json({"error": error, "stopped": stopped}))
 
 
 def _set_size(fd: int, rows: int, columns: int) -> None:

@@ -38,15 +38,20 @@ class ShellTests(KernelTestCase):
     def test_resize(self) -> None:
         """The program in the foreground is told of a new size."""
         kernel = self.kernel()
+        program = (
+            "import os, signal\n"
+            "signal.signal(signal.SIGWINCH, lambda *_: print('new:', *os.get_terminal_size(), flush=True))\n"
+            "print('ready', flush=True)\n"
+            "while True: signal.pause()\n"
+        )
+        Path(kernel.work, "watch.py").write_text(program, encoding="utf-8")
         kernel.open_terminal()
-        kernel.keys("trap 'echo new: $(stty size)' WINCH; echo rea''dy\n")
+        kernel.keys("python3 watch.py\n")
         kernel.see("ready")
         kernel.send(frames.TERMINAL_RESIZE, {"rows": 50, "columns": 132})
-        kernel.keys("\n")
-        kernel.see("new: 50 132")
+        kernel.see("new: 132 50")
         kernel.send(frames.TERMINAL_OPEN, {"rows": 7, "columns": 9})
-        kernel.keys("\n")
-        kernel.see("new: 7 9")
+        kernel.see("new: 9 7")
 
     def test_control_characters(self) -> None:
         """Ctrl-C is a character like every other, and interrupts what runs in the foreground; a run is not touched."""
@@ -272,7 +277,7 @@ class RefusalTests(UnitTestCase):
             terminal.open(24, 80, {})
             terminal.type(b"lost")
             (frame,) = frames.FrameReader().feed(theirs.recv(1000))
-            reason = b'{"error": "The shell cannot be started: Resource temporarily unavailable."}'
+            reason = b'{"error": "The shell cannot be started: Resource temporarily unavailable.", "stopped": false}'
             self.assertEqual(frame, (frames.TERMINAL_CLOSED, reason))
         self.assertEqual(list(Path("/proc/self/fd").iterdir()), before)
 
