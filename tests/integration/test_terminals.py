@@ -184,7 +184,7 @@ class TerminalTests(LinkCase):
         client.transport.resumeProducing()  # type: ignore[union-attr]  # TCP
         client.type("echo af''ter\n")
         await self.sees(client, b"after\r\n")
-        numbers = client.screen.partition(b"\r\n1\r\n")[2].partition(b"^C")[0].split(b"\r\n")[:-1]
+        numbers = client.screen.partition(b"\r1\r\n")[2].partition(b"^C")[0].split(b"\r\n")[:-1]
         self.assertGreater(len(numbers), 10_000)
         self.assertEqual(numbers, [b"%d" % number for number in range(2, len(numbers) + 2)])
 
