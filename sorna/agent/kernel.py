@@ -34,6 +34,7 @@ from sorna.agent.runners.frames import FrameError
 from sorna.agent.runners.language import Language
 from sorna.agent.runs import WINDOW, Runs
 from sorna.agent.sharing import Shared
+from sorna.agent.terminal import SharedTerminal
 from sorna.agent.verdicts import Verdict
 from sorna.errors import AgentFailed, AgentRefused, AgentTimeout
 from sorna.model.kernel import Usage
@@ -93,6 +94,7 @@ class Kernel:
         self._credit = CreditWindow(WINDOW)
         self._replies = Replies(reactor)
         self.files = KernelFiles(self._replies, self._send, self._touch)
+        self.terminal = SharedTerminal(reactor, self._send_about_terminal, self._touch)
         self._ready: Shared[None] = Shared()
         self._ended: Shared[Usage] = Shared()
         self._restart: Shared[None] | None = None
@@ -118,6 +120,8 @@ class Kernel:
             frames.REPLY: lambda payload: self._replies.received(read_object(payload)),
             frames.CONTENT: self.files.content_received,
             frames.RESTARTED: self._on_restarted,
+            frames.TERMINAL_OUTPUT: self.terminal.output_received,
+            frames.TERMINAL_CLOSED: self.terminal.closed_received,
         }
         self._channel = open_channel(confined.channel, self)
         confined.exited.addCallbacks(self._on_exit, self._on_exit_unknown)
@@ -412,6 +416,9 @@ class Kernel:
         if due:
             self._send(frames.CREDIT, due.to_bytes(4, "big"))
 
+    def _send_about_terminal(self, kind: int, content: Mapping[str, Any] | bytes) -> None:
+        self._send(kind, content if isinstance(content, bytes) else to_json(content))
+
     def _send(self, kind: int, *parts: bytes) -> None:
         try:
             self._channel.send(kind, *parts)
@@ -459,5 +466,6 @@ class Kernel:
         self.runs.close(verdict.exit_code, verdict.sentence)
         self._replies.fail_all(f"The kernel has ended ({reason}).")
         self._ready.fail(AgentFailed(f"The kernel ended before it was ready ({reason})."))
+        self.terminal.end(f"The kernel has ended ({reason}).")
         self._on_ended(self, reason, end.usage)
         self._ended.succeed(end.usage)

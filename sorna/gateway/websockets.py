@@ -32,7 +32,7 @@ from zope.interface import implementer
 from sorna.gateway.problems import BadRequest
 from sorna.model.limits import KIB, MIB
 
-NORMAL, GOING_AWAY, UNSUPPORTED, POLICY, TOO_LARGE = 1000, 1001, 1003, 1008, 1009
+NORMAL, UNSUPPORTED, POLICY, TOO_LARGE = 1000, 1003, 1008, 1009
 # Frames' headers, and pings between the fragments of a message.
 _OVERHEAD = 64 * KIB
 _LONGEST_REASON = 123
