@@ -98,7 +98,7 @@ class _Server:
         database, redis = await self._databases()
         store = await open_store(self.reactor, database)
         self.parent.addService(store)
-        first = await ensure_keypairs(store.tables.keypairs, self.config)
+        first = await ensure_keypairs(store.tables.keypairs, self.config, self.reactor.seconds())
         if first is not None:
             # At once: a secret that is in the database alone is lost to its operator if a later step fails.
             write_client_file(self.config.state_dir, endpoint_of(self.config), first.keypair)

@@ -50,7 +50,7 @@ class FirstStartTests(UnitTestCase):
         )
 
     def start(self, config: ServerConfig) -> FirstKeypair | None:
-        first = self.successResultOf(Deferred.fromCoroutine(ensure_keypairs(self.store, config)))
+        first = self.successResultOf(Deferred.fromCoroutine(ensure_keypairs(self.store, config, 1.5e9)))
         if first is not None:
             write_client_file(self.state_dir, endpoint_of(config), first.keypair)
         return first
