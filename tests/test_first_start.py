@@ -6,7 +6,7 @@ import stat
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from twisted.internet.defer import Deferred
@@ -31,6 +31,9 @@ class DictStore:
 
     async def count(self) -> int:
         return len(self.keypairs)
+
+    async def by_access_keys(self, access_keys: Collection[str]) -> Sequence[Keypair]:
+        raise AssertionError
 
     async def note_use(self, queries: Mapping[str, int], at: float) -> None:
         raise AssertionError

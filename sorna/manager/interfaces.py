@@ -27,6 +27,10 @@ class KeypairStore(Protocol):
         """Fetch one keypair, active or not."""
         ...
 
+    async def by_access_keys(self, access_keys: Collection[str]) -> Sequence[Keypair]:
+        """Fetch those of these keypairs that exist, in any order; one statement."""
+        ...
+
     async def add(self, keypair: Keypair) -> bool:
         """Store a keypair; give False, changing nothing, when its access key is already there, or was once.
 
@@ -43,12 +47,16 @@ class KeypairStore(Protocol):
         ...
 
 
+class KeypairFinder(Protocol):
+    """Keypairs from memory, less than a second old."""
+
+    async def find(self, access_key: str) -> Keypair | None:
+        """Give the keypair, active or not, or None."""
+        ...
+
+
 class KeypairLists(KeypairStore, Protocol):
     """What administrators do with keypairs in PostgreSQL."""
-
-    async def by_access_keys(self, access_keys: Collection[str]) -> Sequence[Keypair]:
-        """Fetch those of these keypairs that exist, in any order; one statement."""
-        ...
 
     async def page(self, user_id: str | None, is_active: bool | None, offset: int, limit: int) -> Sequence[Keypair]:
         """List the keypairs of a user or of all, active ones or others or both, the newest first."""
@@ -233,6 +241,10 @@ class LiveKernels(Protocol):
 
     async def forget(self, kernel: Kernel) -> None:
         """Remove every trace of a kernel; harmless when there is none."""
+        ...
+
+    async def figures(self, kernel_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, Mapping[str, str]]:
+        """Give what agents last said of these kernels, by field name; one round trip, unknown ones are left out."""
         ...
 
 

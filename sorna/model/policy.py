@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attrs import frozen
+from attrs import evolve, frozen
 
-from sorna.model.limits import MIB, Limits
+from sorna.model.limits import LEAST_MEMORY, MIB, Limits
 
 
 @frozen
@@ -67,6 +67,24 @@ class Slots:
             self.cpu_millis - other.cpu_millis,
             self.gpus - other.gpus,
         )
+
+
+def within(limits: Limits, policy: ResourcePolicy | None) -> Limits:
+    """Bring one kernel's limits within its owner's policy.
+
+    No kernel asks for more than all of the owner's together may have, and the policy's times, being nearer to the case,
+    replace those of the installation. Where a bound is too small for any kernel the limit stays, and the store refuses it.
+    """
+    if policy is None:
+        return limits
+    memory = limits.memory if policy.memory is None else min(limits.memory, max(policy.memory, LEAST_MEMORY))
+    return evolve(
+        limits,
+        memory=memory,
+        cpu_cores=min(limits.cpu_cores, policy.cpu_cores) if policy.cpu_cores else limits.cpu_cores,
+        idle_timeout=limits.idle_timeout if policy.idle_timeout is None else policy.idle_timeout,
+        lifetime=limits.lifetime if policy.lifetime is None else policy.lifetime,
+    )
 
 
 def slots_of(runtime: str, limits: Limits) -> Slots:
