@@ -29,6 +29,7 @@ setup(
         "alembic>=1.16",
         "attrs>=25",
         "click>=8.1",
+        "graphql-core>=3.3,<3.4",
         "klein>=24.8",
         "msgpack>=1.1",
         "multipart>=1.2",

@@ -37,6 +37,7 @@ from sorna.live.connection import RedisConnection
 from sorna.live.instances import RedisAgentDirectory
 from sorna.live.kernels import RedisLiveKernels
 from sorna.live.rate_counters import RedisRateCounters
+from sorna.manager.administration import Administration
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
 from sorna.manager.interfaces import AgentDirectory, AgentStore
@@ -196,6 +197,17 @@ class _Server:
             self.config.gpu_instances,
         )
         registry = Registry(reactor, store.kernels, live, directory, link, creation, ending)
+        administration = Administration(
+            reactor,
+            store.keypairs,
+            store.policies,
+            store.kernels,
+            store.reports,
+            store.agents,
+            directory,
+            live,
+            announcements,
+        )
         reaper = Reaper(reactor, store.kernels, directory, link, ending)
         operations = Operations()
         for service in (kernels_db, instances_db, rates_db, announcements, link):
@@ -212,6 +224,7 @@ class _Server:
         site = make_site(
             reactor,
             kernels=registry,
+            administration=administration,
             keypairs=keypairs,
             rate_limits=RedisRateCounters(rates_db),
             operations=operations,

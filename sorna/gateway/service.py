@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from twisted.internet.interfaces import IReactorTime
 
+from sorna.gateway.administration import AdministrationRoutes
 from sorna.gateway.authentication import Authentication
 from sorna.gateway.gate import Gate
-from sorna.gateway.interfaces import Kernels, Keypairs, Operations, RateLimits, Readiness
+from sorna.gateway.interfaces import Administration, Kernels, Keypairs, Operations, RateLimits, Readiness
 from sorna.gateway.kernels import KernelRoutes
 from sorna.gateway.operations import OperationRoutes
 from sorna.gateway.request import LimitedSite, ReadingLimits
@@ -18,6 +19,7 @@ def make_application(
     reactor: IReactorTime,
     *,
     kernels: Kernels,
+    administration: Administration,
     keypairs: Keypairs,
     rate_limits: RateLimits,
     operations: Operations,
@@ -28,6 +30,7 @@ def make_application(
     areas = (
         RootRoutes.router.bind(RootRoutes()),
         KernelRoutes.router.bind(KernelRoutes(kernels, operations)),
+        AdministrationRoutes.router.bind(AdministrationRoutes(administration, operations)),
         OperationRoutes.router.bind(OperationRoutes(readiness)),
     )
     return Application(gate, (route for area in areas for route in area))
@@ -37,6 +40,7 @@ def make_site(
     reactor: IReactorTime,
     *,
     kernels: Kernels,
+    administration: Administration,
     keypairs: Keypairs,
     rate_limits: RateLimits,
     operations: Operations,
@@ -50,6 +54,7 @@ def make_site(
     application = make_application(
         reactor,
         kernels=kernels,
+        administration=administration,
         keypairs=keypairs,
         rate_limits=rate_limits,
         operations=operations,

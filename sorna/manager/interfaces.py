@@ -243,8 +243,8 @@ class LiveKernels(Protocol):
         """Remove every trace of a kernel; harmless when there is none."""
         ...
 
-    async def figures(self, kernel_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, Mapping[str, str]]:
-        """Give what agents last said of these kernels, by field name; one round trip, unknown ones are left out."""
+    async def places(self, kernel_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, KernelPlace]:
+        """Find several kernels of any owner and count nothing; one round trip, unknown ones are left out."""
         ...
 
 
