@@ -17,7 +17,7 @@ class UserTests(AdministrationTestCase):
 
     def test_own_things(self) -> None:
         """Its keypair, its sessions and its usage, and nobody else's under any name."""
-        mine, other = self.kernel("token-1", OTHER.access_key), self.kernel("token-2")
+        mine, theirs = self.kernel("token-1", OTHER.access_key), self.kernel("token-2")
         query = "{ keypair { access_key secret_key compute_sessions { sess_id } } compute_sessions { sess_id } vfolders { name } }"
         self.assertEqual(
             self.data(query, keypair=OTHER),
@@ -32,7 +32,7 @@ class UserTests(AdministrationTestCase):
             },
         )
         one = "query($s: String) { compute_session(sess_id: $s) { sess_id } }"
-        for reference, token in ((str(mine.id), "token-1"), ("token-2", None), (str(other.id), None)):
+        for reference, token in ((str(mine.id), "token-1"), ("token-2", None), (str(theirs.id), None)):
             self.assertEqual(self.data(one, {"s": reference}, keypair=OTHER)["compute_session"]["sess_id"], token)
         page = "query($k: String) { compute_session_list(limit: 9, offset: 0, access_key: $k) { total_count items { name } } }"
         for access_key, count in ((None, 1), (OTHER.access_key, 1), (EXAMPLE.access_key, 0)):
@@ -41,6 +41,8 @@ class UserTests(AdministrationTestCase):
         usage = '{ usage(since: "2017-07-14", until: "2027-07-15") { access_key } }'
         self.clock.advance(9)
         self.assertEqual(self.data(usage, keypair=OTHER), {"usage": [{"access_key": OTHER.access_key}]})
+        other = usage.replace("until", f'access_key: "{EXAMPLE.access_key}", until')
+        self.assertEqual(self.data(other, keypair=OTHER), {"usage": []})
 
     def test_nothing_of_an_administrator(self) -> None:
         """Every query and mutation of the administrator's root is no part of a user's."""
@@ -48,7 +50,6 @@ class UserTests(AdministrationTestCase):
             "{ keypairs { access_key } }",
             '{ keypair(access_key: "x") { access_key } }',
             '{ compute_sessions(access_key: "x") { sess_id } }',
-            '{ usage(since: "2017-07-14", until: "2017-07-15", access_key: "x") { access_key } }',
             "{ agents { id } }",
             "{ resource_policies { name } }",
             'mutation { delete_keypair(access_key: "x") { ok } }',

@@ -146,6 +146,7 @@ _KERNEL: Mapping[str, Callable[..., Any]] = {
     "container_id": _of_kernel(lambda kernel: short_id(kernel.id)),
     "role": _of_kernel(lambda _kernel: "master"),
     "type": _of_kernel(lambda _kernel: "INTERACTIVE"),
+    "sess_type": _of_kernel(lambda _kernel: "INTERACTIVE"),
     "group_name": _of_kernel(lambda _kernel: _DEFAULT_GROUP),
     "result": _of_kernel(lambda _kernel: "UNDEFINED"),
     "lang": _of_kernel(lambda kernel: kernel.requested_runtime),
@@ -314,6 +315,8 @@ def _usage(
     limit: int | None = None, offset: int | None = None,
 ) -> Any:  # fmt: skip
     asking = info.context
+    if asking.owner is not None and access_key not in {None, asking.owner}:
+        return ()
     need = UsageOf(_moment(since), _moment(until), asking.owner or access_key, *_bounds(limit, offset))
     return asking.get(need, ())
 

@@ -20,7 +20,7 @@ from sorna.gateway.graphql.bounds import read_document
 
 _KERNEL_FIELDS = """
   access_key: String sess_id: String id: UUID session_id: UUID name: String role: String lang: String image: String
-  tag: String type: String group_name: String status: String status_info: String status_changed: DateTime result: String
+  tag: String type: String sess_type: String group_name: String status: String status_info: String status_changed: DateTime result: String
   created_at: DateTime terminated_at: DateTime agent: String container_id: String
   mem_slot: Int cpu_slot: Int gpu_slot: Int num_queries: BigInt cpu_used: BigInt
   mem_max_bytes: BigInt mem_cur_bytes: BigInt net_rx_bytes: BigInt net_tx_bytes: BigInt io_read_bytes: BigInt
@@ -57,7 +57,7 @@ type Query {
   compute_session_list(limit: Int!, offset: Int!, status: String, access_key: String, filter: String, order: String):
     ComputeSessionList
   compute_workers(sess_id: String!, status: String): [ComputeWorker]
-  usage(since: DateTime!, until: DateTime!): [KeyPairUsage]
+  usage(since: DateTime!, until: DateTime!, access_key: String, limit: Int, offset: Int): [KeyPairUsage]
 }
 """
 _ADMIN = """
