@@ -224,11 +224,24 @@ class QueryTests(AdministrationTestCase):
 
     def test_folders(self) -> None:
         """There are no folders yet, and every field of them can be asked for."""
+        fields = "id host name max_files max_size created_at last_used num_files cur_size"
         query = (
-            "query($ak:String) { vfolders(access_key:$ak) { id host name max_files max_size created_at last_used num_files"
-            " cur_size } keypair { vfolders { name } } }"
+            f"query($ak:String) {{ vfolders(access_key:$ak) {{ {fields} }} keypair {{ vfolders {{ {fields} }} }}"
+            f" vfolder_list(limit: 9, offset: 0, access_key:$ak) {{ items {{ {fields} }} total_count }} }}"
         )
-        self.assertEqual(self.data(query, {"ak": "x"}), {"vfolders": [], "keypair": {"vfolders": []}})
+        nothing = {"items": [], "total_count": 0}
+        self.assertEqual(
+            self.data(query, {"ak": "x"}), {"vfolders": [], "keypair": {"vfolders": []}, "vfolder_list": nothing}
+        )
+
+    def test_images(self) -> None:
+        """Images are the runtimes that live agents offer."""
+        self.done(self.world.agents.enrol("i-1", "k" * 40, NOW))
+        query = "query($o: Boolean) { images(is_operation: $o) { name tag hash } }"
+        self.assertEqual(self.data(query, {"o": False}), {"images": []})
+        self.beat()
+        self.assertEqual(self.data(query), {"images": [{"name": "c", "tag": "latest", "hash": None}]})
+        self.assertEqual(self.data(query, {"o": True}), {"images": []})
 
     def test_refused_arguments(self) -> None:
         """What cannot be answered is refused, and says why."""

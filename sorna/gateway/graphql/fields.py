@@ -18,6 +18,7 @@ from graphql import GraphQLResolveInfo
 from sorna.errors import InvalidRequest
 from sorna.gateway.graphql.asking import Asking
 from sorna.gateway.graphql.bounds import DEFAULT_LIMIT, INNER_LIMIT, MAX_LIMIT
+from sorna.gateway.graphql.mutations import MUTATIONS
 from sorna.gateway.graphql.needs import (
     Agents,
     FiguresOf,
@@ -34,7 +35,7 @@ from sorna.manager.interfaces import KernelFilter
 from sorna.manager.requests import AgentDescription
 from sorna.model.agent import Capacity
 from sorna.model.kernel import Kernel, KernelStatus, Usage, short_id
-from sorna.model.keypair import Keypair, KeypairChanges
+from sorna.model.keypair import Keypair
 from sorna.model.limits import MIB
 from sorna.model.policy import ResourcePolicy, Slots, slots_of
 
@@ -160,11 +161,18 @@ _KERNEL: Mapping[str, Callable[..., Any]] = {
     "terminated_at": _of_kernel(lambda kernel: _text(kernel.terminated_at)),
     "mem_slot": _of_kernel(lambda kernel: _memory_slots(_kernel_slots(kernel).memory)),
     "cpu_slot": _of_kernel(lambda kernel: _cpu_slots(_kernel_slots(kernel).cpu_millis)),
+    "occupied_slots": _of_kernel(lambda kernel: _text_of_slots(_kernel_slots(kernel))),
     "gpu_slot": _of_kernel(lambda kernel: 2 * _kernel_slots(kernel).gpus),
     "num_queries": _figure(lambda kernel: kernel.num_queries),
+    "status_data": lambda _kernel, _info: None,
     "workers": _no_workers,
     **{field.name: _usage_figure(field.name) for field in attrs.fields(Usage)},
 }
+
+
+def _text_of_slots(slots: Slots | Capacity) -> str:
+    texts = {"cpu": f"{slots.cpu_millis / 1000:g}", "mem": str(slots.memory), "cuda.device": str(slots.gpus)}
+    return json.dumps(texts)
 
 
 def _memory_slots(size: int) -> int:
@@ -271,10 +279,6 @@ def _capacity(agent: AgentDescription) -> Capacity:
     return Capacity() if agent.alive is None else agent.alive.capacity
 
 
-def _slots_text(cpu_millis: int, memory: int, gpus: int) -> str:
-    return json.dumps({"cpu": f"{cpu_millis / 1000:g}", "mem": str(memory), "cuda.device": str(gpus)})
-
-
 _AGENT: Mapping[str, Callable[..., Any]] = {
     "status": lambda agent, _info: _status_of(agent),
     "region": lambda _agent, _info: _DEFAULT_GROUP,
@@ -287,15 +291,25 @@ _AGENT: Mapping[str, Callable[..., Any]] = {
     "used_mem_slots": lambda agent, _info: _memory_slots(agent.taken.memory),
     "used_cpu_slots": lambda agent, _info: _cpu_slots(agent.taken.cpu_millis),
     "used_gpu_slots": lambda agent, _info: 2 * agent.taken.gpus,
-    "available_slots": lambda agent, _info: _slots_text(*attrs.astuple(_capacity(agent))),
-    "occupied_slots": lambda agent, _info: _slots_text(agent.taken.cpu_millis, agent.taken.memory, agent.taken.gpus),
+    "available_slots": lambda agent, _info: _text_of_slots(_capacity(agent)),
+    "occupied_slots": lambda agent, _info: _text_of_slots(agent.taken),
     # No agent says what its whole host uses, and when one was lost is not kept.
     "cpu_cur_pct": lambda _agent, _info: None,
     "mem_cur_bytes": lambda _agent, _info: None,
+    "hardware_metadata": lambda _agent, _info: None,
+    "live_stat": lambda _agent, _info: None,
     "lost_at": lambda _agent, _info: None,
     "first_contact": lambda agent, _info: _text(agent.first_contact),
     "computations": _computations,
 }
+
+
+def _images(_root: None, info: Info, *, is_operation: bool | None = None) -> Sequence[Mapping[str, Any]]:
+    """List the runtimes that a live agent offers; none of them is for the operation of Sorna itself."""
+    if is_operation:
+        return ()
+    alive = [agent.alive for agent in info.context.get(Agents(), ()) if agent.alive is not None]
+    return [{"name": name, "tag": "latest"} for name in sorted(set().union(*(agent.runtimes for agent in alive)))]
 
 
 # Policies and usage.
@@ -319,60 +333,6 @@ def _usage(
         return ()
     need = UsageOf(_moment(since), _moment(until), asking.owner or access_key, *_bounds(limit, offset))
     return asking.get(need, ())
-
-
-# Mutations.
-
-
-def _create_keypair(_root: None, info: Info, user_id: int | str, props: Mapping[str, Any]) -> Any:
-    asking = info.context
-
-    async def act() -> Mapping[str, Any]:
-        return {"keypair": await asking.administration.create_keypair(str(user_id), KeypairChanges(**props))}
-
-    return asking.do(info.path.key, act)
-
-
-def _modify_keypair(_root: None, info: Info, access_key: str, props: Mapping[str, Any]) -> Any:
-    asking = info.context
-
-    async def act() -> Mapping[str, Any]:
-        await asking.administration.modify_keypair(access_key, KeypairChanges(**props))
-        return {}
-
-    return asking.do(info.path.key, act)
-
-
-def _delete_keypair(_root: None, info: Info, access_key: str) -> Any:
-    asking = info.context
-
-    async def act() -> Mapping[str, Any]:
-        await asking.administration.remove_keypair(access_key)
-        return {}
-
-    return asking.do(info.path.key, act)
-
-
-def _put_policy(_root: None, info: Info, name: str, props: Mapping[str, Any]) -> Any:
-    asking = info.context
-
-    async def act() -> Mapping[str, Any]:
-        runtimes = props.get("runtimes")
-        given = {**props, "runtimes": None if runtimes is None else frozenset(runtimes)}
-        await asking.administration.put_policy(ResourcePolicy(name, **given))
-        return {}
-
-    return asking.do(info.path.key, act)
-
-
-def _delete_policy(_root: None, info: Info, name: str) -> Any:
-    asking = info.context
-
-    async def act() -> Mapping[str, Any]:
-        await asking.administration.remove_policy(name)
-        return {}
-
-    return asking.do(info.path.key, act)
 
 
 @attrs.frozen
@@ -400,6 +360,8 @@ RESOLVERS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "keypair_list": _keypair_list,
         # There are no folders yet, so nobody has any.
         "vfolders": lambda _root, _info, **_arguments: (),
+        "vfolder_list": lambda _root, _info, **_arguments: _NOTHING,
+        "images": _images,
         "compute_session": _compute_session,
         "compute_sessions": _compute_sessions,
         "compute_session_list": _compute_session_list,
@@ -408,18 +370,13 @@ RESOLVERS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "resource_policies": _policies,
         "usage": _usage,
     },
-    "Mutation": {
-        "create_keypair": _create_keypair,
-        "modify_keypair": _modify_keypair,
-        "delete_keypair": _delete_keypair,
-        "put_resource_policy": _put_policy,
-        "delete_resource_policy": _delete_policy,
-    },
+    "Mutation": MUTATIONS,
     "ComputeSession": _KERNEL,
     "ComputeWorker": _KERNEL,
     "KeyPair": _KEYPAIR,
     "Agent": _AGENT,
     "ComputeSessionList": _PAGE,
+    "VirtualFolderList": _PAGE,
     "KeyPairList": _PAGE,
     "AgentList": _PAGE,
 }

@@ -22,6 +22,7 @@ _KERNEL_FIELDS = """
   access_key: String sess_id: String id: UUID session_id: UUID name: String role: String lang: String image: String
   tag: String type: String sess_type: String group_name: String status: String status_info: String status_changed: DateTime result: String
   created_at: DateTime terminated_at: DateTime agent: String container_id: String
+  status_data: JSONString occupied_slots: JSONString
   mem_slot: Int cpu_slot: Int gpu_slot: Int num_queries: BigInt cpu_used: BigInt
   mem_max_bytes: BigInt mem_cur_bytes: BigInt net_rx_bytes: BigInt net_tx_bytes: BigInt io_read_bytes: BigInt
   io_write_bytes: BigInt io_max_scratch_size: BigInt io_cur_scratch_size: BigInt
@@ -34,7 +35,11 @@ type ComputeWorker {{ {_KERNEL_FIELDS} }}
 type ComputeSessionList {{ items: [ComputeSession] total_count: Int }}
 type VirtualFolder {{
   id: UUID host: String name: String max_files: Int max_size: Int created_at: DateTime last_used: DateTime num_files: Int
-  cur_size: BigInt
+  cur_size: BigInt creator: String group: String permission: String ownership_type: String
+}}
+type VirtualFolderList {{ items: [VirtualFolder] total_count: Int }}
+type Image {{
+  name: String tag: String hash: String registry: String digest: String size_bytes: BigInt aliases: [String!]
 }}
 type UserInfo {{ full_name: String }}
 type KeyPair {{
@@ -52,6 +57,9 @@ _USER = """
 type Query {
   keypair: KeyPair
   vfolders: [VirtualFolder]
+  vfolder_list(limit: Int!, offset: Int!, group_id: UUID, access_key: String, filter: String, order: String):
+    VirtualFolderList
+  images(is_operation: Boolean): [Image]
   compute_session(sess_id: String): ComputeSession
   compute_sessions(status: String, limit: Int, offset: Int): [ComputeSession]
   compute_session_list(limit: Int!, offset: Int!, status: String, access_key: String, filter: String, order: String):
@@ -65,6 +73,7 @@ type Agent {
   id: ID status: String region: String scaling_group: String addr: String isolation: String
   mem_slots: Int cpu_slots: Int gpu_slots: Int used_mem_slots: Int used_cpu_slots: Int used_gpu_slots: Int
   available_slots: JSONString occupied_slots: JSONString cpu_cur_pct: Float mem_cur_bytes: BigInt
+  hardware_metadata: JSONString live_stat: JSONString
   first_contact: DateTime lost_at: DateTime computations(status: String, limit: Int): [ComputeSession]
 }
 type AgentList { items: [Agent] total_count: Int }
@@ -81,6 +90,9 @@ type Query {
   keypairs(user_id: UserId, is_active: Boolean, limit: Int, offset: Int): [KeyPair]
   keypair_list(limit: Int!, offset: Int!, is_active: Boolean, domain_name: String, filter: String, order: String): KeyPairList
   vfolders(access_key: String): [VirtualFolder]
+  vfolder_list(limit: Int!, offset: Int!, group_id: UUID, access_key: String, filter: String, order: String):
+    VirtualFolderList
+  images(is_operation: Boolean): [Image]
   compute_session(sess_id: String): ComputeSession
   compute_sessions(access_key: String, status: String, limit: Int, offset: Int): [ComputeSession]
   compute_session_list(limit: Int!, offset: Int!, status: String, access_key: String, filter: String, order: String):
