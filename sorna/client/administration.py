@@ -189,7 +189,7 @@ def list_keypairs(*, user_id: str | None, is_active: bool | None, how: str) -> C
 @keypair_options
 @connection
 def modify_keypair(*, key: str, **changes: Any) -> Command:
-    """Change what is given of a keypair; it takes effect within a second, on open connections too."""
+    """Change what is given of a keypair; it takes effect within a second."""
     if all(value is None for value in changes.values()):
         raise click.UsageError("Nothing is to be changed.")
     mutation = """

@@ -38,7 +38,7 @@ from graphql import (
 from sorna.errors import InvalidRequest
 
 MAX_LENGTH = 16 * 1024
-MAX_TOKENS = 1000
+MAX_TOKENS = 800
 MAX_SELECTIONS = 120
 MAX_NESTED = 24
 MAX_DEPTH = 8
