@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from twisted.internet.interfaces import IReactorTime
 
+from sorna.gateway.administration import AdministrationRoutes
 from sorna.gateway.authentication import Authentication
 from sorna.gateway.events import EventRoutes
 from sorna.gateway.files import FileRoutes
 from sorna.gateway.gate import Gate
-from sorna.gateway.interfaces import Kernels, Keypairs, Operations, RateLimits, Readiness
+from sorna.gateway.interfaces import Administration, Kernels, Keypairs, Operations, RateLimits, Readiness
 from sorna.gateway.kernels import KernelRoutes
 from sorna.gateway.operations import OperationRoutes
 from sorna.gateway.request import LimitedSite, ReadingLimits
@@ -23,6 +24,7 @@ def make_application(
     reactor: IReactorTime,
     *,
     kernels: Kernels,
+    administration: Administration,
     keypairs: Keypairs,
     rate_limits: RateLimits,
     operations: Operations,
@@ -38,6 +40,7 @@ def make_application(
         RunRoutes.router.bind(RunRoutes(kernels)),
         TerminalRoutes.router.bind(TerminalRoutes(kernels, operations)),
         EventRoutes.router.bind(EventRoutes(kernels, reactor)),
+        AdministrationRoutes.router.bind(AdministrationRoutes(administration, operations)),
         OperationRoutes.router.bind(OperationRoutes(readiness)),
     )
     websockets = WebSockets(reactor, websocket_limits or WebSocketLimits())
@@ -48,6 +51,7 @@ def make_site(
     reactor: IReactorTime,
     *,
     kernels: Kernels,
+    administration: Administration,
     keypairs: Keypairs,
     rate_limits: RateLimits,
     operations: Operations,
@@ -62,6 +66,7 @@ def make_site(
     application = make_application(
         reactor,
         kernels=kernels,
+        administration=administration,
         keypairs=keypairs,
         rate_limits=rate_limits,
         operations=operations,

@@ -21,6 +21,8 @@ def both(method: str, below: str, value: Any) -> dict[tuple[str, str], Any]:
     return {(method, f"/{collection}/<reference>{below}"): value for collection in ("kernel", "session")}
 
 
+GRAPHQL = {"query": "{ keypair { access_key } }"}
+
 #: For each route that reads a body: one that it accepts, or FORM. A route that is missing here reads none.
 RIGHT_BODIES: Mapping[tuple[str, str], Any] = {
     ("GET", "/authorize"): {"echo": 1},
@@ -34,6 +36,8 @@ RIGHT_BODIES: Mapping[tuple[str, str], Any] = {
     **both("GET", "/files", {"path": "."}),
     **both("GET", "/download", {"files": ["."]}),
     **both("GET", "/download_single", {"file": "."}),
+    ("POST", "/admin/graphql"): GRAPHQL,
+    ("POST", "/admin/gql"): GRAPHQL,
 }
 #: Routes that read a body whose being none is a problem of the authorization.
 AUTHORIZATION = frozenset({"/authorize", "/auth", "/auth/test"})
@@ -57,6 +61,8 @@ TYPED_FIELDS: Mapping[tuple[str, str], Mapping[str, Any]] = {
         "mounts": {},
         "tag": 5,
     },
+    ("POST", "/admin/gql"): {"query": 1},
+    ("POST", "/admin/graphql"): {"query": 1, "variables": [], "operationName": {}},
     ("POST", "/kernel"): {"lang": None, "clientSessionToken": 7},
     ("POST", "/session"): {"image": 5, "name": 7, "type": 1, "reuseIfExists": "no"},
     **both("POST", "", {"mode": 1, "code": 2, "runId": [], "options": "x"}),

@@ -147,8 +147,9 @@ print(subprocess.run("echo $GREETING", shell=True, capture_output=True, text=Tru
         self.pool.start("python3", 3)
         await self.ready(3)
         code = "import random, numpy, uuid; print(random.random(), numpy.random.rand(), uuid.uuid4())"
-        drawn = [console(await self.query(await self.create(), code)).split() for _ in range(3)]
-        for column in zip(*drawn, strict=True):
+        replies = [await self.query(await self.create(), code) for _ in range(3)]
+        self.assertEqual([console(reply, "stderr") for reply in replies], [""] * 3)
+        for column in zip(*(console(reply).split() for reply in replies), strict=True):
             self.assertEqual(len(set(column)), 3, column)
 
     async def test_nothing_is_left(self) -> None:

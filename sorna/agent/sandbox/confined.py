@@ -119,8 +119,7 @@ class ConfinedProcess:
         """Read how often a limit was hit."""
         if self._ended:
             return LimitHits(-1, -1)
-        counters = cgroups.read(self._trees, self.kernel_id)
-        return LimitHits(counters.out_of_memory, counters.processes_refused)
+        return LimitHits(*cgroups.read_hits(self._trees, self.kernel_id))
 
     def _as_usage(self, counters: cgroups.Counters, cpu_ms: float) -> Usage:
         scratch = -1
