@@ -30,7 +30,7 @@ class Release121Tests(InteropTestCase):
         return self.run_program("backend.ai", *arguments, typed=typed)
 
     def test_session(self) -> None:
-        """Code that asks for a line is run in a named session, whose output can be read again before it is ended."""
+        """Code that asks for a line is run in a named session, which is listed, has a log, and is ended."""
         code = "print('hi', input('name? '))"
         if self.group is None:
             self.says(self.backend("run", *self.removes, "python3", "-c", code, typed="sorna\n"), "hi sorna\n")
@@ -38,6 +38,7 @@ class Release121Tests(InteropTestCase):
         token = f"interop-{secrets.token_hex(6)}"
         said = self.backend("run", "-t", token, "python3", "-c", code, typed="sorna\n")
         self.says(said, " is ready", "name? ", "hi sorna\n", "inished. (exit code = 0)")
+        self.says(self.backend("ps"), token, "RUNNING")
         self.says(self.backend(*self.group, "logs", token), "hi sorna", "End of logs.")
         self.says(self.backend(*self.group, self.end, token), "Done.")
 
@@ -110,7 +111,7 @@ warnings.simplefilter("ignore")
 from ai.backend.client.session import AsyncSession
 
 async def listen(session, ready):
-    async with session.{stream}() as stream:
+    async with session.stream_events() as stream:
         ready.set()
         async for event in stream:
             print(event.event)
@@ -139,18 +140,15 @@ asyncio.get_event_loop_policy().get_event_loop().run_until_complete(main())
 """
 
 
-class LibraryTests(InteropTestCase):
-    """The library of a release, asynchronous, as programs use it.
+class Release2009Tests(Release1812Tests):
+    """Release 20.9.9, its asynchronous library too."""
 
-    :cvar stream: the method that opens a stream of events.
-    """
-
-    stream: ClassVar[str] = "stream_events"
+    client = BACKEND["20.9.9"]
 
     def test_library(self) -> None:
         """A run over a WebSocket with input, completion, restart, and the events of a session until its end."""
         token = f"interop-{secrets.token_hex(6)}"
-        lines = self.library(LIBRARY.format(name=token, stream=self.stream))
+        lines = self.library(LIBRARY.format(name=token))
         self.assertEqual(
             sorted(lines),
             sorted(
@@ -165,12 +163,6 @@ class LibraryTests(InteropTestCase):
                 ]
             ),
         )
-
-
-class Release2009Tests(LibraryTests, Release1812Tests):
-    """Release 20.9.9."""
-
-    client = BACKEND["20.9.9"]
 
 
 class Release2109Tests(Release121Tests):
@@ -193,7 +185,7 @@ class Release2209Tests(Release2109Tests):
     client = BACKEND["22.9.0"]
 
 
-class Release2303Tests(LibraryTests, Release1812Tests):
+class Release2303Tests(Release2009Tests):
     """Release 23.3.0."""
 
     client = BACKEND["23.3.0"]

@@ -144,6 +144,7 @@ _KERNEL: Mapping[str, Callable[..., Any]] = {
     "name": _of_kernel(lambda kernel: kernel.session_token),
     "id": _of_kernel(lambda kernel: str(kernel.id)),
     "session_id": _of_kernel(lambda kernel: str(kernel.id)),
+    "main_kernel_id": _of_kernel(lambda kernel: str(kernel.id)),
     "container_id": _of_kernel(lambda kernel: short_id(kernel.id)),
     "role": _of_kernel(lambda _kernel: "master"),
     "type": _of_kernel(lambda _kernel: "INTERACTIVE"),
@@ -165,6 +166,7 @@ _KERNEL: Mapping[str, Callable[..., Any]] = {
     "gpu_slot": _of_kernel(lambda kernel: 2 * _kernel_slots(kernel).gpus),
     "num_queries": _figure(lambda kernel: kernel.num_queries),
     "status_data": lambda _kernel, _info: None,
+    "cpu_using": lambda _kernel, _info: None,  # nobody measures it
     "workers": _no_workers,
     **{field.name: _usage_figure(field.name) for field in attrs.fields(Usage)},
 }
