@@ -39,7 +39,7 @@ from sorna.agent.verdicts import Verdict
 from sorna.errors import AgentFailed, AgentRefused, AgentTimeout
 from sorna.model.kernel import Usage
 from sorna.model.limits import Limits
-from sorna.model.run import RunReply, RunRequest
+from sorna.model.run import OutputRequest, RunReply, RunRequest
 
 READY_DEADLINE = 8.0
 OBEY_DEADLINE = 2.0
@@ -172,6 +172,11 @@ class Kernel:
             return await self.runs.execute(request)
         finally:
             self._touch()
+
+    async def read_output(self, request: OutputRequest) -> RunReply:
+        """Read a run's output from a number on; see :meth:`sorna.agent.runs.Runs.read`."""
+        self._touch()
+        return await self.runs.read(request)
 
     def interrupt(self) -> None:
         """Send SIGINT to what runs now."""

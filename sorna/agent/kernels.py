@@ -27,7 +27,7 @@ from sorna.errors import AgentFailed, InvalidRequest, KernelNotFound, NoAgentAva
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import KernelSpec, Usage, short_id
 from sorna.model.limits import MIB
-from sorna.model.run import RunReply, RunRequest
+from sorna.model.run import OutputRequest, RunReply, RunRequest
 from sorna.model.terminal import Terminal, TerminalViewer
 
 DESTROY_DEADLINE = 8.0
@@ -279,6 +279,13 @@ class Kernels:
         if ended is not None and ended.runs.undelivered:
             return await ended.runs.execute(request)
         return await self._kernel(kernel_id).execute(request)
+
+    async def read_output(self, kernel_id: uuid.UUID, request: OutputRequest) -> RunReply:
+        """Read a run's output from a number on, also of a kernel that has ended while its output is kept."""
+        ended = self._ended.get(kernel_id)
+        if ended is not None:
+            return await ended.runs.read(request)
+        return await self._kernel(kernel_id).read_output(request)
 
     async def interrupt(self, kernel_id: uuid.UUID) -> None:
         """Send SIGINT to what runs now."""

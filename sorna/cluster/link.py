@@ -42,7 +42,7 @@ from sorna.manager.interfaces import KernelEnded, KernelOrder, OnKernelEnded, Up
 from sorna.model.agent import AgentAddress
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Usage
-from sorna.model.run import RunReply, RunRequest
+from sorna.model.run import OutputRequest, RunReply, RunRequest
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer, within_bounds
 from sorna.zeromq import Sockets, valid_endpoint
 
@@ -274,6 +274,15 @@ class ZmqAgentLink(Service):
             return unpack_run_reply(answer)
         except MalformedMessage as error:
             raise _unreadable(agent, "execute", error) from error
+
+    async def read_output(self, agent: AgentAddress, kernel_id: uuid.UUID, request: OutputRequest) -> RunReply:
+        """Read a run's output; within ``request.wait`` and a margin."""
+        parameters = {"kernel_id": kernel_id.bytes, "request": pack_value(request)}
+        answer = await self._call(agent, OUTPUT, "read_output", parameters, max(0.0, request.wait) + EXECUTE_MARGIN)
+        try:
+            return unpack_run_reply(answer)
+        except MalformedMessage as error:
+            raise _unreadable(agent, "read_output", error) from error
 
     async def interrupt(self, agent: AgentAddress, kernel_id: uuid.UUID) -> None:
         """Interrupt what runs; within 5 s."""

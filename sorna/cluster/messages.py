@@ -33,7 +33,7 @@ from sorna import errors
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import KernelSpec, Usage
 from sorna.model.limits import Limits
-from sorna.model.run import RunException, RunMode, RunReply, RunRequest, RunStatus
+from sorna.model.run import OutputRequest, RunException, RunMode, RunReply, RunRequest, RunStatus
 
 T = TypeVar("T")
 
@@ -304,6 +304,11 @@ def unpack_run_request(raw: Any) -> RunRequest:
     """Read a call to execute. :raises MalformedMessage:."""
     with _reading(RunRequest):
         return _build(RunRequest, {**raw, "mode": RunMode(raw["mode"])})
+
+
+def unpack_output_request(raw: Any) -> OutputRequest:
+    """Read a call to read output. :raises MalformedMessage:."""
+    return _build(OutputRequest, raw)
 
 
 def unpack_run_reply(raw: Any) -> RunReply:

@@ -1,4 +1,4 @@
-"""What a route is called with and what it gives back; knows JSON, neither Klein nor Twisted's request."""
+"""What a route is called with and what it gives back; knows JSON and headers, neither Klein nor Twisted's request."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import parse_qs
 
 from attrs import field, frozen
+from twisted.web.http_headers import Headers
 
 from sorna.errors import InvalidRequest, KernelNotFound, RateLimitExceeded, SornaError
 from sorna.gateway.problems import CONTENT_TYPE as PROBLEM_TYPE
@@ -65,6 +66,7 @@ class Call:
     keypair: Keypair | None
     target: bytes = b""
     handshake: bool = False
+    headers: Headers = field(factory=Headers, repr=False)
 
     @property
     def caller(self) -> Keypair:

@@ -85,6 +85,7 @@ class Gate:
                     body=incoming.body,
                     keypair=keypair,
                     target=incoming.target,
+                    headers=incoming.headers,
                 )
             )
         except CancelledError:

@@ -14,7 +14,7 @@ from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Kernel, KernelStatus, Usage
 from sorna.model.keypair import Keypair, KeypairChanges
 from sorna.model.policy import ResourcePolicy
-from sorna.model.run import RunReply, RunRequest
+from sorna.model.run import OutputRequest, RunReply, RunRequest
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 from sorna.model.usage import KeypairUsage
 
@@ -54,6 +54,14 @@ class Kernels(Protocol):
 
         :raises InvalidRequest: nothing waits for input, or the run is not known.
         :raises KernelExecutionFailed: its cause is an AgentError.
+        """
+        ...
+
+    async def read_output(self, access_key: str, reference: str, request: OutputRequest) -> RunReply:
+        """Read the output of a run from a number on, not counted as a query.
+
+        :raises InvalidRequest: the run is not known, or not any more.
+        :raises KernelExecutionFailed:.
         """
         ...
 

@@ -182,7 +182,9 @@ class RunSession:
         if reply.status is RunStatus.CONTINUED and not reply.console:
             return  # only the agent's sign of life
         result = execution.result(reply)
-        self._send({key: result[key] for key in ("status", "console", "exitCode", "options", "files")})
+        told = {key: result[key] for key in ("status", "console", "exitCode", "options", "files", "runId")}
+        # With these two a client that loses the connection reads on elsewhere; see ``outputs``.
+        self._send({**told, "next": reply.next_seq})
 
     def _say_error(self, error: SornaError) -> None:
         status = "server-restarting" if isinstance(error, Unavailable) else "error"

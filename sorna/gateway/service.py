@@ -12,6 +12,7 @@ from sorna.gateway.gate import Gate
 from sorna.gateway.interfaces import Administration, Kernels, Keypairs, Operations, RateLimits, Readiness
 from sorna.gateway.kernels import KernelRoutes
 from sorna.gateway.operations import OperationRoutes
+from sorna.gateway.outputs import OutputRoutes
 from sorna.gateway.request import LimitedSite, ReadingLimits
 from sorna.gateway.root import RootRoutes
 from sorna.gateway.router import Application
@@ -39,6 +40,7 @@ def make_application(
         FileRoutes.router.bind(FileRoutes(kernels)),
         RunRoutes.router.bind(RunRoutes(kernels)),
         TerminalRoutes.router.bind(TerminalRoutes(kernels, operations)),
+        OutputRoutes.router.bind(OutputRoutes(kernels)),
         EventRoutes.router.bind(EventRoutes(kernels, reactor)),
         AdministrationRoutes.router.bind(AdministrationRoutes(administration, operations)),
         OperationRoutes.router.bind(OperationRoutes(readiness)),

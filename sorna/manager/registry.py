@@ -37,7 +37,7 @@ from sorna.manager.interfaces import (
 from sorna.manager.requests import Created, CreateRequest, KernelEvent, KernelInfo
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Kernel, KernelStatus, Usage, parse_kernel_id, short_id
-from sorna.model.run import RunReply, RunRequest
+from sorna.model.run import OutputRequest, RunReply, RunRequest
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 
 T = TypeVar("T")
@@ -111,6 +111,11 @@ class Registry:
         """Run code, or continue or feed the run that is outstanding."""
         place = await self._place(access_key, reference)
         return await self._ask(place, self.link.execute(place.agent, place.kernel_id, request))
+
+    async def read_output(self, access_key: str, reference: str, request: OutputRequest) -> RunReply:
+        """Read a run's output from a number on; not counted as a query, because one stream needs many."""
+        place = await self._place(access_key, reference, count=False)
+        return await self._ask(place, self.link.read_output(place.agent, place.kernel_id, request))
 
     async def interrupt(self, access_key: str, reference: str) -> None:
         """Interrupt what runs now."""

@@ -17,7 +17,7 @@ from sorna.manager.requests import Created, CreateRequest, KernelEvent, KernelIn
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import KernelStatus, Usage, new_kernel_id, parse_kernel_id
 from sorna.model.limits import Limits
-from sorna.model.run import RunMode, RunReply, RunRequest, RunStatus, new_run_id
+from sorna.model.run import OutputRequest, RunMode, RunReply, RunRequest, RunStatus, new_run_id
 from sorna.model.runtime import resolve_runtime
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 from sorna.testing.terminals import MemoryTerminal
@@ -44,6 +44,7 @@ class MemoryKernels:
     """An implementation of :class:`sorna.gateway.interfaces.Kernels`.
 
     :ivar on_execute: what a run answers; by default it prints its own code and ends.
+    :ivar on_read: what reading a run's output answers; by default no run is known.
     :ivar errors: method name -> what that method raises instead of doing anything.
     """
 
@@ -52,6 +53,7 @@ class MemoryKernels:
         self._concurrency_limit = concurrency_limit
         self.live: dict[uuid.UUID, MemoryKernel] = {}
         self.on_execute: Callable[[RunRequest], Awaitable[RunReply]] = print_code
+        self.on_read: Callable[[OutputRequest], Awaitable[RunReply]] = unknown_run
         self.errors: dict[str, Exception] = {}
         self.watchers: list[Callable[[KernelEvent], None]] = []
 
@@ -115,6 +117,12 @@ class MemoryKernels:
         kernel = self._use("execute", access_key, reference)
         kernel.runs.append(request)
         return await self.on_execute(request)
+
+    async def read_output(self, access_key: str, reference: str, request: OutputRequest) -> RunReply:
+        """Answer with :attr:`on_read`."""
+        self._find(access_key, reference)
+        self._fail("read_output")
+        return await self.on_read(request)
 
     async def interrupt(self, access_key: str, reference: str) -> None:
         """Count one interrupt."""
@@ -221,6 +229,11 @@ class MemoryKernels:
 def _entry(name: str, content: bytes | None) -> FileEntry:
     mode = stat.S_IFDIR | 0o755 if content is None else stat.S_IFREG | 0o644
     return FileEntry(name, mode, len(content or b""), 1_500_000_000.5, 1_500_000_001.0, 1_500_000_002.0)
+
+
+async def unknown_run(_request: OutputRequest) -> RunReply:
+    """Know no run."""
+    raise InvalidRequest("No run of this session has this run id.")
 
 
 async def print_code(request: RunRequest) -> RunReply:

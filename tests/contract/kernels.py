@@ -11,7 +11,7 @@ from sorna.gateway.interfaces import Kernels
 from sorna.manager.interfaces import UploadFile
 from sorna.manager.requests import Created, CreateRequest, KernelEvent
 from sorna.model.kernel import KernelStatus, short_id
-from sorna.model.run import RunMode, RunRequest, RunStatus
+from sorna.model.run import OutputRequest, RunMode, RunRequest, RunStatus
 from sorna.testing.terminals import MemoryViewer
 
 OWNER = "AKIAIOSFODNN7EXAMPLE"
@@ -42,6 +42,7 @@ class KernelsContract(TestCase):
             kernels.interrupt(owner, reference),
             kernels.complete(owner, reference, "", {}),
             kernels.upload(owner, reference, [UploadFile("x", b"")]),
+            kernels.read_output(owner, reference, OutputRequest("x", 0, 0)),
             kernels.list_files(owner, reference, "."),
             kernels.read_file(owner, reference, "x", 0, 1),
             kernels.watch(owner, reference, lambda _event: None),

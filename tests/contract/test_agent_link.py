@@ -13,7 +13,7 @@ from sorna import errors
 from sorna.cluster.memory import MemoryAgentLink
 from sorna.manager.interfaces import AgentLink, KernelEnded, KernelOrder, UploadFile
 from sorna.model.agent import AgentAddress
-from sorna.model.run import RunMode, RunRequest
+from sorna.model.run import OutputRequest, RunMode, RunRequest
 from sorna.model.terminal import WINDOW, Terminal
 from sorna.testing.terminals import MemoryViewer
 from tests.cluster.real import LinkCase, reactor
@@ -44,6 +44,8 @@ class AgentLinkContract(LinkCase):
         request = RunRequest(RunMode.BATCH, "", None, "*", "./a.out", build_log=True, wait=None)
         await link.create_kernel(at, KernelOrder(OTHER, SPEC))
         self.assertEqual(await link.execute(at, OTHER, request), REPLY)
+        reading = OutputRequest("run-1", 1 << 40, 1 << 39, 0.5, "waiting-input")
+        self.assertEqual(await link.read_output(at, OTHER, reading), REPLY)
         self.assertEqual(await link.complete(at, KERNEL, "pr", {"row": 0, "col": 2}), ["print", "property"])
         await link.upload(at, KERNEL, UploadFile("a/b.bin", bytes(range(256)) * 2000))
         entries = await link.list_files(at, KERNEL, "a", recursive=True)
@@ -59,6 +61,7 @@ class AgentLinkContract(LinkCase):
             [
                 ("create_kernel", OTHER, SPEC),
                 ("execute", OTHER, request),
+                ("read_output", OTHER, reading),
                 ("complete", KERNEL, "pr", {"row": 0, "col": 2}),
                 ("upload", KERNEL, "a/b.bin", bytes(range(256)) * 2000),
                 ("list_files", KERNEL, "a", True),

@@ -46,18 +46,17 @@ class RunStreamTests(GatewayTestCase):
         """Output is told as it comes, an empty answer is not, and the end closes the connection."""
         first = self.begin()
         self.assertEqual((first.mode, first.code, first.eager), (RunMode.QUERY, "x", True))
-        self.answer(CONTINUED, "one")
+        self.answer(CONTINUED, "one", next_seq=3)
         second = self.calls[-1][0]
         self.assertEqual((second.mode, second.code, second.run_id), (RunMode.CONTINUE, "", first.run_id))
         self.answer(CONTINUED)
-        self.answer(FINISHED, "two", exit_code=0)
+        self.answer(FINISHED, "two", exit_code=0, next_seq=6)
+        one, two = self.socket.sent
+        run: dict[str, Any] = {"options": {}, "files": [], "runId": first.run_id}
         self.assertEqual(
-            self.socket.sent,
-            [
-                {"status": "continued", "console": [["stdout", "one"]], "exitCode": None, "options": {}, "files": []},
-                {"status": "finished", "console": [["stdout", "two"]], "exitCode": 0, "options": {}, "files": []},
-            ],
+            one, {"status": "continued", "console": [["stdout", "one"]], "exitCode": None, "next": 3, **run}
         )
+        self.assertEqual(two, {"status": "finished", "console": [["stdout", "two"]], "exitCode": 0, "next": 6, **run})
         self.assertEqual(self.socket.closed_with, (NORMAL, ""))
         self.assertEqual(len(self.calls), 3)
 
