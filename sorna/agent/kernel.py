@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from sorna.agent import verdicts
-from sorna.agent.channel import FrameReceiver, WriteBufferFull
+from sorna.agent.channel import FrameReceiver, FrameSender, WriteBufferFull
 from sorna.agent.deadlines import Budget, IdleWatch, cancel
 from sorna.agent.interfaces import ConfinedKernel, KernelExit, LimitHits
 from sorna.agent.output_log import KIB, CreditWindow, Tail
@@ -52,22 +52,6 @@ MAX_PATH = 4096
 # Even a name of which every character is escaped fits beside it into one frame.
 MAX_UPLOAD = frames.MAX_PAYLOAD - 64 * KIB
 MAX_PENDING_UPLOADS = 64 * 1024 * KIB
-
-
-class FrameSender(Protocol):
-    """The channel as the kernel uses it; :class:`sorna.agent.channel.Channel` is the real one."""
-
-    def send(self, kind: int, *parts: bytes) -> None:
-        """Send one frame. :raises WriteBufferFull: the peer does not read."""
-        ...
-
-    def drain(self) -> None:
-        """Read what is still there."""
-        ...
-
-    def close(self) -> None:
-        """Close at once."""
-        ...
 
 
 OpenChannel = Callable[[socket.socket, FrameReceiver], FrameSender]
@@ -99,6 +83,7 @@ class Kernel:
         self._confined = confined
         self._on_ended = on_ended
         self.id = confined.kernel_id
+        self.pid = confined.pid
         self.limits = limits
         self.num_queries = 0
         self.runs = Runs(reactor, self)
@@ -141,7 +126,7 @@ class Kernel:
     # -- from the manager
 
     async def configure(self, language: Language, environ: Mapping[str, str]) -> None:
-        """Tell init what it is, and wait until code can run.
+        """Tell init what it is, and wait until code can run. Nobody's limits of time count yet.
 
         :raises AgentFailed: it cannot; the kernel is being killed.
         """
@@ -153,6 +138,22 @@ class Kernel:
             await self._ready.join()
         finally:
             cancel(timer)
+
+    def assign(self, name: str, limits: Limits, environ: Mapping[str, str], on_ended: OnEnded) -> None:
+        """Make it somebody's: from now on these limits hold and ``on_ended`` is told of its end.
+
+        :raises AgentFailed: the limits cannot be enforced; the kernel is being killed.
+        """
+        self.id = name
+        self._on_ended = on_ended
+        if limits != self.limits:
+            try:
+                self._confined.adjust(limits)
+            except AgentFailed:
+                self.end("limits-unenforceable")
+                raise
+            self.limits = limits
+        self._send(frames.ASSIGN, to_json({"environ": dict(environ)}))
         if self.limits.lifetime > 0:
             self._lifetime = self._reactor.callLater(self.limits.lifetime, self.end, "lifetime-exceeded")
         if self.limits.idle_timeout > 0:

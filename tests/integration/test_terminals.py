@@ -16,8 +16,10 @@ from twisted.trial.unittest import SkipTest
 
 from sorna.agent.channel import Channel
 from sorna.agent.detection import Detection, detect
+from sorna.agent.factory import KernelFactory
 from sorna.agent.interfaces import SandboxSettings
 from sorna.agent.kernels import Kernels
+from sorna.agent.pool import Pool
 from sorna.agent.sandbox.tiers import NamespaceSandbox
 from sorna.errors import IsolationUnavailable
 from sorna.gateway.service import make_site
@@ -66,7 +68,8 @@ class TerminalTests(LinkCase):
         except IsolationUnavailable as error:
             raise SkipTest(f"no isolation here: {error.detail}") from error
         self.addCleanup(lambda: Deferred.fromCoroutine(sandbox.stop()))
-        self.kernels = Kernels(reactor, sandbox, cls.detection.runtimes, 8, partial(Channel, reactor))
+        factory = KernelFactory(reactor, sandbox, cls.detection.runtimes, partial(Channel, reactor))
+        self.kernels = Kernels(reactor, Pool(reactor, factory, 0), cls.detection.runtimes, 8)
         self.addCleanup(lambda: Deferred.fromCoroutine(self.kernels.stop()))
         self.link = self.manager()
         self.at = self.address(self.agent(operations=self.kernels))
