@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from sorna.agent import verdicts
-from sorna.agent.channel import FrameReceiver, WriteBufferFull
+from sorna.agent.channel import FrameReceiver, FrameSender, WriteBufferFull
 from sorna.agent.deadlines import Budget, IdleWatch, cancel
 from sorna.agent.interfaces import ConfinedKernel, KernelExit, LimitHits
 from sorna.agent.kernel_files import KernelFiles, to_json
@@ -47,22 +47,6 @@ RESTART_DEADLINE = 10.0
 COMPLETE_DEADLINE = 5.0
 # What a run that is being ended may still say: what is left in its pipes and in init.
 LAST_WORDS = 4 * 1024 * KIB
-
-
-class FrameSender(Protocol):
-    """The channel as the kernel uses it; :class:`sorna.agent.channel.Channel` is the real one."""
-
-    def send(self, kind: int, *parts: bytes) -> None:
-        """Send one frame. :raises WriteBufferFull: the peer does not read."""
-        ...
-
-    def drain(self) -> None:
-        """Read what is still there."""
-        ...
-
-    def close(self) -> None:
-        """Close at once."""
-        ...
 
 
 OpenChannel = Callable[[socket.socket, FrameReceiver], FrameSender]

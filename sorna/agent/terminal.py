@@ -63,7 +63,7 @@ def recent(content: bytes | bytearray, most: int = SCROLLBACK) -> bytes:
 class SharedTerminal:
     """A kernel's terminal.
 
-    :param send: sends a frame to init: its kind, and a map or bytes.
+    :param send: sends a frame to init: its kind, and a map for JSON or raw bytes.
     :param touch: is called whenever a viewer does something, which counts as use of the kernel.
     """
 
@@ -155,7 +155,7 @@ class SharedTerminal:
         error = frame.get("error")
         self._has_shell = False
         if isinstance(error, str):
-            self._show(f"{error[:1000]}\r\n".encode())
+            self._show(f"{error[:1000]}\r\n".encode("utf-8", "replace"))
         if not self._seats:
             return
         self._show(RESTARTING)

@@ -64,7 +64,7 @@ class Terminals:
         raw = encode(Steer(id_, action, value))
         if not self._unsent and self._send(raw) is Sent.AWAY:
             return
-        if self._unsent_bytes + len(raw) > MAX_UNSENT and action == "write":
+        if self._unsent_bytes + len(raw) > MAX_UNSENT and action != "close":
             self.steer(id_, "close")
             self._end(id_, "the agent does not take what is typed")
             return

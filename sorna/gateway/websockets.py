@@ -173,14 +173,16 @@ class _Connection:
         """Wrap what takes bytes of the wire, so that no more of them are kept than one message may have."""
 
         def receive(data: bytes) -> None:
-            if self._closing:
-                deliver(data)  # for the client's own goodbye
-                return
             self._unfinished += len(data)
             if self._unfinished > self._limits.message + _OVERHEAD:
                 self.close(TOO_LARGE, f"a message has at most {self._limits.message} bytes")
-            else:
+                return
+            try:
                 deliver(data)
+            except LocalProtocolError:
+                # Twisted answers a ping behind our goodbye; that is on its way, and nothing else matters any more.
+                if not self._closing:
+                    self._gone()
 
         return receive
 

@@ -70,9 +70,7 @@ class TerminalTests(LinkCase):
             raise SkipTest(f"no isolation here: {error.detail}") from error
         self.addCleanup(lambda: Deferred.fromCoroutine(sandbox.stop()))
         factory = KernelFactory(reactor, sandbox, cls.detection.runtimes, partial(Channel, reactor))
-        pool = Pool(reactor, factory, 0)
-        self.addCleanup(lambda: Deferred.fromCoroutine(pool.stop()))
-        self.kernels = Kernels(reactor, pool, cls.detection.runtimes, 8)
+        self.kernels = Kernels(reactor, Pool(reactor, factory, 0), cls.detection.runtimes, 8)
         self.addCleanup(lambda: Deferred.fromCoroutine(self.kernels.stop()))
         self.link = self.manager()
         self.at = self.address(self.agent(operations=self.kernels))

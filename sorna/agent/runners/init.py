@@ -273,7 +273,7 @@ class Init:
             self._abandon(run)
             if not self._processes.kill(spare={idle, *self._terminal.pids}):
                 self._repl.stop()
-                self._processes.reap()
+            self._processes.reap()
             self._pump.discard()
         text = str(message.get("message") or "")
         if text and not text.endswith("\n"):

@@ -13,6 +13,7 @@ import signal
 import struct
 import termios
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import NoReturn
 
 from sorna.agent.runners import frames
@@ -119,7 +120,8 @@ class Terminal:
 
     def _kill(self, pid: int) -> None:
         if pid in self._leaving:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     # What the shell does.
 
@@ -169,7 +171,8 @@ class Terminal:
                 ended = self.pid is None
                 if self.pid is not None:
                     # A shell that has let go of its terminal is of no use to anybody.
-                    os.kill(self.pid, signal.SIGKILL)
+                    with suppress(ProcessLookupError):
+                        os.kill(self.pid, signal.SIGKILL)
                 break
             pieces.append(piece)
             room -= len(piece)

@@ -40,8 +40,9 @@ class ShellTests(KernelTestCase):
         kernel = self.kernel()
         program = (
             "import os, signal\n"
-            "signal.signal(signal.SIGWINCH, lambda *_: print('new:', *os.get_terminal_size(), flush=True))\n"
-            "print('ready', flush=True)\n"
+            "say = lambda *words: os.write(1, (' '.join(map(str, words)) + '\\n').encode())\n"
+            "signal.signal(signal.SIGWINCH, lambda *_: say('new:', *os.get_terminal_size()))\n"
+            "say('ready')\n"
             "while True: signal.pause()\n"
         )
         Path(kernel.work, "watch.py").write_text(program, encoding="utf-8")
