@@ -219,6 +219,7 @@ class QueryTests(AdministrationTestCase):
         self.assertEqual(len(found), 2)
         self.assertIn(mine, found)
         self.assertEqual(self.data(query, {**period, "ak": EXAMPLE.access_key})["usage"], [mine])
+        self.assertEqual(self.data(query, {"since": "2027-01-01", "until": "2028-01-01"})["usage"], [])
         for wrong in ({"since": "yesterday"}, {"since": 5}, {"until": "2017-07-14T02:00:00Z"}, {"since": None}):
             self.assert_problem(self.ask(query, {**period, **wrong}), 400, "invalid-api-params")
 

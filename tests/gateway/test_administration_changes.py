@@ -116,6 +116,18 @@ class MutationTests(AdministrationTestCase):
         done = self.data(MODIFY, {"access_key": "AKIANOBODY", "input": {}})
         self.assertEqual(done["modify_keypair"], {"ok": False, "msg": "there is no such keypair"})
 
+    def test_nobody_locks_itself_out(self) -> None:
+        """An administrator can change its own limits, and neither disable, demote nor remove itself."""
+        for changes, ok in (
+            ({"is_active": False}, False),
+            ({"is_admin": False}, False),
+            ({"is_admin": True, "rate_limit": 5}, True),
+        ):
+            done = self.data(MODIFY, {"access_key": EXAMPLE.access_key, "input": changes})["modify_keypair"]
+            self.assertEqual((done["ok"], "itself" in done["msg"]), (ok, not ok))
+        removed = self.data(f'mutation {{ delete_keypair(access_key: "{EXAMPLE.access_key}") {{ ok msg }} }}')
+        self.assertFalse(removed["delete_keypair"]["ok"])
+
     def test_a_lost_announcement_loses_no_change(self) -> None:
         """A change that cannot be announced is a change all the same."""
         self.world.redis.available = False

@@ -7,6 +7,7 @@ from typing import Any
 
 from graphql import GraphQLResolveInfo
 
+from sorna.errors import InvalidRequest
 from sorna.gateway.graphql.asking import Asking
 from sorna.model.keypair import KeypairChanges
 from sorna.model.policy import ResourcePolicy
@@ -23,10 +24,18 @@ def _create_keypair(_root: None, info: Info, user_id: int | str, props: Mapping[
     return asking.do(info.path.key, act)
 
 
+def _require_another(asking: Asking, access_key: str) -> None:
+    """Keep an administrator from taking its own rights away: there would be nobody left to give them back."""
+    if access_key == asking.access_key:
+        raise InvalidRequest("an administrator's keypair does not disable, demote or remove itself")
+
+
 def _modify_keypair(_root: None, info: Info, access_key: str, props: Mapping[str, Any]) -> Any:
     asking = info.context
 
     async def act() -> Mapping[str, Any]:
+        if props.get("is_active") is False or props.get("is_admin") is False:
+            _require_another(asking, access_key)
         await asking.administration.modify_keypair(access_key, KeypairChanges(**props))
         return {}
 
@@ -37,6 +46,7 @@ def _delete_keypair(_root: None, info: Info, access_key: str) -> Any:
     asking = info.context
 
     async def act() -> Mapping[str, Any]:
+        _require_another(asking, access_key)
         await asking.administration.remove_keypair(access_key)
         return {}
 

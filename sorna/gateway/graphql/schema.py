@@ -122,7 +122,7 @@ type Mutation {
   delete_resource_policy(name: String!): Changed
 }
 """
-_REMEMBERED = 256
+_REMEMBERED = 64
 
 
 @frozen
