@@ -125,6 +125,7 @@ class Reply:
 
     :ivar body: the whole body; a 204 has none.
     :ivar stream: the body instead, where it is long or never ends.
+    :ivar owner: the access key in whose name a stream or a session is open; the gate fills it in.
     :ivar session: what a route for WebSockets answers, instead of everything else.
     """
 
@@ -134,6 +135,7 @@ class Reply:
     headers: Mapping[bytes, bytes] = field(factory=dict)
     stream: Stream | None = None
     session: Session | None = None
+    owner: str | None = None
 
 
 def checked_reference(reference: str) -> str:

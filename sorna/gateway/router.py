@@ -30,9 +30,11 @@ from werkzeug import exceptions
 
 from sorna.errors import SornaError
 from sorna.gateway import cross_origin, streaming
-from sorna.gateway.call import Access, Call, Reply
+from sorna.gateway.call import Access, Call, Reply, Stream
 from sorna.gateway.gate import Answer, Gate, Incoming, era_of
+from sorna.gateway.interfaces import Keypairs
 from sorna.gateway.problems import BadRequest, Era, MethodNotAllowed, UnknownPath
+from sorna.gateway.revocation import GuardedSession, when_revoked
 from sorna.gateway.websockets import Session, WebSockets
 
 A = TypeVar("A")
@@ -130,9 +132,10 @@ class Application(Resource):
 
     isLeaf = True
 
-    def __init__(self, gate: Gate, websockets: WebSockets, routes: Iterable[BoundRoute]) -> None:
+    def __init__(self, gate: Gate, keypairs: Keypairs, websockets: WebSockets, routes: Iterable[BoundRoute]) -> None:
         super().__init__()
         self._gate = gate
+        self._keypairs = keypairs
         self._websockets = websockets
         self._bound = tuple(routes)
         self._klein = Klein()
@@ -206,11 +209,24 @@ class Application(Resource):
         answer = self._opening(incoming, bound.answer) if handshake else bound.answer
         reply = await self._gate.pass_through(incoming, answer, route.access, needs_ready=route.needs_ready)
         if reply.session is not None:
-            return _Upgrading(self._websockets, reply.session)
+            session = reply.session
+            if reply.owner is not None:
+                session = GuardedSession(session, self._keypairs, reply.owner)
+            return _Upgrading(self._websockets, session)
         body = write_head(request, reply)
         if reply.stream is not None:
-            await streaming.send(request, reply.stream)
+            await self._send(request, reply.stream, reply.owner)
         return body
+
+    async def _send(self, request: Any, stream: Stream, owner: str | None) -> None:
+        if owner is None:
+            await streaming.send(request, stream)
+            return
+        unwatch = when_revoked(self._keypairs, owner, request.transport.abortConnection)
+        try:
+            await streaming.send(request, stream)
+        finally:
+            unwatch()
 
     def _opening(self, incoming: Incoming, answer: Answer) -> Answer:
         """Let a route for WebSockets be asked only by what can become one, once the gate knows who asks."""

@@ -46,7 +46,7 @@ def make_application(
         OperationRoutes.router.bind(OperationRoutes(readiness)),
     )
     websockets = WebSockets(reactor, websocket_limits or WebSocketLimits())
-    return Application(gate, websockets, (route for area in areas for route in area))
+    return Application(gate, keypairs, websockets, (route for area in areas for route in area))
 
 
 def make_site(

@@ -80,11 +80,12 @@ class WireTestCase(TestCase):
     async def listen(self) -> None:
         self.kernels = MemoryKernels(reactor)
         self.operations = MemoryOperations()
+        self.keypairs = MemoryKeypairs(EXAMPLE)
         site = make_site(
             reactor,
             kernels=self.kernels,
             administration=memory_world(reactor, [EXAMPLE]).administration,
-            keypairs=MemoryKeypairs(EXAMPLE),
+            keypairs=self.keypairs,
             rate_limits=MemoryRateLimits(reactor),
             operations=self.operations,
             readiness=MemoryReadiness(),

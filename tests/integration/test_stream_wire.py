@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.task import deferLater
 
 from sorna.model.file import FilePiece
@@ -57,6 +58,25 @@ class StreamWireTests(WireTestCase):
         every.transport.loseConnection()  # type: ignore[union-attr]  # connected
         await every.until(lambda: every.lost)
         await self.until(lambda: not self.kernels.watchers)
+
+    async def test_revoked_keypairs(self) -> None:
+        """What is open in the name of a keypair ends with it, over WebSockets and not; what is closed watches nothing."""
+        kernel = await self.kernel()
+        access_key = self.signer.keypair.access_key
+        target = f"/v2/stream/kernel/{kernel}/events"
+        for last in (evolve(self.signer.keypair, is_active=False), None):
+            self.keypairs.all[access_key] = self.signer.keypair
+            client = await self.connect()
+            client.send(self.request(b"GET", target.encode()))
+            await client.until(b": watching")
+            socket = await open_websocket(reactor, self.number, target, self.signer)
+            self.keypairs.change(access_key, evolve(self.signer.keypair, rate_limit=5))
+            self.assertEqual((socket.lost, client.closed.called), (False, False))
+            self.keypairs.change(access_key, last)
+            await socket.until(lambda socket=socket: socket.lost)
+            self.assertEqual((socket.code, socket.reason), (1008, "The access key is not active"))
+            await client.closed
+            await self.until(lambda: not self.keypairs.watchers.get(access_key) and not self.kernels.watchers)
 
     async def download(self, kernel: str) -> Client:
         client = await self.connect()
