@@ -351,6 +351,7 @@ class Kernel:
             "run": run.wire_id,
             "mode": request.mode.value,
             "code": request.code,
+            "clean": request.clean,
             "build": request.build,
             "exec": request.exec,
             "build_log": request.build_log,

@@ -169,7 +169,7 @@ class Runs:
 
     def _start(self, request: RunRequest) -> Run:
         self._refuse_if_closed()
-        size = len(request.code) + len(request.build or "") + len(request.exec or "")
+        size = sum(len(text or "") for text in (request.code, request.clean, request.build, request.exec))
         if size > MAX_CODE:
             raise InvalidRequest(f"The code is larger than {MAX_CODE // KIB} KiB.")
         waiting = sum(len(run.request.code) for run in self._queue)

@@ -159,7 +159,7 @@ class RunSession:
 
     def _following(self, mode: RunMode, code: str, wait: float) -> RunRequest:
         assert self._request is not None
-        return evolve(self._request, mode=mode, code=code, build=None, exec=None, wait=wait)
+        return evolve(self._request, mode=mode, code=code, clean=None, build=None, exec=None, wait=wait)
 
     def _changed(self) -> None:
         change, self._change = self._change, None

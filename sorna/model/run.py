@@ -34,6 +34,7 @@ class RunRequest:
 
     :ivar run_id: the client's id of the run; None when it sent none.
     :ivar code: the code, or the typed line when the run waits for input.
+    :ivar clean: batch: a command to run before the build, None to skip.
     :ivar build: batch: the build command, ``*`` for the runtime's default, None to skip.
     :ivar exec: batch: the command to run, likewise.
     :ivar build_log: batch: whether the client wants the build's output although it succeeded.
@@ -49,6 +50,7 @@ class RunRequest:
     build_log: bool = False
     wait: float | None = 2.0
     eager: bool = False
+    clean: str | None = None
 
 
 @frozen

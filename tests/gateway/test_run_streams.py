@@ -65,10 +65,16 @@ class RunStreamTests(GatewayTestCase):
         options = {"clean": "*", "build": "make", "buildLog": True, "exec": "./a"}
         request = self.begin(code="", mode="batch", options=options)
         self.assertEqual((request.build, request.exec, request.build_log), ("make", "./a", True))
+        self.assertIsNone(request.clean)  # no runtime has one of its own
         self.answer(RunStatus.BUILD_FINISHED, exit_code=0)
         self.assertEqual(self.calls[-1][0].build, None)
         self.answer(FINISHED, exit_code=3)
         self.assertEqual([one["status"] for one in self.socket.sent], ["build-finished", "finished"])
+        session = RunSession(self.kernels, EXAMPLE.access_key, TOKEN)
+        session.opened(MemorySocket())
+        session.received('{"mode": "batch", "options": {"clean": "make clean"}}')
+        self.assertEqual(self.calls[-1][0].clean, "make clean")
+        session.closed()
 
     def test_input(self) -> None:
         """A run that waits for a line gets the raw text of the next message."""

@@ -167,7 +167,8 @@ class Init:
         try:
             if batch:
                 build_log = bool(message.get("build_log"))
-                run.commands.batch(self._language, message.get("build"), message.get("exec"), build_log)
+                steps = (message.get("clean"), message.get("build"), message.get("exec"))
+                run.commands.batch(self._language, *steps, build_log=build_log)
             elif code.strip():
                 run.commands.query(self._language, code)
             else:

@@ -167,6 +167,7 @@ class Kernel:
                 "code": code,
                 "build": None,
                 "exec": None,
+                "clean": None,
                 "build_log": False,
                 **options,
             },
