@@ -59,7 +59,7 @@ ERROR_NAMES: Mapping[str, type[errors.SornaError]] = {
 }
 
 
-_ENTRY_FIELDS = tuple(attribute.name for attribute in attrs.fields(FileEntry))
+_NUMBERS = frozenset({int, float})
 
 
 class MalformedMessage(ValueError):
@@ -328,15 +328,21 @@ def unpack_run_reply(raw: Any) -> RunReply:
 
 def pack_file_entries(entries: Iterable[FileEntry]) -> list[Any]:
     """Turn a listing into rows, which take a third of the space of maps."""
-    return [attrs.astuple(entry) for entry in entries]
+    return [(entry.name, entry.mode, entry.size, entry.modified, entry.changed, entry.used) for entry in entries]
 
 
 def unpack_file_entries(raw: Any) -> Sequence[FileEntry]:
     """Read a listing. :raises MalformedMessage:."""
-    if not isinstance(raw, list):
+    if not isinstance(raw, list) or not all(map(_is_entry, raw)):
         raise MalformedMessage("not a listing")
-    with _reading(FileEntry):
-        return [_build(FileEntry, dict(zip(_ENTRY_FIELDS, row, strict=True))) for row in raw]
+    return [FileEntry(*row) for row in raw]
+
+
+def _is_entry(row: Any) -> bool:
+    # By hand, because there may be thousands: what the other values travel by takes four times as long.
+    if not isinstance(row, list) or len(row) != 6 or not isinstance(row[0], str):
+        return False
+    return type(row[1]) is int and type(row[2]) is int and all(type(time) in _NUMBERS for time in row[3:])
 
 
 def unpack_file_piece(raw: Any) -> FilePiece:

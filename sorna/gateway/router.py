@@ -219,12 +219,13 @@ class Application(Resource):
         return body
 
     async def _send(self, request: Any, stream: Stream, owner: str | None) -> None:
+        clock = self._websockets.clock
         if owner is None:
-            await streaming.send(request, stream)
+            await streaming.send(request, stream, clock)
             return
         unwatch = when_revoked(self._keypairs, owner, request.transport.abortConnection)
         try:
-            await streaming.send(request, stream)
+            await streaming.send(request, stream, clock)
         finally:
             unwatch()
 
