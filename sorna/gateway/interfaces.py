@@ -14,6 +14,7 @@ from sorna.model.kernel import Kernel, KernelStatus, Usage
 from sorna.model.keypair import Keypair, KeypairChanges
 from sorna.model.policy import ResourcePolicy
 from sorna.model.run import RunReply, RunRequest
+from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 from sorna.model.usage import KeypairUsage
 
 T = TypeVar("T")
@@ -73,6 +74,12 @@ class Kernels(Protocol):
 
     async def logs(self, access_key: str, reference: str) -> str:
         """Give the kernel's recent console output."""
+        ...
+
+    async def open_terminal(
+        self, access_key: str, reference: str, viewer: TerminalViewer, rows: int = ROWS, columns: int = COLUMNS
+    ) -> Terminal:
+        """Look at a kernel's terminal. :raises KernelExecutionFailed:."""
         ...
 
 
