@@ -88,7 +88,7 @@ class Gate:
                     headers=incoming.headers,
                 )
             )
-            if keypair is not None and (reply.stream is not None or reply.session is not None):
+            if keypair is not None and reply.stream is not None:
                 reply = evolve(reply, owner=keypair.access_key)
         except CancelledError:
             if incoming.gone():
