@@ -158,8 +158,7 @@ class Kernel:
             self._touch()
 
     async def read_output(self, request: OutputRequest) -> RunReply:
-        """Read a run's output from a number on; see :meth:`sorna.agent.runs.Runs.read`."""
-        self._touch()
+        """Read a run's output from a number on; see :meth:`sorna.agent.runs.Runs.read`. Being looked at is no use."""
         return await self.runs.read(request)
 
     def interrupt(self) -> None:
