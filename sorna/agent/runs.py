@@ -42,7 +42,8 @@ MAX_RUN_ID = 128
 MAX_TYPED_AHEAD = 64 * KIB
 KEEP_RUNS = 32
 KEEP_BYTES = 8 * 1024 * KIB
-KEEP_PER_RUN = 256 * KIB
+# An answer that was lost on its way can be read again, whatever its size but for runs that nobody polls.
+KEEP_PER_RUN = GATHER + 256 * KIB
 READ_PIECE = 256 * KIB
 RETENTION = 300.0
 
