@@ -61,7 +61,7 @@ class Route:
     :ivar versioned: whether the path is found below ``/v1`` and so on besides the root.
     :ivar needs_ready: whether it answers 503 until the process is ready.
     :ivar websocket: whether it is opened by a WebSocket's handshake, and answers with a session.
-    :ivar plain: whether it answers requests without a handshake as well.
+    :ivar plain: whether a route for WebSockets answers requests without a handshake as well.
     """
 
     method: str
@@ -70,7 +70,7 @@ class Route:
     versioned: bool = True
     needs_ready: bool = False
     websocket: bool = False
-    plain: bool = True
+    plain: bool = False
 
 
 @frozen
@@ -95,26 +95,14 @@ class Router(Generic[A]):
         versioned: bool = True,
         needs_ready: bool = False,
         websocket: bool = False,
-        plain: bool | None = None,
+        plain: bool = False,
     ) -> Callable[[Handler[A]], Handler[A]]:
         """Declare that a method of the area's class answers routes; several declarations may be stacked on one method."""
 
         def declare(handler: Handler[A]) -> Handler[A]:
-            self._declared.extend(
-                (
-                    Route(
-                        method,
-                        path,
-                        access,
-                        versioned,
-                        needs_ready,
-                        websocket,
-                        not websocket if plain is None else plain,
-                    ),
-                    handler,
-                )
-                for path in paths
-            )
+            for path in paths:
+                route = Route(method, path, access, versioned, needs_ready, websocket, plain)
+                self._declared.append((route, handler))
             return handler
 
         return declare
