@@ -38,6 +38,8 @@ class RunRequest:
     :ivar exec: batch: the command to run, likewise.
     :ivar build_log: batch: whether the client wants the build's output although it succeeded.
     :ivar wait: seconds after which to answer ``continued``; None waits for the end.
+    :ivar unattended: nobody can type, so that reading input finds its end; and an uncaught exception is wanted as a record
+        only, not as a traceback on stderr.
     """
 
     mode: RunMode
@@ -47,6 +49,7 @@ class RunRequest:
     exec: str | None = None
     build_log: bool = False
     wait: float | None = 2.0
+    unattended: bool = False
 
 
 @frozen
@@ -70,6 +73,7 @@ class RunReply:
         data]`` for media. Neighbouring pieces of the same text stream are merged.
     :ivar options: for waiting-input ``{"is_password": bool}``; for finished ``{}``; else None.
     :ivar exit_code: the process's exit status once known; None while the run goes on.
+    :ivar timed_out: whether the run was ended because it passed its time limit.
     :ivar first_seq: number of the first record of this piece, and ``next_seq`` the one to ask for next.
     """
 
@@ -82,6 +86,7 @@ class RunReply:
     exceptions: Sequence[RunException] = field(factory=tuple)
     first_seq: int = 0
     next_seq: int = 0
+    timed_out: bool = False
 
 
 def new_run_id() -> str:

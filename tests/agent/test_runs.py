@@ -44,7 +44,17 @@ class CallTests(KernelTestCase):
         self.execute(RunRequest(RunMode.BATCH, run_id="mine", build="make", exec="./x", build_log=True))
         self.assertEqual(
             self.init.sent(frames.RUN),
-            [{"run": "1", "mode": "batch", "code": "", "build": "make", "exec": "./x", "build_log": True}],
+            [
+                {
+                    "run": "1",
+                    "mode": "batch",
+                    "code": "",
+                    "build": "make",
+                    "exec": "./x",
+                    "build_log": True,
+                    "unattended": False,
+                }
+            ],
         )
 
     def test_continues_after_the_wait(self) -> None:

@@ -30,6 +30,7 @@ from sorna.agent.runners.repl_link import (
     COMPLETED,
     DONE,
     EXECUTE,
+    EXECUTE_UNATTENDED,
     Order,
     Typing,
     Wire,
@@ -64,6 +65,7 @@ class Repl:
         self._module = types.ModuleType("__main__")
         self._flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         self._count = 0
+        self._prints_errors = True
         self._loop: Any = None
 
     def serve(self) -> None:
@@ -72,7 +74,8 @@ class Repl:
         control = self._wires[0]
         while True:
             kind, payload = control.receive()
-            if kind == EXECUTE:
+            if kind in {EXECUTE, EXECUTE_UNATTENDED}:
+                self._prints_errors = kind == EXECUTE
                 control.send(DONE, to_json(self._run(payload.decode("utf-8", "replace"))))
             elif kind == COMPLETE:
                 control.send(COMPLETED, to_json(self._complete(json.loads(payload))))
@@ -214,11 +217,11 @@ class Repl:
             text = tracebacks.text_of(error)
             if sys.excepthook is not sys.__excepthook__:
                 sys.excepthook(type(error), error, trace)
-            else:
+            elif self._prints_errors:
                 self._write_error(text)
 
         failure = self._guarded(show)
-        if failure is not None:
+        if failure is not None and self._prints_errors:
             self._guarded(lambda: self._write_error(text or tracebacks.last_resort(error)))
         return text or tracebacks.last_resort(error)
 
