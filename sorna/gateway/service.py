@@ -12,6 +12,8 @@ from sorna.gateway.operations import OperationRoutes
 from sorna.gateway.request import LimitedSite, ReadingLimits
 from sorna.gateway.root import RootRoutes
 from sorna.gateway.router import Application
+from sorna.gateway.terminals import TerminalRoutes
+from sorna.gateway.websockets import WebSockets
 
 
 def make_application(
@@ -28,9 +30,10 @@ def make_application(
     areas = (
         RootRoutes.router.bind(RootRoutes()),
         KernelRoutes.router.bind(KernelRoutes(kernels, operations)),
+        TerminalRoutes.router.bind(TerminalRoutes(kernels, operations)),
         OperationRoutes.router.bind(OperationRoutes(readiness)),
     )
-    return Application(gate, (route for area in areas for route in area))
+    return Application(gate, WebSockets(reactor), (route for area in areas for route in area))
 
 
 def make_site(
