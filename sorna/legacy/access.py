@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from sorna.errors import AuthenticationFailed
+from sorna.errors import AuthenticationFailed, Unavailable
 from sorna.legacy.interfaces import Keypairs
+
+NOT_ACTIVE = "The access key of this service is not active."
 
 
 @frozen
@@ -20,12 +22,19 @@ class Access:
         keypair = await self.keypairs.find(self.access_key)
         return keypair is not None and keypair.is_active
 
+    async def was_withdrawn(self) -> bool:
+        """Tell whether the keypair stopped being active while a request was worked on; what cannot be read is no proof."""
+        try:
+            return not await self.is_open()
+        except Unavailable:
+            return False
+
     async def check(self) -> str:
         """Count one request and give the access key.
 
         :raises AuthenticationFailed: the keypair is not active (any more).
         """
         if not await self.is_open():
-            raise AuthenticationFailed("The access key of this service is not active.")
+            raise AuthenticationFailed(NOT_ACTIVE)
         self.keypairs.used(self.access_key)
         return self.access_key

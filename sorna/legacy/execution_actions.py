@@ -21,7 +21,7 @@ from sorna.errors import (
     SornaError,
 )
 from sorna.legacy import control
-from sorna.legacy.access import Access
+from sorna.legacy.access import NOT_ACTIVE, Access
 from sorna.legacy.actions import (
     NO_SUCH_KERNEL,
     creation_cause,
@@ -77,9 +77,8 @@ class ExecutionActions:
         try:
             access_key = await self.access.check()
             result = await self._run(access_key, kernel_reference(request["kernel_id"]), code)
-            # What it printed is for nobody any more if the key was taken away meanwhile.
-            if not await self.access.is_open():
-                raise AuthenticationFailed("The access key of this service is not active.")
+            if await self.access.was_withdrawn():
+                return failure(NOT_ACTIVE)
             if expected is None:
                 return success(result=result)
             found = await matches(expected, result, self.searches.found)

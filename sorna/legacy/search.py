@@ -110,6 +110,6 @@ class _Child(ProcessProtocol):
             answer = None
         if answer is None or self._given_up:
             message = "The search took too long." if self._given_up else "The search needed too much memory or time."
-            self.answer.errback(SearchFailed("TimeoutError" if self._given_up else "MemoryError", message))
+            self.answer.errback(SearchFailed("RuntimeError" if self._given_up else "MemoryError", message))
         else:
             self.answer.callback(answer)

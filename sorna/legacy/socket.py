@@ -13,10 +13,11 @@ from typing import Any, Protocol, cast
 import zmq
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from sorna.legacy.codec import MALFORMED, MalformedRequest, Reply, decode, encode, failure, invalid
+from sorna.legacy.codec import MALFORMED, MalformedRequest, Reply, decode, encode, encode_in_turns, failure, invalid
 from sorna.zeromq import Socket, Sockets
 
 TOO_MANY_OF_CLIENT = "You have too many requests waiting. Try again later."
@@ -86,6 +87,7 @@ class RequestSocket:
         bounds: Bounds | None = None,
         permits: Callable[[str], bool] | None = None,
     ) -> None:
+        self._reactor = sockets.reactor
         self._desk = desk
         self._bounds = bounds or Bounds()
         self._permits = permits
@@ -174,7 +176,20 @@ class RequestSocket:
         except Exception:  # noqa: BLE001 - whatever a request brings about, its client is answered
             self._log.failure("a request failed", Failure())
             reply = failure(INTERNAL)
-        self._send(envelope, reply)
+        await self._send_in_turns(envelope, reply)
+
+    async def _send_in_turns(self, envelope: list[bytes], reply: Reply) -> None:
+        encoding = encode_in_turns(reply)
+        while True:
+            try:
+                next(encoding)
+            except StopIteration as end:
+                self.socket.send([*envelope, end.value])
+                return
+            try:
+                await deferLater(self._reactor, 0)
+            except CancelledError:
+                continue  # the server is stopping: the rest is written at once
 
     def _send(self, envelope: list[bytes], reply: Reply) -> None:
         self.socket.send([*envelope, encode(reply)])
