@@ -95,7 +95,7 @@ class WebSockets:
     """Makes WebSockets of requests."""
 
     clock: IReactorTime
-    limits: WebSocketLimits = WebSocketLimits()
+    limits: WebSocketLimits
 
     def check(self, headers: Headers, body: bytes) -> None:
         """Judge a request before its route does anything.

@@ -30,12 +30,12 @@ class MemoryKernel:
     runtime: str
     created_at: float
     used_at: float
+    terminal: MemoryTerminal
     num_queries: int = 0
     starts: int = 1
     interrupts: int = 0
     files: dict[str, bytes] = field(factory=dict)
     runs: list[RunRequest] = field(factory=list)
-    terminal: MemoryTerminal = field(factory=MemoryTerminal)
 
 
 class MemoryKernels:
@@ -65,7 +65,8 @@ class MemoryKernels:
             if len(owned) >= self._concurrency_limit:
                 raise QuotaExceeded
             now = self._clock.seconds()
-            kernel = MemoryKernel(new_kernel_id(), request, runtime, created_at=now, used_at=now)
+            terminal = MemoryTerminal(self._clock)
+            kernel = MemoryKernel(new_kernel_id(), request, runtime, created_at=now, used_at=now, terminal=terminal)
             self.live[kernel.id] = kernel
         elif kernel.runtime != runtime:
             raise KernelAlreadyExists
