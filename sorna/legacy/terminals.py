@@ -118,6 +118,10 @@ class TerminalPorts:
         """Learn that the first subscriber of everything came or the last one left."""
         what = parts[0].bytes
         if what[:1] == bytes([_SUBSCRIBED]):
+            if not self._is_watched:
+                # What a terminal printed that somebody typed into before is shown to who looks now: opened anew, it begins
+                # with the recent past.
+                self._release()
             self._is_watched = True
             self._open()
         elif what == bytes([_UNSUBSCRIBED]):
