@@ -17,11 +17,13 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from sorna.legacy.backlog import Backlog
 from sorna.legacy.codec import MALFORMED, MalformedRequest, Reply, decode, encode, encode_in_turns, failure, invalid
 from sorna.zeromq import Socket, Sockets
 
 TOO_MANY_OF_CLIENT = "You have too many requests waiting. Try again later."
 TOO_MANY = "The server has too many requests waiting. Try again later."
+UNREAD = "You do not read your replies."
 STOPPING = "The server is stopping."
 INTERNAL = "Internal server error."
 
@@ -37,13 +39,15 @@ class Bounds:
     """How much this port takes on.
 
     :ivar frame: bytes of a frame; a client that sends a larger one is disconnected.
-    :ivar queued: requests that wait unread, and replies that wait to be read, of one client.
+    :ivar waiting: requests of one client that were received and not looked at; then its connection is not read.
+    :ivar queued: replies that one client has not read; more are dropped.
     :ivar of_client: requests of one client that are being worked on.
     :ivar of_all: requests of all clients that are being worked on.
     """
 
     frame: int = 4 * 1024 * 1024
-    queued: int = 100
+    waiting: int = 8
+    queued: int = 1000
     of_client: int = 64
     of_all: int = 1024
 
@@ -93,10 +97,12 @@ class RequestSocket:
         self._permits = permits
         self._working: set[Deferred[None]] = set()
         self._of_client: Counter[bytes] = Counter()
+        self._backlog = Backlog()
         self._stopping = False
         self.socket = Socket(sockets, zmq.ROUTER, self._receive, most_queued=self._bounds.queued)
         for option, value in (
             (zmq.MAXMSGSIZE, self._bounds.frame),
+            (zmq.RCVHWM, self._bounds.waiting),
             (zmq.HANDSHAKE_IVL, HANDSHAKE_MS),
             (zmq.LINGER, LINGER_MS),
             (zmq.TCP_KEEPALIVE, 1),
@@ -184,7 +190,7 @@ class RequestSocket:
             try:
                 next(encoding)
             except StopIteration as end:
-                self.socket.send([*envelope, end.value])
+                self._send_raw(envelope, end.value)
                 return
             try:
                 await deferLater(self._reactor, 0)
@@ -192,7 +198,11 @@ class RequestSocket:
                 continue  # the server is stopping: the rest is written at once
 
     def _send(self, envelope: list[bytes], reply: Reply) -> None:
-        self.socket.send([*envelope, encode(reply)])
+        self._send_raw(envelope, encode(reply))
+
+    def _send_raw(self, envelope: list[bytes], raw: bytes) -> None:
+        frame = self._backlog.frame(envelope[0], raw)
+        self.socket.send([*envelope, encode(failure(UNREAD)) if frame is None else frame])
 
 
 def bind(socket: Socket, endpoint: str) -> int:

@@ -6,9 +6,9 @@ import json
 import re
 from typing import Any, ClassVar
 
+from sorna.testing.legacy import LegacyClient, legacy_context
 from sorna.testing.server import RunningServer, running_server
 from sorna.testing.unit import UnitTestCase
-from tests.integration.legacy_client import LegacyClient, legacy_clients
 
 # One request frame and the reply frame as it was observed; names in angle brackets stand for what differs each time.
 CREATE = '{"action": 2, "user_id": "test", "entry_id": "abcdef", "lang": "python34"}'
@@ -87,9 +87,13 @@ class WireTestCase(UnitTestCase):
         context = running_server(*self.options)
         self.server = context.__enter__()
         self.addCleanup(context.__exit__, None, None, None)
-        clients = legacy_clients(self.server.manager_port, self.server.execution_port)
-        self.manager, self.execution = clients.__enter__()
-        self.addCleanup(clients.__exit__, None, None, None)
+        sockets = legacy_context()
+        self.zmq = sockets.__enter__()
+        self.addCleanup(sockets.__exit__, None, None, None)
+        self.manager = LegacyClient(self.zmq, self.server.manager_port)
+        self.execution = LegacyClient(self.zmq, self.server.execution_port)
+        for client in (self.manager, self.execution):
+            self.addCleanup(client.socket.close)
 
     def check(self, client: LegacyClient, request: str, expected: str) -> dict[str, Any]:
         """Send a frame and compare the reply byte for byte, but for what differs each time."""

@@ -15,50 +15,25 @@ import time
 from hypothesis import strategies as st
 
 from sorna.legacy.codec import MalformedRequest, decode, encode, pong
+from sorna.testing.legacy import CHEAP_REQUESTS, garbage
 
 # Seconds that reading and answering one frame may take; a frame that seems slow is tried again, as machines have pauses.
 SLOW = 0.1
-SEEDS = (
-    b'{"action": 0, "body": "hello"}',
+REQUESTS = (
+    *CHEAP_REQUESTS,
     b'{"action": 2, "user_id": "u", "entry_id": "e", "lang": "python3"}',
     b'{"action": 1, "entry_id": "e", "kernel_id": "Otgl63IRSZimXCBfwvXsWw", "cell_id": "1", "code": "print(1)"}',
-    '{"action": 0, "body": {"x": [1, null, "한"]}}'.encode(),
-    b'{"action": 0.0, "body": [1e308, -0, 1E-400, true, "\\ud800\\n"]}',
-)
-TOKENS: tuple[bytes, ...] = (
-    *(b"{", b"}", b"[", b"]", b'"', b":", b",", b"\\", b"\\u", b"\\ud800", b" " * 5000),
-    *(b"NaN", b"Infinity", b"1e999", b"-", b"0", b"null", b"9" * 4301),
-    *(b"\x00", b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf"),
-    *(b"[" * 2000, b'{"a":' * 2000, b'"x",' * 999),
 )
 
 
-def mutated(generator: random.Random) -> bytes:
-    """Make a frame: a request with pieces cut, doubled, moved or replaced, or noise."""
-    if generator.random() < 0.1:
-        return generator.randbytes(generator.randrange(200))
-    frame = bytearray(generator.choice(SEEDS))
-    for _ in range(generator.randrange(1, 8)):
-        place = generator.randrange(len(frame) + 1)
-        until = min(len(frame), place + generator.randrange(1, 12))
-        match generator.randrange(5):
-            case 0:
-                del frame[place:until]
-            case 1:
-                frame[place:place] = generator.choice(TOKENS)
-            case 2:
-                frame[place:place] = bytes(frame[place:until]) * generator.choice((1, 2, 2000))
-            case 3:
-                frame[place:until] = generator.randbytes(until - place)
-            case 4:
-                other = generator.choice(SEEDS)
-                frame[place:] = other[generator.randrange(len(other)) :]
-    return bytes(frame[: 4 * 1024 * 1024])
+def frame_of(generator: random.Random) -> bytes:
+    """Make a frame."""
+    return garbage(generator, REQUESTS, 4 * 1024 * 1024)
 
 
 def frames() -> st.SearchStrategy[bytes]:
     """Give such frames to property tests."""
-    return st.randoms(use_true_random=False).map(mutated)
+    return st.randoms(use_true_random=False).map(frame_of)
 
 
 def check(frame: bytes) -> None:
@@ -89,7 +64,7 @@ def main() -> int:
     end = time.monotonic() + arguments.seconds
     count = 0
     while time.monotonic() < end:
-        frame = mutated(generator)
+        frame = frame_of(generator)
         count += 1
         try:
             assert _seconds_for(frame) < SLOW or _seconds_for(frame) < SLOW, "it took too long"

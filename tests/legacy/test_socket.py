@@ -149,6 +149,24 @@ class ClientsTests(DoorTestCase):
             self.assertLess(reactor.seconds() - started, 0.5)
         self.assertGreater(sent, 20 * len(frame))
 
+    async def test_replies_that_nobody_reads_are_bounded(self) -> None:
+        """Who asks for large replies and reads none is told so instead of being sent more; memory stays bounded."""
+        body = json.dumps({"action": 0, "body": "x" * 3_000_000}).encode()
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.addCleanup(context.destroy, 0)
+        deaf = context.socket(zmq.DEALER)
+        deaf.setsockopt(zmq.RCVHWM, 1)
+        deaf.setsockopt(zmq.RCVBUF, 4096)
+        deaf.connect(f"tcp://127.0.0.1:{self.door.manager_port}")
+        port = self.door._ports[1]
+        for _ in range(60):
+            await deferToThread(deaf.send_multipart, [b"", body])
+            await deferLater(reactor, 0.01)
+        self.assertGreater(len(port._backlog), 0)
+        self.assertLessEqual(len(port._backlog), 16 * 1024 * 1024)
+        deaf.close(0)
+        await self.eventually(lambda: len(port._backlog) == 0, "forgotten")
+
     async def test_flood(self) -> None:
         """One client's flood leaves the reactor and others their turns."""
         flood = self.raw(zmq.DEALER, [])
