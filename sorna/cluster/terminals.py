@@ -13,12 +13,11 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from sorna.cluster.messages import Ended, Output, Steer, encode
-from sorna.model.terminal import WINDOW, Terminal, TerminalViewer, within_bounds
+from sorna.model.terminal import MOST_TYPED, WINDOW, Terminal, TerminalViewer, within_bounds
 from sorna.zeromq import Sent
 
 MAX_TERMINALS = 2000
 MAX_UNSENT = 4 * 1024 * 1024
-MOST_TYPED = 1024 * 1024
 
 
 class Terminals:
@@ -65,7 +64,7 @@ class Terminals:
         raw = encode(Steer(id_, action, value))
         if not self._unsent and self._send(raw) is Sent.AWAY:
             return
-        if self._unsent_bytes + len(raw) > MAX_UNSENT and action == "write":
+        if self._unsent_bytes + len(raw) > MAX_UNSENT and action != "close":
             self.steer(id_, "close")
             self._end(id_, "the agent does not take what is typed")
             return

@@ -18,6 +18,8 @@ UPLOAD         JSON header ``{"request", "path", "append": bool}``, a NUL byte, 
 RESTART        ``{"request"}``: kill everything but init, fresh state, same files; answered by REPLY
 KILL_RUN       ``{"run", "message"}``: end this run at once: kill its processes, print the message to stderr, answer
                FINISHED with ``"reset": true``
+ASSIGN         ``{"environ": {name: value}}``: whose kernel this is has been decided; the variables are added to those of
+               CONFIGURE before anything of the user's runs
 CREDIT         4 bytes, big-endian: so many more payload bytes of STDOUT, STDERR and EMIT may be sent
 =============  ==========================================================================================
 
@@ -51,7 +53,8 @@ About the terminal, init to agent:
 
 ================  =======================================================================================
 TERMINAL_OUTPUT   raw bytes of the pseudo-terminal
-TERMINAL_CLOSED   ``{"reason"}``: there is no shell, or no more; all its output was sent before, unless it was stopped
+TERMINAL_CLOSED   ``{"error": str|null, "stopped": bool}``: there is no shell any more, or it could not be started; all
+                  its output was sent before, unless it was stopped by TERMINAL_STOP or RESTART
 ================  =======================================================================================
 
 Only STDOUT, STDERR and EMIT cost credit: everything else passes at once, so a reader that stops reading output stops
@@ -72,11 +75,12 @@ UPLOAD = 6
 RESTART = 7
 KILL_RUN = 8
 CREDIT = 9
-TERMINAL_OPEN = 10
-TERMINAL_INPUT = 11
-TERMINAL_RESIZE = 12
-TERMINAL_STOP = 13
-TERMINAL_CREDIT = 14
+ASSIGN = 10
+TERMINAL_OPEN = 11
+TERMINAL_INPUT = 12
+TERMINAL_RESIZE = 13
+TERMINAL_STOP = 14
+TERMINAL_CREDIT = 15
 
 READY = 65
 STDOUT = 66

@@ -28,6 +28,10 @@ SETTLED = 7
 # typing: REPL to init, and the answer; an empty line means that there will be none
 ASK = 8
 LINE = 9
+# control: init to REPL, before the first piece of code
+ENVIRON = 10
+# control: REPL to init, when everything that a first piece of code needs has been used once
+WARM = 11
 
 # A figure or page larger than this is not sent.
 MAX_MEDIA = 8 * 1024 * 1024

@@ -13,6 +13,7 @@ import signal
 import struct
 import termios
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import NoReturn
 
 from sorna.agent.runners import frames
@@ -112,14 +113,15 @@ class Terminal:
         if self._master is None:
             return
         pid = self.pid
-        self._close("The shell was ended.")
+        self._close(stopped=True)
         if pid is not None:
             self._leaving.add(pid)
             self._poller.later(GRACE, lambda: self._kill(pid))
 
     def _kill(self, pid: int) -> None:
         if pid in self._leaving:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     # What the shell does.
 
@@ -169,7 +171,8 @@ class Terminal:
                 ended = self.pid is None
                 if self.pid is not None:
                     # A shell that has let go of its terminal is of no use to anybody.
-                    os.kill(self.pid, signal.SIGKILL)
+                    with suppress(ProcessLookupError):
+                        os.kill(self.pid, signal.SIGKILL)
                 break
             pieces.append(piece)
             room -= len(piece)
@@ -178,7 +181,7 @@ class Terminal:
             self._credit -= len(output)
             self._link.send(frames.TERMINAL_OUTPUT, output)
         if ended:
-            self._close("The shell has ended.")
+            self._close()
 
     def _adjust(self) -> None:
         """Wait for what can be done now. A terminal that was hung up is always ready, so it is not waited for in vain."""
@@ -195,7 +198,7 @@ class Terminal:
             self._poller.change(self._master, events)
         self._events = events
 
-    def _close(self, reason: str) -> None:
+    def _close(self, *, stopped: bool = False) -> None:
         if self._master is not None:
             if self._events != NOTHING:
                 self._poller.remove(self._master)
@@ -204,11 +207,11 @@ class Terminal:
             self._master = None
         self.pid = None
         self._typed.clear()
-        self._tell_closed(reason)
+        self._tell_closed(None, stopped=stopped)
 
-    def _tell_closed(self, reason: str) -> None:
+    def _tell_closed(self, error: str | None, *, stopped: bool = False) -> None:
         if self._link is not None:
-            self._link.send(frames.TERMINAL_CLOSED, to_json({"reason": reason}))
+            self._link.send(frames.TERMINAL_CLOSED, to_json({"error": error, "stopped": stopped}))
 
 
 def _set_size(fd: int, rows: int, columns: int) -> None:

@@ -38,15 +38,21 @@ class ShellTests(KernelTestCase):
     def test_resize(self) -> None:
         """The program in the foreground is told of a new size."""
         kernel = self.kernel()
+        program = (
+            "import os, signal\n"
+            "say = lambda *words: os.write(1, (' '.join(map(str, words)) + '\\n').encode())\n"
+            "signal.signal(signal.SIGWINCH, lambda *_: say('new:', *os.get_terminal_size()))\n"
+            "say('ready')\n"
+            "while True: signal.pause()\n"
+        )
+        Path(kernel.work, "watch.py").write_text(program, encoding="utf-8")
         kernel.open_terminal()
-        kernel.keys("trap 'echo new: $(stty size)' WINCH; echo rea''dy\n")
+        kernel.keys("python3 watch.py\n")
         kernel.see("ready")
         kernel.send(frames.TERMINAL_RESIZE, {"rows": 50, "columns": 132})
-        kernel.keys("\n")
-        kernel.see("new: 50 132")
+        kernel.see("new: 132 50")
         kernel.send(frames.TERMINAL_OPEN, {"rows": 7, "columns": 9})
-        kernel.keys("\n")
-        kernel.see("new: 7 9")
+        kernel.see("new: 9 7")
 
     def test_control_characters(self) -> None:
         """Ctrl-C is a character like every other, and interrupts what runs in the foreground; a run is not touched."""
@@ -267,14 +273,14 @@ class RefusalTests(UnitTestCase):
         self.addCleanup(link.close)
         terminal = Terminal(poller, _NoProcesses())
         terminal.attach(link)
-        before = os.listdir("/proc/self/fd")
+        before = list(Path("/proc/self/fd").iterdir())
         for _ in range(2):
             terminal.open(24, 80, {})
             terminal.type(b"lost")
             (frame,) = frames.FrameReader().feed(theirs.recv(1000))
-            reason = b'{"reason":"The shell cannot be started: Resource temporarily unavailable."}'
+            reason = b'{"error": "The shell cannot be started: Resource temporarily unavailable.", "stopped": false}'
             self.assertEqual(frame, (frames.TERMINAL_CLOSED, reason))
-        self.assertEqual(os.listdir("/proc/self/fd"), before)
+        self.assertEqual(list(Path("/proc/self/fd").iterdir()), before)
 
 
 def _cpu_seconds(pid: int) -> float:
