@@ -12,7 +12,7 @@ from sorna.gateway import interfaces as gateway
 from sorna.legacy import interfaces as legacy
 from sorna.manager.interfaces import UploadFile
 from sorna.manager.requests import Created, CreateRequest
-from sorna.model.kernel import KernelStatus, short_id
+from sorna.model.kernel import KernelStatus, Usage, short_id
 from sorna.model.run import RunMode, RunRequest, RunStatus
 from sorna.testing.terminals import MemoryViewer
 
@@ -23,6 +23,8 @@ TOKEN = "contract-token"
 
 class Kernels(gateway.Kernels, legacy.Kernels, Protocol):
     """What both doors want."""
+
+    async def destroy(self, access_key: str, reference: str, reason: str = "user-requested") -> Usage: ...
 
 
 class KernelsContract(TestCase):

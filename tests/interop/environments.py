@@ -81,7 +81,9 @@ BACKEND_1_4_2 = PublishedClient(
     "3.6",
     (*_COMMON, *_AIOHTTP3, "backend.ai-client==1.4.2", "aiohttp==3.4.4", "tqdm==4.62.3"),
 )
-CLIENTS = (SORNA_0_9_8, BACKEND_1_1_11, BACKEND_1_4_2)
+# No client of Sorna: what a program of 2016 for the ZeroMQ interface was written with.
+ZEROMQ_2016 = PublishedClient("zeromq-2016", "3.6", ("pyzmq==16.0.4",))
+CLIENTS = (SORNA_0_9_8, BACKEND_1_1_11, BACKEND_1_4_2, ZEROMQ_2016)
 
 
 def cache_folder() -> Path:
