@@ -9,7 +9,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import zmq
@@ -37,10 +37,13 @@ _TOKENS: tuple[bytes, ...] = (
 
 
 class LegacyClient:
-    """One REQ socket: one question at a time."""
+    """One REQ socket: one question at a time. ``ready`` is given it before it connects."""
 
-    def __init__(self, context: Context, port: int) -> None:
+    def __init__(
+        self, context: Context, port: int, ready: Callable[[zmq.Socket[bytes]], None] = lambda _socket: None
+    ) -> None:
         self.socket = context.socket(zmq.REQ)
+        ready(self.socket)
         for option, value in ((zmq.LINGER, 0), (zmq.RCVTIMEO, TIMEOUT_MS)):
             self.socket.setsockopt(option, value)
         self.socket.connect(f"tcp://127.0.0.1:{port}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
+from sorna.testing.server import PROJECT
 from tests.interop.environments import ZEROMQ_2016
 from tests.interop.setting import InteropTestCase
 
@@ -22,6 +24,15 @@ class ClientOf2016Tests(InteropTestCase):
         self.says(said)
         steps = said.out.splitlines()
         self.assertEqual((steps[0], steps[-2:], len(steps)), ("pong", ["terminal", "left"], 15))
+
+    def test_documented_example(self) -> None:
+        """The client in the documentation works as it stands there, and is as short as it says."""
+        text = (PROJECT / "docs" / "legacy-protocol.rst").read_text(encoding="utf-8")
+        block = text.split("::\n\n", 1)[1].split("\nIt prints", 1)[0]
+        self.write("example.py", textwrap.dedent(block))
+        self.assertLessEqual(len([line for line in block.splitlines() if line.strip()]), 20)
+        address = f"tcp://127.0.0.1:{self.server.manager_port}"
+        self.assertEqual(self.run_program("python", "example.py", address).out, "42\n{'reply': 200}\n")
 
     def test_versions(self) -> None:
         """What runs is what is said to run."""
