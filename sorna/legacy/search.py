@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 
 SECONDS = 2.0
 MOST_AT_ONCE = 2
+MOST_WAITING = 16
 MOST_PATTERN = 64 * 1024
 _CHILD = str(Path(__file__).with_name("search_child.py"))
 
@@ -52,10 +53,12 @@ class Searches:
     async def found(self, pattern: str, text: str) -> bool:
         """Tell whether ``re.search`` finds the pattern.
 
-        :raises SearchFailed: the pattern is none, is too long, or takes too long.
+        :raises SearchFailed: the pattern is none, is too long, or takes too long; or too many wait already.
         """
         if len(pattern) > MOST_PATTERN:
             raise SearchFailed("OverflowError", f"The pattern has more than {MOST_PATTERN} characters.")
+        if len(self._turns.waiting) >= MOST_WAITING:
+            raise SearchFailed("RuntimeError", "Too many searches are waiting.")
         async with self._turns:
             answer = await self._ask(pattern.encode("utf-8", "surrogatepass"), text.encode("utf-8", "surrogatepass"))
         if isinstance(answer, bool):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
-from sorna.legacy.search import MOST_PATTERN, Searches, SearchFailed
+from sorna.legacy.search import MOST_AT_ONCE, MOST_PATTERN, MOST_WAITING, Searches, SearchFailed
 from tests.legacy.door import reactor
 
 
@@ -56,6 +56,12 @@ class SearchTests(TestCase):
             [Deferred.fromCoroutine(self.searches.found("a", "ab"[number % 2])) for number in range(6)]
         )
         self.assertEqual(found, [True, False] * 3)
+
+    async def test_not_too_many_wait(self) -> None:
+        """Who would wait for long is told so at once."""
+        waiting = [Deferred.fromCoroutine(self.searches.found("a", "a")) for _ in range(MOST_AT_ONCE + MOST_WAITING)]
+        self.assertIn("Too many", str(await self.fails("a", "a")))
+        self.assertEqual(await gatherResults(waiting), [True] * len(waiting))
 
     async def test_cancelled(self) -> None:
         """A search that nobody waits for any more gives its turn back."""
