@@ -163,9 +163,11 @@ class TerminalPorts:
 
     async def _open_now(self) -> None:
         access_key = await self.access.check()
-        terminal = await self.kernels.open_terminal(access_key, str(self.kernel_id), self, self.rows, self.columns)
+        size = self.rows, self.columns
+        terminal = await self.kernels.open_terminal(access_key, str(self.kernel_id), self, *size)
         self._terminal = terminal
-        terminal.resize(self.rows, self.columns)
+        if (self.rows, self.columns) != size:
+            terminal.resize(self.rows, self.columns)
         if self._typed:
             terminal.write(bytes(self._typed))
             self._typed.clear()

@@ -60,5 +60,6 @@ class BacklogTests(UnitTestCase):
             del frame
             assert tracker is not None
             tracker.wait(10)
-        self.assertIsNotNone(backlog.frame(b"b", bytes(LARGE)))
+        kept = backlog.frame(b"b", bytes(LARGE))
+        self.assertIsNotNone(kept)
         self.assertEqual(len(backlog), LARGE)
