@@ -5,6 +5,7 @@ Knows no socket. The table from domain errors to causes is here, as the HTTP doo
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -107,26 +108,23 @@ def known_runtime(lang: Any) -> str:
     """Give the canonical name of a runtime. :raises RuntimeUnknown: there is none of that name."""
     runtime = resolve_runtime(lang) if isinstance(lang, str) and len(lang) <= 64 else None
     if runtime is None:
-        raise RuntimeUnknown(str(lang)[:80])
+        raise RuntimeUnknown(lang[:80] if isinstance(lang, str) else type(lang).__name__)
     return runtime
 
 
-def kernel_reference(kernel_id: Any) -> str:
-    """Give the reference of a kernel that is named by its id, which alone counts here: tokens can be guessed.
-
-    :raises KernelNotFound: it is no id.
-    """
+def named_kernel(kernel_id: Any) -> uuid.UUID:
+    """Read a kernel's id, which alone names one here: session tokens can be guessed. :raises KernelNotFound: it is none."""
     parsed = parse_kernel_id(kernel_id) if isinstance(kernel_id, str) else None
     if parsed is None:
         raise KernelNotFound
-    return str(parsed)
+    return parsed
 
 
 async def destroy(kernels: Kernels, operations: Operations, access: Access, kernel_id: Any) -> Reply:
     """End a kernel and wait for its end; both ports know this."""
     try:
         access_key = await access.check()
-        await operations.detach(kernels.destroy(access_key, kernel_reference(kernel_id)))
+        await operations.detach(kernels.destroy(access_key, str(named_kernel(kernel_id))))
     except KernelNotFound:
         return invalid(NO_SUCH_KERNEL)
     except AuthenticationFailed as error:

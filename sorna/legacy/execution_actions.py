@@ -27,8 +27,8 @@ from sorna.legacy.actions import (
     creation_cause,
     destroy,
     has,
-    kernel_reference,
     known_runtime,
+    named_kernel,
     ping,
 )
 from sorna.legacy.codec import MISSING, Reply, failure, invalid, success
@@ -40,7 +40,7 @@ from sorna.legacy.sessions import fresh_token
 from sorna.legacy.socket import Work
 from sorna.legacy.terminals import Terminals
 from sorna.manager.requests import CreateRequest
-from sorna.model.kernel import parse_kernel_id, short_id
+from sorna.model.kernel import short_id
 
 PING, EXECUTE, CREATE_KERNEL, DESTROY_KERNEL, RESTART_KERNEL = range(5)
 
@@ -76,7 +76,7 @@ class ExecutionActions:
             return failure("TypeError: The code must be a string.")
         try:
             access_key = await self.access.check()
-            result = await self._run(access_key, kernel_reference(request["kernel_id"]), code)
+            result = await self._run(access_key, str(named_kernel(request["kernel_id"])), code)
             if await self.access.was_withdrawn():
                 return failure(NOT_ACTIVE)
             if expected is None:
@@ -113,10 +113,8 @@ class ExecutionActions:
     async def _restart(self, request: Mapping[str, Any]) -> Reply:
         try:
             access_key = await self.access.check()
-            reference = kernel_reference(request["kernel_id"])
-            await self.operations.detach(self.kernels.restart(access_key, reference))
-            kernel_id = parse_kernel_id(reference)
-            assert kernel_id is not None
+            kernel_id = named_kernel(request["kernel_id"])
+            await self.operations.detach(self.kernels.restart(access_key, str(kernel_id)))
             ports = self.terminals.ports_of(kernel_id)
         except KernelNotFound:
             return invalid(NO_SUCH_KERNEL)

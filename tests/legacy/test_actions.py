@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from attrs import evolve
@@ -76,7 +77,8 @@ class CreateTests(DoorTestCase):
             self.kernels.errors["create"] = error
             self.assertEqual(await client.ask(SESSION), {"reply": 500, "cause": cause})
         del self.kernels.errors["create"]
-        for lang in ("cobol", "", "x" * 70, None, 3, ["python3"], "python3\0"):
+        deep = json.loads("[" * 900 + "]" * 900)
+        for lang in ("cobol", "", "x" * 70, None, 3, ["python3"], "python3\0", deep):
             self.assertEqual(await client.ask({**SESSION, "lang": lang}), {"reply": 500, "cause": failed}, lang)
 
     async def test_unforeseen_errors_are_answered(self) -> None:

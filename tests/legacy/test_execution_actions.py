@@ -195,7 +195,7 @@ class LifeTests(ExecutionTestCase):
     async def test_creation_errors(self) -> None:
         """An unknown runtime is the client's fault here, unlike at the other port."""
         client = self.execution()
-        for lang in ("cobol", None, 1):
+        for lang in ("cobol", None, 1, json.loads("[" * 900 + "]" * 900)):
             reply = await client.ask({"action": 2, "lang": lang})
             self.assertEqual(reply, {"reply": 400, "cause": "Unsupported kernel language."})
         self.kernels.errors["create"] = NoAgentAvailable()
