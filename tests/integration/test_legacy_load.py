@@ -10,12 +10,13 @@ import random
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sorna.client.signing import Credentials, signed_headers
 from sorna.model.keypair import EXAMPLE_ACCESS_KEY
-from sorna.testing.legacy import LegacyClient, ping_together, throw_garbage
+from sorna.testing.legacy import LegacyClient, Pings, ping_together, throw_garbage
 from tests.integration import test_legacy_wire
 from tests.legacy.door import reactor
 
@@ -43,6 +44,17 @@ class LoadTests(test_legacy_wire.WireTestCase):
             self.addCleanup(client.socket.close)
         return clients
 
+    def quick(self, measure: Callable[[], Pings]) -> None:
+        """See that PINGs take less than 20 ms.
+
+        Other programs may take the processor away for a moment, but not from one PING in twenty in three attempts.
+        """
+        for _ in range(3):
+            pings = measure()
+            if pings.part(0.95) < 20.0:
+                return
+        self.fail(f"median {pings.part(0.5):.1f} ms, longest {pings.part(1.0):.1f} ms")
+
     def test_fifty_clients_while_one_creates_slowly(self) -> None:
         """While an agent hangs and a client waits for its kernel, the PINGs of 49 others are answered as ever."""
         others = self.clients(49)
@@ -51,12 +63,10 @@ class LoadTests(test_legacy_wire.WireTestCase):
         os.kill(agent, signal.SIGSTOP)
         self.addCleanup(os.kill, agent, signal.SIGCONT)
         self.manager.socket.send_json(SESSION)
-        pings = ping_together(others, 30)
+        self.quick(lambda: ping_together(others, 30))
         self.assertEqual(self.manager.socket.poll(0), 0, "the kernel was created all the same")
         os.kill(agent, signal.SIGCONT)
         self.assertIn(self.manager.socket.recv_json()["reply"], {200, 500})  # type: ignore[call-overload, index]
-        # Other programs of this machine may take the processor away for a moment, but not for one PING in twenty.
-        self.assertLess(pings.part(0.95), 20.0, f"median {pings.part(0.5):.1f} ms, longest {pings.part(1.0):.1f} ms")
 
     def test_garbage(self) -> None:
         """Each of 20,000 frames is answered, on either port, nothing grows, and the door works as before."""
@@ -91,10 +101,15 @@ class LoadTests(test_legacy_wire.WireTestCase):
             "code": "print('x' * 8_000_000)",
         }
         others = self.clients(5)
-        self.execution.socket.send_json(request)
-        pings = ping_together(others, 60, pause=0.002)
-        self.assertEqual(len(self.execution.socket.recv_json()["result"]["stdout"]), 8_000_001)  # type: ignore[call-overload, index]
-        self.assertLess(pings.part(0.95), 20.0, f"longest {pings.part(1.0):.1f} ms")
+
+        def ping_meanwhile() -> Pings:
+            self.execution.socket.send_json(request)
+            pings = ping_together(others, 60, pause=0.002)
+            reply = json.loads(self.execution.socket.recv())
+            self.assertEqual(len(reply["result"]["stdout"]), 8_000_001)
+            return pings
+
+        self.quick(ping_meanwhile)
 
 
 class KeypairTests(test_legacy_wire.WireTestCase):

@@ -66,9 +66,14 @@ class DoorTestCase(TestCase):
         self.keypairs = MemoryKeypairs(Keypair(OWNER, "s" * 40))
         self.operations = MemoryOperations()
         self.listeners: list[Callable[[str], None]] = []
+        self.access = self.make_access()
         self.door = self.open_door()
         self.sockets = Sockets(reactor)
         self.addCleanup(self.sockets.shutdown)
+
+    def make_access(self) -> Access:
+        """Say who pays."""
+        return Access(self.keypairs, OWNER)
 
     def open_door(self) -> LegacyDoor:
         """Start a door; it stops with the test."""
@@ -77,7 +82,7 @@ class DoorTestCase(TestCase):
             reactor,
             Place(self.interface, 0, 0, self.override),
             kernels=self.kernels,
-            access=Access(self.keypairs, OWNER),
+            access=self.access,
             operations=self.operations,
             changes=self.subscribe,
             curve=self.curve,

@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import deferLater
 
 from sorna.errors import (
     KernelCreationFailed,
@@ -15,7 +16,11 @@ from sorna.errors import (
     QuotaExceeded,
     Unavailable,
 )
+from sorna.legacy.access import Access
+from sorna.manager.keypairs import CachedKeypairs
 from sorna.manager.requests import Created, CreateRequest
+from sorna.model.run import RunReply, RunStatus
+from sorna.store.memory import MemoryKeypairs as StoredKeypairs
 from tests.legacy.door import OWNER, SESSION, DoorTestCase, reactor
 
 
@@ -141,6 +146,31 @@ class CreateTests(DoorTestCase):
         await client.ask(SESSION)
         await client.ask({"action": 3, "kernel_id": "nope"})
         self.assertEqual(self.keypairs.uses, [OWNER, OWNER])
+
+
+class WithdrawnTests(DoorTestCase):
+    """The keypair as a whole server has it: from memory, and from the store again before that is a second old."""
+
+    def make_access(self) -> Access:
+        self.store = StoredKeypairs([self.keypairs.all[OWNER]])
+        return Access(CachedKeypairs(reactor, self.store), OWNER)
+
+    async def test_within_a_second(self) -> None:
+        """A keypair that is deactivated closes the door within a second, and the run that goes on gives no result."""
+        gate: Deferred[RunReply] = Deferred()
+        self.kernels.on_execute = lambda _request: gate
+        client, execution = self.manager(), self.execution()
+        kernel_id = (await client.ask(SESSION))["kernel_id"]
+        execute = {"action": 1, "entry_id": "e", "kernel_id": kernel_id, "cell_id": "1", "code": "1"}
+        running = execution.ask(execute)
+        await client.ask({**SESSION, "user_id": "other"})
+        self.store._keypairs[OWNER] = evolve(self.store._keypairs[OWNER], is_active=False)
+        await deferLater(reactor, 1.0)
+        refused = {"reply": 500, "cause": "The access key of this service is not active."}
+        self.assertEqual(await client.ask(SESSION), refused)
+        self.assertEqual(await execution.ask(execute), refused)
+        gate.callback(RunReply("r", RunStatus.FINISHED))
+        self.assertEqual(await running, refused)
 
 
 class OverrideTests(DoorTestCase):
