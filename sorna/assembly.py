@@ -246,18 +246,7 @@ class _Server:
             return
         if await manager.keypairs.find(access_key) is None:
             raise Unavailable(f"--legacy-keypair: there is no keypair {access_key}")
-        if not is_loopback(config.ip) and not config.curve:
-            _log.warn("whoever reaches {ip} may use the ZeroMQ interface; --legacy-curve asks for keys", ip=config.ip)
-        door = LegacyDoor(
-            self.reactor,
-            self.reactor,
-            Place(config.ip, config.manager_port, config.execution_port, config.override),
-            kernels=manager.registry,
-            access=Access(manager.keypairs, access_key),
-            operations=manager.operations,
-            changes=partial(manager.announcements.subscribe, KERNEL_TOPIC),
-            curve=self._legacy_curve() if config.curve else None,
-        )
+        door = self._legacy_door(manager, access_key)
         try:
             self.parent.addService(door)
         except CannotListenError as error:
@@ -270,6 +259,21 @@ class _Server:
             return
         self.parent.addService(repeating(self.reactor, ACCESS_INTERVAL, door.check_access, "while checking a keypair"))
         self.parent.addService(repeating(self.reactor, SWEEP_INTERVAL, door.sweep, "while closing terminals"))
+
+    def _legacy_door(self, manager: _Manager, access_key: str) -> LegacyDoor:
+        config = self.config.legacy
+        if not is_loopback(config.ip) and not config.curve:
+            _log.warn("whoever reaches {ip} may use the ZeroMQ interface; --legacy-curve asks for keys", ip=config.ip)
+        return LegacyDoor(
+            self.reactor,
+            self.reactor,
+            Place(config.ip, config.manager_port, config.execution_port, config.override),
+            kernels=manager.registry,
+            access=Access(manager.keypairs, access_key),
+            operations=manager.operations,
+            changes=partial(manager.announcements.subscribe, KERNEL_TOPIC),
+            curve=self._legacy_curve() if config.curve else None,
+        )
 
     def _legacy_curve(self) -> Curve:
         folder = self.config.state_dir / "legacy"
