@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import random
+import re
 import signal
 import socket
 import time
@@ -36,7 +37,32 @@ def agent_of(server: int) -> int:
     raise AssertionError("the server has no agent")
 
 
-class LoadTests(test_legacy_wire.WireTestCase):
+class LegacyTestCase(test_legacy_wire.WireTestCase):
+    """A server, its ZeroMQ door, and the other door beside it."""
+
+    def rest(self, method: str, path: str, body: dict[str, Any]) -> str:
+        """Ask the other door, signed."""
+        host = self.server.endpoint.removeprefix("http://")
+        payload = json.dumps(body).encode()
+        headers = signed_headers(
+            Credentials(self.server.access_key, self.server.secret_key),
+            method=method,
+            target=path,
+            host=host,
+            content_type="application/json",
+            body=payload,
+            version="v2.20170315",
+            now=reactor.seconds(),
+        )
+        with contextlib.closing(http.client.HTTPConnection(host, timeout=20)) as connection:
+            connection.request(method, path, payload, headers)
+            answer = connection.getresponse()
+            text = answer.read().decode()
+        self.assertIn(answer.status, {200, 204}, text)
+        return text
+
+
+class LoadTests(LegacyTestCase):
     def clients(self, count: int) -> list[LegacyClient]:
         """Connect more clients."""
         clients = [LegacyClient(self.zmq, self.server.manager_port) for _ in range(count)]
@@ -112,7 +138,26 @@ class LoadTests(test_legacy_wire.WireTestCase):
         self.quick(ping_meanwhile)
 
 
-class KeypairTests(test_legacy_wire.WireTestCase):
+class WithdrawnTests(LegacyTestCase):
+    def test_keypair_that_an_administrator_deactivates(self) -> None:
+        """Within a second the door serves nothing but PING, and its terminals are gone."""
+        assert self.server.folder is not None
+        [access_key] = re.findall(r'access_key = "(\w+)"', (self.server.folder / "state" / "client.toml").read_text())
+        created = self.manager.ask(SESSION)
+        query = "mutation($k: String!) {modify_keypair(access_key: $k, props: {is_active: false}) {ok msg}}"
+        said = self.rest("POST", "/v3/admin/graphql", {"query": query, "variables": {"k": access_key}})
+        self.assertIn('"ok": true', said)
+        time.sleep(1.0)
+        refused = {"reply": 500, "cause": "The access key of this service is not active."}
+        self.assertEqual(self.manager.ask(SESSION), refused)
+        self.assertEqual(self.manager.ask({"action": 3, "kernel_id": created["kernel_id"]}), refused)
+        self.assertEqual(self.manager.ask({"action": 0, "body": 1}), {"reply": 0, "body": 1})
+        port = int(created["stdout_addr"].rpartition(":")[2])
+        with self.assertRaises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port)).close()
+
+
+class KeypairTests(LegacyTestCase):
     options = (f"--legacy-keypair={EXAMPLE_ACCESS_KEY}",)
 
     def test_the_other_door(self) -> None:
@@ -147,24 +192,3 @@ class KeypairTests(test_legacy_wire.WireTestCase):
             time.sleep(0.2)
         else:
             self.fail(f"no other kernel: {reply}")
-
-    def rest(self, method: str, path: str, body: dict[str, Any]) -> str:
-        """Ask the other door, signed."""
-        host = self.server.endpoint.removeprefix("http://")
-        payload = json.dumps(body).encode()
-        headers = signed_headers(
-            Credentials(self.server.access_key, self.server.secret_key),
-            method=method,
-            target=path,
-            host=host,
-            content_type="application/json",
-            body=payload,
-            version="v2.20170315",
-            now=reactor.seconds(),
-        )
-        with contextlib.closing(http.client.HTTPConnection(host, timeout=20)) as connection:
-            connection.request(method, path, payload, headers)
-            answer = connection.getresponse()
-            text = answer.read().decode()
-        self.assertIn(answer.status, {200, 204}, text)
-        return text
