@@ -354,6 +354,7 @@ class Kernel:
             "build": request.build,
             "exec": request.exec,
             "build_log": request.build_log,
+            "unattended": request.unattended,
         }
         self._send(frames.RUN, to_json(frame))
         if self.limits.execution_timeout > 0:
@@ -452,7 +453,7 @@ class Kernel:
         self._reason = reason
         self._channel.close()
         self._tail.append(verdict.sentence.encode())
-        self.runs.close(verdict.exit_code, verdict.sentence)
+        self.runs.close(verdict.exit_code, verdict.sentence, timed_out=verdict.timed_out)
         self._replies.fail_all(f"The kernel has ended ({reason}).")
         self._ready.fail(AgentFailed(f"The kernel ended before it was ready ({reason})."))
         self.terminal.end(f"The kernel has ended ({reason}).")

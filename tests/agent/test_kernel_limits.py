@@ -33,7 +33,7 @@ class LimitTests(KernelTestCase):
         self.assertEqual(init.sent(frames.KILL_RUN), [])
         self.advance(0.2)
         reply = self.run_to_kill(answer, init)
-        self.assertEqual((reply.status, reply.exit_code), (RunStatus.FINISHED, 124))
+        self.assertEqual((reply.status, reply.exit_code, reply.timed_out), (RunStatus.FINISHED, 124, True))
         self.assertEqual(text_of(reply), "so far")
         self.assertEqual(text_of(reply, "stderr"), "The run was ended: it took longer than its limit of 5 seconds.\n")
         self.advance(10)

@@ -99,11 +99,11 @@ class ReplHost:
         if self._links:
             self._links[0].send(repl_link.ENVIRON, repl_link.to_json(added))
 
-    def execute(self, code: str) -> None:
-        """Hand over a piece of code."""
+    def execute(self, code: str, unattended: bool = False) -> None:
+        """Hand over a piece of code; of an unattended one an uncaught exception is recorded and not printed."""
         payload = code.encode("utf-8", "replace")
         self.busy = True
-        self._links[0].send(repl_link.EXECUTE, payload)
+        self._links[0].send(repl_link.EXECUTE_UNATTENDED if unattended else repl_link.EXECUTE, payload)
         if self._links[0].closed and self.pid is not None:
             # The process lives but does not listen any more: user code replaced it.
             os.kill(self.pid, signal.SIGKILL)

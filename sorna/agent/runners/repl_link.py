@@ -17,6 +17,7 @@ from sorna.agent.runners.interrupts import Interrupts
 
 # control: init to REPL, and back
 EXECUTE = 1
+EXECUTE_UNATTENDED = 12
 COMPLETE = 2
 DONE = 3
 COMPLETED = 4
