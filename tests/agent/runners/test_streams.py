@@ -71,7 +71,7 @@ class OrderTests(KernelTestCase):
         kernel.begin("import time\nprint('...', end='')\ntime.sleep(3)")
         begun = time.monotonic()
         while not kernel.stream("stdout"):
-            kernel.receive()
+            self.assertTrue(kernel.receive())
         self.assertLess(time.monotonic() - begun, 1.0)
         kernel.interrupt()
         kernel.wait(frames.FINISHED)
@@ -86,8 +86,7 @@ class OrderTests(KernelTestCase):
             "p = subprocess.Popen(['sh', '-c', 'sleep .3; echo later'])"
         )
         self.assertEqual(kernel.stream("stdout"), "")
-        while "later" not in kernel.stream("stdout"):
-            self.assertTrue(kernel.receive(5))
+        kernel.hear("later")
         self.assertEqual(kernel.stream("stdout"), "late\nlater\n")
 
     def test_threads(self) -> None:
