@@ -6,6 +6,7 @@ Knows processes and the wire; may not know tiers or why kernels are wanted. Rest
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -97,7 +98,8 @@ class ZygoteProcess(ProcessProtocol):
 
     def launch(self) -> None:
         """Start the process; ``ready`` or ``ended`` tells how it went."""
-        self._home = tempfile.mkdtemp(prefix="sorna-zygote-")
+        # Its name only: who makes it must be who removes it when this process is killed.
+        self._home = f"{tempfile.gettempdir()}/sorna-zygote-{secrets.token_hex(8)}"
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
