@@ -104,6 +104,8 @@ class Interrupts:
         poll.register(self._woken, select.POLLIN)
         previous = signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         try:
+            if self._pending:  # it came before the line above
+                return False
             ready = {fd for fd, _events in poll.poll()}
         finally:
             signal.set_wakeup_fd(previous)
