@@ -17,10 +17,12 @@ from twisted.python.failure import Failure
 
 from sorna.agent.channel import Channel
 from sorna.agent.detection import Detection, detect
+from sorna.agent.factory import KernelFactory
 from sorna.agent.heartbeat import AgentIdentity, Heart
 from sorna.agent.interfaces import Sandbox, SandboxSettings
 from sorna.agent.kernels import Kernels
 from sorna.agent.link_server import LinkServer
+from sorna.agent.pool import Pool
 from sorna.agent.sandbox.tiers import NamespaceSandbox, UnconfinedSandbox
 from sorna.agent.service import AgentParts, AgentService
 from sorna.config import AgentConfig
@@ -56,7 +58,9 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
 
     def assemble(detection: Detection) -> AgentParts:
         sandbox = _sandbox(reactor, config, detection)
-        kernels = Kernels(reactor, sandbox, detection.runtimes, config.kernels.max_kernels, partial(Channel, reactor))
+        factory = KernelFactory(reactor, sandbox, detection.runtimes, partial(Channel, reactor))
+        pool = Pool(reactor, factory, config.kernels.pool)
+        kernels = Kernels(reactor, pool, detection.runtimes, config.kernels.max_kernels)
         link = LinkServer(
             reactor, kernels, keys, authorised, interface=config.ip, port=config.port, incarnation=incarnation
         )
@@ -64,7 +68,11 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
         endpoint = tcp_endpoint(config.ip, config.port)
         identity = AgentIdentity(config.agent_id, incarnation, endpoint, keys.public, sandbox.name)
         return AgentParts(
-            sandbox, kernels, link, Heart(reactor, RedisHeartbeatStore(redis), kernels, identity, HEARTBEAT_INTERVAL)
+            sandbox,
+            pool,
+            kernels,
+            link,
+            Heart(reactor, RedisHeartbeatStore(redis), kernels, identity, HEARTBEAT_INTERVAL),
         )
 
     def failed(error: Exception) -> None:

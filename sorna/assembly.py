@@ -223,6 +223,7 @@ class _Server:
             "redis-addr": given.address if given is not None else f"unix://{redis.path}",
             "isolation": self.config.kernels.isolation,
             "max-kernels": self.config.kernels.max_kernels,
+            "kernel-pool": self.config.kernels.pool,
             "kernel-python": self.config.kernels.python,
             "kernel-preload": ",".join(self.config.kernels.preload),
             "debug": self.config.debug,

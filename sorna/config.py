@@ -77,6 +77,9 @@ _KERNELS = (
     Setting("isolation", "auto", "auto or namespaces; none runs code unconfined, for development only"),
     Setting("max-kernels", "100", "kernels one agent holds at once"),
     Setting(
+        "kernel-pool", "32", "kernels an agent keeps ready by demand, at the most; 0 makes each when it is asked for"
+    ),
+    Setting(
         "kernel-python", sys.executable, "interpreter of the python3 runtime", shown="the interpreter of Sorna itself"
     ),
     Setting("kernel-preload", "numpy,pandas,matplotlib.pyplot", "modules imported before the first kernel of python3"),
@@ -140,6 +143,7 @@ class KernelsConfig:
 
     isolation: str
     max_kernels: int
+    pool: int
     python: str
     preload: Sequence[str]
 
@@ -397,6 +401,7 @@ class _Reader:
         return KernelsConfig(
             isolation=self.choice("isolation", ("auto", "namespaces", "none")),
             max_kernels=int(self.number("max-kernels", 1, 100_000, int)),
+            pool=int(self.number("kernel-pool", 0, 10_000, int)),
             python=python,
             preload=tuple(self.names("kernel-preload")),
         )

@@ -70,6 +70,13 @@ class ConfinedKernel(Protocol):
         """Read how often a limit was hit; cheap enough to call at each run's end."""
         ...
 
+    def adjust(self, limits: Limits) -> None:
+        """Enforce these limits from now on; they differ from those it was made with only as ``Sandbox.template`` allows.
+
+        :raises AgentFailed: they cannot be enforced; the kernel must not run anybody's code.
+        """
+        ...
+
     def kill(self) -> None:
         """Kill every process of the kernel; ``exited`` fires when they are gone. Harmless when they are."""
         ...
@@ -92,6 +99,10 @@ class Sandbox(Protocol):
 
         :raises AgentFailed: it could not be made; nothing of it is left.
         """
+        ...
+
+    def template(self, limits: Limits) -> Limits:
+        """Give the limits of a kernel that can be made now and be adjusted to ``limits`` later; one value for many wishes."""
         ...
 
     async def stop(self) -> None:

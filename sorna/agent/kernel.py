@@ -98,6 +98,7 @@ class Kernel:
         self._confined = confined
         self._on_ended = on_ended
         self.id = confined.kernel_id
+        self.pid = confined.pid
         self.limits = limits
         self.num_queries = 0
         self.runs = Runs(reactor, self)
@@ -137,7 +138,7 @@ class Kernel:
     # -- from the manager
 
     async def configure(self, language: Language, environ: Mapping[str, str]) -> None:
-        """Tell init what it is, and wait until code can run.
+        """Tell init what it is, and wait until code can run. Nobody's limits of time count yet.
 
         :raises AgentFailed: it cannot; the kernel is being killed.
         """
@@ -149,6 +150,22 @@ class Kernel:
             await self._ready.join()
         finally:
             cancel(timer)
+
+    def assign(self, name: str, limits: Limits, environ: Mapping[str, str], on_ended: OnEnded) -> None:
+        """Make it somebody's: from now on these limits hold and ``on_ended`` is told of its end.
+
+        :raises AgentFailed: the limits cannot be enforced; the kernel is being killed.
+        """
+        self.id = name
+        self._on_ended = on_ended
+        if limits != self.limits:
+            try:
+                self._confined.adjust(limits)
+            except AgentFailed:
+                self.end("limits-unenforceable")
+                raise
+            self.limits = limits
+        self._send(frames.ASSIGN, to_json({"environ": dict(environ)}))
         if self.limits.lifetime > 0:
             self._lifetime = self._reactor.callLater(self.limits.lifetime, self.end, "lifetime-exceeded")
         if self.limits.idle_timeout > 0:

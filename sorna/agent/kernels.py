@@ -1,7 +1,6 @@
 """Every kernel of this agent: the implementation of :class:`sorna.agent.interfaces.AgentOperations`.
 
-Knows the isolation tier only as a :class:`~sorna.agent.interfaces.Sandbox`, and of managers only that they ask and want
-news. Creating and destroying are idempotent per id; whoever gives up waiting leaves the work alone.
+Knows where kernels come from only as a :class:`~sorna.agent.pool.Pool`, and of managers only that they ask and want news. Creating and destroying are idempotent per id; whoever gives up waiting leaves the work alone.
 """
 
 from __future__ import annotations
@@ -12,15 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from sorna.agent.detection import DetectedRuntime
-from sorna.agent.interfaces import AgentNews, ConfinedKernel, Sandbox, SandboxSpec
-from sorna.agent.kernel import Kernel, OpenChannel
+from sorna.agent.interfaces import AgentNews
+from sorna.agent.kernel import Kernel
+from sorna.agent.pool import Pool
 from sorna.agent.runs import Runs
 from sorna.agent.sharing import Shared
 from sorna.errors import AgentFailed, InvalidRequest, KernelNotFound, NoAgentAvailable, RuntimeUnknown, SornaError
@@ -28,7 +28,6 @@ from sorna.model.kernel import KernelSpec, Usage, short_id
 from sorna.model.limits import MIB
 from sorna.model.run import RunReply, RunRequest
 
-SPAWN_DEADLINE = 8.0
 DESTROY_DEADLINE = 8.0
 ENDED_RETENTION = 300.0
 MAX_ENDED = 512
@@ -49,8 +48,8 @@ class _Ended:
 class Kernels:
     """The kernels of this agent.
 
+    :param pool: where kernels come from.
     :param runtimes: what this host offers, by canonical name.
-    :param open_channel: makes a channel of a kernel's socket; ``functools.partial(Channel, reactor)``.
     """
 
     _log = Logger()
@@ -58,14 +57,12 @@ class Kernels:
     def __init__(
         self,
         reactor: IReactorTime,
-        sandbox: Sandbox,
+        pool: Pool,
         runtimes: Mapping[str, DetectedRuntime],
         max_kernels: int,
-        open_channel: OpenChannel,
     ) -> None:
         self._reactor = reactor
-        self._sandbox = sandbox
-        self._open_channel = open_channel
+        self._pool = pool
         self.runtimes = runtimes
         self.max_kernels = max_kernels
         self._live: dict[uuid.UUID, Kernel] = {}
@@ -155,45 +152,29 @@ class Kernels:
             del self._creating[kernel_id]
             self._live[kernel_id] = kernel
             self._log.info(
-                "kernel {kernel_id} ({runtime}) is ready after {milliseconds:.1f} ms",
+                "kernel {kernel_id} ({runtime}, process {pid}) is ready after {milliseconds:.1f} ms",
                 kernel_id=short_id(kernel_id),
                 runtime=spec.runtime,
+                pid=kernel.pid,
                 milliseconds=(self._reactor.seconds() - began) * 1000,
             )
             shared.succeed(None)
         self._changed()
 
     async def _make(self, kernel_id: uuid.UUID, spec: KernelSpec) -> Kernel:
-        detected = self.runtimes[spec.runtime]
-        limits = detected.runtime.adapt(spec.limits)
-        order = SandboxSpec(kernel_id=short_id(kernel_id), stack=detected.runtime.stack, limits=limits)
-        spawned: Deferred[ConfinedKernel] = Deferred.fromCoroutine(self._sandbox.spawn(order))
-        spawned.addTimeout(SPAWN_DEADLINE, self._reactor)
-        try:
-            confined = await spawned
-        except (DeferredTimeout, CancelledError) as error:
-            raise AgentFailed(f"The kernel could not be confined within {SPAWN_DEADLINE:g} seconds.") from error
-        kernel = Kernel(
-            self._reactor,
-            confined,
-            limits,
-            self._open_channel,
-            lambda kernel, reason, usage: self._on_ended(kernel_id, kernel, reason, usage),
-        )
+        limits = self.runtimes[spec.runtime].runtime.adapt(spec.limits)
+        kernel = await self._pool.obtain(spec.runtime, limits)
         environ = {
-            **detected.environ,
             "SORNA_MEMORY_MIB": str(limits.memory // MIB),
             "SORNA_CORES": str(max(1, round(limits.cpu_cores))),
             **spec.environ,
         }
-        try:
-            await kernel.configure(detected.runtime.language, environ)
-        except SornaError:
-            try:
-                await kernel.when_ended().addTimeout(DESTROY_DEADLINE, self._reactor)
-            except DeferredTimeout:
-                self._log.error("what is left of kernel {kernel_id} does not end", kernel_id=kernel.id)
-            raise
+        kernel.assign(
+            short_id(kernel_id),
+            limits,
+            environ,
+            lambda kernel, reason, usage: self._on_ended(kernel_id, kernel, reason, usage),
+        )
         return kernel
 
     def _on_ended(self, kernel_id: uuid.UUID, kernel: Kernel, reason: str, usage: Usage) -> None:

@@ -20,12 +20,16 @@ from sorna.agent.detection import Detection
 from sorna.agent.heartbeat import Heart
 from sorna.agent.interfaces import Sandbox
 from sorna.agent.kernels import Kernels
+from sorna.agent.pool import Pool
 from sorna.agent.sharing import Shared
 from sorna.errors import IsolationUnavailable
 
 START_DEADLINE = 60.0
 DRAIN_DEADLINE = 20.0
 STEP_DEADLINE = 5.0
+# Ready before the first request: of this runtime, so many.
+FIRST_RUNTIME = "python3"
+KEPT_READY = 4
 
 
 @frozen
@@ -36,6 +40,7 @@ class AgentParts:
     """
 
     sandbox: Sandbox
+    pool: Pool
     kernels: Kernels
     link: IService
     heart: Heart
@@ -101,6 +106,8 @@ class AgentService(Service):
         parts = self._assemble(await self._detect())
         self._undo.append(("sandbox", STEP_DEADLINE, lambda: Deferred.fromCoroutine(parts.sandbox.stop())))
         await parts.sandbox.start()
+        parts.pool.start(FIRST_RUNTIME, KEPT_READY)
+        self._undo.append(("kernels kept ready", DRAIN_DEADLINE, lambda: Deferred.fromCoroutine(parts.pool.stop())))
         parts.link.startService()
         self._undo.append(("link", STEP_DEADLINE, lambda: maybeDeferred(parts.link.stopService)))
         # Ended before the link is, so that calls which wait on a run get their last answer.

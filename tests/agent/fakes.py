@@ -22,9 +22,11 @@ from zope.interface import implementer
 
 from sorna.agent.channel import Channel
 from sorna.agent.detection import DetectedRuntime
+from sorna.agent.factory import KernelFactory
 from sorna.agent.interfaces import KernelExit, LimitHits, SandboxSpec
 from sorna.agent.kernels import Kernels
 from sorna.agent.languages import RUNTIMES
+from sorna.agent.pool import Pool
 from sorna.agent.runners import frames
 from sorna.agent.runners.frames import FrameReader, pack_frame
 from sorna.errors import AgentFailed
@@ -89,8 +91,9 @@ class FakeKernel:
     :ivar obedient: whether ``kill`` ends it at once.
     """
 
-    def __init__(self, spec: SandboxSpec) -> None:
+    def __init__(self, spec: SandboxSpec, *, unadjustable: bool = False) -> None:
         self.spec = spec
+        self.unadjustable = unadjustable
         self.kernel_id = spec.kernel_id
         self.pid = 4242
         self.channel, self.peer = socket.socketpair()
@@ -103,6 +106,7 @@ class FakeKernel:
         self.obedient = True
         self.kills = 0
         self.gone = False
+        self.adjusted: list[Limits] = []
         self.hits = LimitHits(0, 0)
         self._reader = FrameReader()
 
@@ -111,6 +115,11 @@ class FakeKernel:
 
     def limit_hits(self) -> LimitHits:
         return self.hits
+
+    def adjust(self, limits: Limits) -> None:
+        if self.unadjustable:
+            raise AgentFailed("limits")
+        self.adjusted.append(limits)
 
     def kill(self) -> None:
         self.kills += 1
@@ -183,6 +192,7 @@ class FakeSandbox:
         self.slow: Deferred[None] | None = None
         self.broken: Exception | None = None
         self.answers_ready = True
+        self.unadjustable = False
         self.stopped = False
 
     async def start(self) -> None:
@@ -194,10 +204,13 @@ class FakeSandbox:
             await self.slow
         if self.broken is not None:
             raise self.broken
-        kernel = FakeKernel(spec)
+        kernel = FakeKernel(spec, unadjustable=self.unadjustable)
         kernel.answers_ready = self.answers_ready
         self.kernels.append(kernel)
         return kernel
+
+    def template(self, limits: Limits) -> Limits:
+        return evolve(limits, memory=Limits().memory, execution_timeout=Limits().execution_timeout)
 
     async def stop(self) -> None:
         self.stopped = True
@@ -244,6 +257,7 @@ class KernelTestCase(UnitTestCase):
     """A :class:`Kernels` on the fake tier."""
 
     max_kernels = 4
+    most_ready = 0
 
     def setUp(self) -> None:
         self.clock = SocketClock()
@@ -253,7 +267,9 @@ class KernelTestCase(UnitTestCase):
             name: DetectedRuntime(RUNTIMES[name], {"PATH": "/usr/bin", "SORNA_TOOL": "/usr/bin/tool"})
             for name in ("python3", "c", "java")
         }
-        self.kernels = Kernels(self.clock, self.sandbox, runtimes, self.max_kernels, partial(Channel, self.clock))
+        factory = KernelFactory(self.clock, self.sandbox, runtimes, partial(Channel, self.clock))
+        self.pool = Pool(self.clock, factory, self.most_ready)
+        self.kernels = Kernels(self.clock, self.pool, runtimes, self.max_kernels)
         self.kernels.report_to(self.news)
         self.kernel_id = uuid.UUID(int=1)
         self.addCleanup(self._tear_down)
@@ -263,6 +279,7 @@ class KernelTestCase(UnitTestCase):
             kernel.exit(-9)
         self.flow()
         self.successResultOf(Deferred.fromCoroutine(self.kernels.stop()))
+        self.successResultOf(Deferred.fromCoroutine(self.pool.stop()))
         self.assertEqual([call for call in self.clock.calls if call.active()], [], "timers are left")
 
     def flow(self) -> None:

@@ -315,14 +315,24 @@ class CreationTests(KernelTestCase):
         init = self.create("java")
         (configuration,) = init.sent(frames.CONFIGURE)
         self.assertEqual(configuration["runtime"]["name"], "java")
-        self.assertEqual(configuration["environ"]["SORNA_MEMORY_MIB"], "1024")
+        self.assertEqual(configuration["environ"]["SORNA_TOOL"], "/usr/bin/tool")
         self.assertGreater(configuration["credit"], 0)
-        self.assertEqual((init.spec.stack, init.spec.limits.memory), ("commands", 1024 * MIB))
-        self.assertEqual(init.kernel_id, short_id(self.kernel_id))
+        (assignment,) = init.sent(frames.ASSIGN)
+        self.assertEqual(assignment["environ"]["SORNA_MEMORY_MIB"], "1024")
+        self.assertEqual((init.spec.stack, [limits.memory for limits in init.adjusted]), ("commands", [1024 * MIB]))
+        self.assertEqual(self.kernels.live()[self.kernel_id].id, short_id(self.kernel_id))
 
     def test_asked_limits_stay(self) -> None:
         """What somebody asked for is not replaced by the runtime's default."""
-        self.assertEqual(self.create("java", memory=300 * MIB).spec.limits.memory, 300 * MIB)
+        self.assertEqual([limits.memory for limits in self.create("java", memory=300 * MIB).adjusted], [300 * MIB])
+
+    def test_limits_that_cannot_be_set(self) -> None:
+        """A kernel whose limits are refused runs nobody's code: it is killed, and its place is free."""
+        self.sandbox.unadjustable = True
+        made = self.start(self.kernels.create_kernel(self.kernel_id, spec(memory=64 * MIB)))
+        self.agent_failed(made)
+        self.assertEqual((self.sandbox.kernels[0].kills, self.kernels.occupied, self.news.ended), (1, 0, []))
+        self.assertEqual(self.sandbox.kernels[0].sent(frames.ASSIGN), [])
 
     def test_kernel_that_never_is_ready(self) -> None:
         """A kernel that does not answer in time is killed and its place is free."""

@@ -6,6 +6,7 @@ import uuid
 
 from twisted.internet.defer import CancelledError, Deferred
 
+from sorna.agent import factory
 from sorna.agent import kernels as module
 from sorna.errors import AgentFailed, InvalidRequest, KernelNotFound, NoAgentAvailable, RuntimeUnknown
 from sorna.model.run import RunStatus
@@ -78,7 +79,7 @@ class CreateTests(KernelTestCase):
         """A tier that does not answer is given up."""
         self.sandbox.slow = Deferred()
         made = self.make(5)
-        self.advance(module.SPAWN_DEADLINE)
+        self.advance(factory.SPAWN_DEADLINE)
         self.agent_failed(made)
         self.assertEqual(self.kernels.occupied, 0)
 

@@ -10,12 +10,15 @@ from twisted.internet.task import Clock
 
 from sorna.agent.channel import Channel
 from sorna.agent.detection import Detection
+from sorna.agent.factory import KernelFactory
 from sorna.agent.heartbeat import AgentIdentity, Heart
 from sorna.agent.interfaces import ConfinedKernel, SandboxSpec
 from sorna.agent.kernels import Kernels
+from sorna.agent.pool import Pool
 from sorna.agent.service import AgentParts, AgentService
 from sorna.errors import IsolationUnavailable
 from sorna.model.agent import Heartbeat
+from sorna.model.limits import Limits
 from sorna.testing.unit import UnitTestCase
 from tests.agent.fakes import SocketClock
 
@@ -43,6 +46,9 @@ class Parts:
 
     async def spawn(self, spec: SandboxSpec) -> ConfinedKernel:
         raise NotImplementedError
+
+    def template(self, limits: Limits) -> Limits:
+        return limits
 
     async def stop(self) -> None:
         await self._pass("sandbox stops")
@@ -83,10 +89,12 @@ class AgentServiceTests(UnitTestCase):
         self.addCleanup(lambda: self.assertEqual([call for call in self.clock.calls if call.active()], []))
 
     def assemble(self, detection: Detection) -> AgentParts:
-        kernels = Kernels(self.clock, self.parts, detection.runtimes, 4, partial(Channel, SocketClock()))
+        factory = KernelFactory(self.clock, self.parts, detection.runtimes, partial(Channel, SocketClock()))
+        pool = Pool(self.clock, factory, 4)
+        kernels = Kernels(self.clock, pool, detection.runtimes, 4)
         identity = AgentIdentity("i-1", "inc", "tcp://127.0.0.1:6011", "key", "fake")
         heart = Heart(self.clock, self.parts, kernels, identity)
-        return AgentParts(self.parts, kernels, Link(self.parts), heart)
+        return AgentParts(self.parts, pool, kernels, Link(self.parts), heart)
 
     def start(self) -> Deferred[None]:
         self.service.startService()

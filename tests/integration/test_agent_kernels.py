@@ -11,6 +11,7 @@ import secrets
 import sys
 import uuid
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 from attrs import evolve
@@ -20,8 +21,10 @@ from twisted.trial.unittest import SkipTest, TestCase
 
 from sorna.agent.channel import Channel
 from sorna.agent.detection import Detection, detect
+from sorna.agent.factory import KernelFactory
 from sorna.agent.interfaces import SandboxSettings
 from sorna.agent.kernels import Kernels
+from sorna.agent.pool import Pool
 from sorna.agent.sandbox.tiers import NamespaceSandbox
 from sorna.errors import AgentRefused, IsolationUnavailable, KernelNotFound
 from sorna.model.kernel import KernelSpec, Usage
@@ -54,8 +57,9 @@ def console(reply: RunReply, stream: str = "stdout") -> str:
     return "".join(text for kind, text in reply.console if kind == stream)
 
 
-class RealKernelTests(TestCase):
+class RealKernelCase(TestCase):
     timeout = 90
+    pooled = 0
     detection: ClassVar[Detection | None] = None
 
     async def setUp(self) -> None:  # type: ignore[override]  # trial waits for it
@@ -74,9 +78,12 @@ class RealKernelTests(TestCase):
             raise SkipTest(f"no isolation here: {error.detail}") from error
         self.addCleanup(lambda: Deferred.fromCoroutine(self.sandbox.stop()))
         self.news = News()
-        self.kernels = Kernels(reactor, self.sandbox, cls.detection.runtimes, 8, partial(Channel, reactor))
+        factory = KernelFactory(reactor, self.sandbox, cls.detection.runtimes, partial(Channel, reactor))
+        self.pool = Pool(reactor, factory, self.pooled)
+        self.kernels = Kernels(reactor, self.pool, cls.detection.runtimes, 8)
         self.kernels.report_to(self.news)
         self.addCleanup(lambda: Deferred.fromCoroutine(self.kernels.stop()))
+        self.addCleanup(lambda: Deferred.fromCoroutine(self.pool.stop()))
 
     async def create(self, runtime: str = "python3", **limits: Any) -> uuid.UUID:
         assert self.detection is not None
@@ -90,6 +97,72 @@ class RealKernelTests(TestCase):
     async def query(self, kernel_id: uuid.UUID, code: str, run_id: str | None = None) -> RunReply:
         return await self.kernels.execute(kernel_id, RunRequest(RunMode.QUERY, code, run_id, wait=None))
 
+
+class PooledKernelTests(RealKernelCase):
+    pooled = 3
+
+    async def ready(self, number: int) -> None:
+        """Wait until so many kernels are ready."""
+        while len(self.pool) != number:
+            await deferLater(the_reactor(), 0.01, lambda: None)
+
+    async def test_taken_kernel(self) -> None:
+        """A kernel that was ready has the request's variables in its running interpreter, in its commands, and its limits."""
+        self.pool.start("python3", 2)
+        await self.ready(2)
+        kernel_id = uuid.UUID(bytes=secrets.token_bytes(16))
+        limits = evolve(Limits(), memory=96 * MIB, cpu_cores=0.5)
+        spec = KernelSpec("AKIA", "t", "python3", "python3", limits, {"GREETING": "héllo", "TZ": "UTC-3"})
+        await self.kernels.create_kernel(kernel_id, spec)
+        self.assertEqual(len(self.pool), 1)
+        code = """
+import os, subprocess, time
+print(os.environ["GREETING"], os.environ["SORNA_MEMORY_MIB"], time.strftime("%z"), os.environ.get("HOME"))
+print(subprocess.run("echo $GREETING", shell=True, capture_output=True, text=True).stdout.strip())"""
+        self.assertEqual(console(await self.query(kernel_id, code)), "héllo 96 +0300 /home/work\nhéllo\n")
+        await self.kernels.restart_kernel(kernel_id)
+        reply = await self.query(kernel_id, "import os; print(os.environ['GREETING'])")
+        self.assertEqual(console(reply), "héllo\n")
+        reply = await self.query(kernel_id, "x = [bytearray(1 << 20) for _ in range(1000)]")
+        if reply.exit_code != 1:  # else a host without a control group for memory
+            self.assertIn("96 MiB", console(reply, "stderr"))
+        await self.ready(2)
+
+    async def test_limits_up_and_down(self) -> None:
+        """A kernel that was ready gets more memory or less than it was made with, and Linux is told."""
+        trees = [tree for tree in self.sandbox._trees if "memory" in tree.controllers]
+        if not trees:
+            raise SkipTest("this host has no control group for memory")
+        tree = trees[0]
+        file = "memory.limit_in_bytes" if tree.version == 1 else "memory.max"
+        self.pool.start("python3", 2)
+        for memory in (1024 * MIB, 64 * MIB):
+            await self.ready(2)
+            kernel_id = await self.create(memory=memory)
+            group = Path(tree.directory, self.kernels.live()[kernel_id]._confined.kernel_id)
+            self.assertEqual(int((group / file).read_text()), memory)
+
+    async def test_kernels_do_not_share_randomness(self) -> None:
+        """Kernels that were forked one after another before anybody asked draw different numbers."""
+        self.pool.start("python3", 3)
+        await self.ready(3)
+        code = "import random, numpy, uuid; print(random.random(), numpy.random.rand(), uuid.uuid4())"
+        replies = [await self.query(await self.create(), code) for _ in range(3)]
+        self.assertEqual([console(reply, "stderr") for reply in replies], [""] * 3)
+        for column in zip(*(console(reply).split() for reply in replies), strict=True):
+            self.assertEqual(len(set(column)), 3, column)
+
+    async def test_nothing_is_left(self) -> None:
+        """After the stop no process of a kernel that was ready is there."""
+        self.pool.start("python3", 3)
+        await self.ready(3)
+        pids = [kernel.pid for shelf in self.pool._shelves.values() for kernel in shelf.ready]
+        self.assertEqual(len(pids), 3)
+        await self.pool.stop()
+        self.assertEqual([pid for pid in pids if os.path.exists(f"/proc/{pid}")], [])  # noqa: PTH110
+
+
+class RealKernelTests(RealKernelCase):
     async def test_python_session(self) -> None:
         """State stays between runs, the last expression is echoed, errors have a traceback and a record."""
         kernel_id = await self.create()

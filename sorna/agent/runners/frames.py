@@ -17,6 +17,8 @@ UPLOAD         JSON header ``{"request", "path", "append": bool}``, a NUL byte, 
 RESTART        ``{"request"}``: kill everything but init, fresh state, same files; answered by REPLY
 KILL_RUN       ``{"run", "message"}``: end this run at once: kill its processes, print the message to stderr, answer
                FINISHED with ``"reset": true``
+ASSIGN         ``{"environ": {name: value}}``: whose kernel this is has been decided; the variables are added to those of
+               CONFIGURE before anything of the user's runs
 CREDIT         4 bytes, big-endian: so many more payload bytes of STDOUT, STDERR and EMIT may be sent
 =============  ==========================================================================================
 
@@ -54,6 +56,7 @@ UPLOAD = 6
 RESTART = 7
 KILL_RUN = 8
 CREDIT = 9
+ASSIGN = 10
 
 READY = 65
 STDOUT = 66

@@ -26,6 +26,7 @@ from sorna.agent.runners.output_files import Fingerprints, changed, fingerprints
 from sorna.agent.runners.poller import Link, Poller
 from sorna.agent.runners.processes import Processes
 from sorna.agent.runners.pump import Pump
+from sorna.agent.runners.repl import our_modules
 from sorna.agent.runners.repl_host import ReplHost
 from sorna.agent.runners.repl_link import to_json
 from sorna.agent.runners.upload import UploadRefused, write_upload
@@ -63,11 +64,13 @@ class Init:
         self._language: Language | None = None
         self._environ: dict[str, str] = {}
         self._run: _Run | None = None
+        self._ready = False
         self._over = False
         self._link = Link(self._poller, channel, self._frame, self._channel_closed, self._pump.resume)
         self._pump.attach(self._link)
         self._takers = {
             frames.CONFIGURE: self._configure,
+            frames.ASSIGN: self._assign,
             frames.RUN: self._start_run,
             frames.INPUT: self._input,
             frames.INTERRUPT: self._interrupt,
@@ -111,8 +114,13 @@ class Init:
         configured = {str(name): str(value) for name, value in message["environ"].items()}
         self._environ = {**base_environ(self._work, self._language.repl), **configured}
         self._pump.add_credit(int(message["credit"]))
-        self._start_repl()
-        self._send(frames.READY, {"pid": os.getpid()})
+        if not self._language.repl or not self._start_repl():
+            self.repl_warm()
+
+    def _assign(self, message: dict[str, Any]) -> None:
+        added = {str(name): str(value) for name, value in message["environ"].items()}
+        self._environ.update(added)
+        self._repl.add_environ(added)
 
     def _start_repl(self) -> bool:
         """Start a REPL where the language has one and none is there; False when that is not possible."""
@@ -251,6 +259,12 @@ class Init:
 
     # What the REPL and the commands tell
 
+    def repl_warm(self) -> None:
+        """See ``ReplOwner``; only the first REPL is waited for."""
+        if not self._ready:
+            self._ready = True
+            self._send(frames.READY, {"pid": os.getpid()})
+
     def repl_done(self, exit_code: int, exceptions: list[Any]) -> None:
         """See ``ReplOwner``."""
         if self._run is not None:
@@ -359,6 +373,11 @@ class Init:
 
 def _outcome(identity: str, exit_code: int) -> dict[str, Any]:
     return {"run": identity, "exit_code": exit_code, "exceptions": [], "files": [], "reset": False}
+
+
+def prepare() -> None:
+    """Do once, in the zygote, what every kernel would do alike."""
+    our_modules()
 
 
 def main(channel_fd: int) -> NoReturn:

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from sorna.agent.runners.linux import PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE, PR_SET_PDEATHSIG, prctl
 
-_UNTOUCHABLE = frozenset({signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD})
+# Every signal whose action is ours to set, as plain numbers: two processes of each kernel go through all of them.
+_SIGNALS = tuple(sorted(int(one) for one in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}))
 # How often to look again for processes that were born while their parents were being stopped.
 _ROUNDS = 60
 # Longest time that dying processes may hold up the loop; who is stuck in a device is reaped later.
@@ -44,7 +45,7 @@ class Processes:
         self._woken.setblocking(False)
         waker.setblocking(False)
         self._waker = waker
-        for number in signal.valid_signals() - _UNTOUCHABLE:
+        for number in _SIGNALS:
             # Nobody but the agent ends this process: what user code sends is ignored.
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
@@ -171,7 +172,7 @@ class Processes:
         status = 126
         try:
             signal.set_wakeup_fd(-1)
-            for number in signal.valid_signals() - _UNTOUCHABLE:
+            for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.setsid()

@@ -11,11 +11,13 @@ import ast
 import atexit
 import builtins
 import contextlib
+import functools
 import gc
 import json
 import os
 import socket
 import sys
+import time
 import types
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -29,7 +31,9 @@ from sorna.agent.runners.repl_link import (
     COMPLETE,
     COMPLETED,
     DONE,
+    ENVIRON,
     EXECUTE,
+    WARM,
     Order,
     Typing,
     Wire,
@@ -38,6 +42,12 @@ from sorna.agent.runners.repl_link import (
 from sorna.agent.runners.streams import Outlet
 
 _FUTURES = [getattr(__future__, name).compiler_flag for name in __future__.all_feature_names]
+
+
+@functools.cache
+def our_modules() -> Sequence[str]:
+    """List the modules of ours that are loaded. Found once, in the zygote: every name that is looked at is a page copied."""
+    return [name for name in sys.modules if name.partition(".")[0] == "sorna"]
 
 
 class Repl:
@@ -70,18 +80,25 @@ class Repl:
         """Run what init sends, until it is gone."""
         self._prepare()
         control = self._wires[0]
+        # Memory that was shared with the parent is copied when it is first touched: better now than with the first code.
+        self._run("None")
+        self._count = 0
+        control.send(WARM, b"")
         while True:
             kind, payload = control.receive()
             if kind == EXECUTE:
                 control.send(DONE, to_json(self._run(payload.decode("utf-8", "replace"))))
             elif kind == COMPLETE:
                 control.send(COMPLETED, to_json(self._complete(json.loads(payload))))
+            elif kind == ENVIRON:
+                os.environ.update(json.loads(payload))
+                time.tzset()
 
     def _prepare(self) -> None:
         """Make this process look like a fresh interpreter."""
         atexit._clear()  # noqa: SLF001 - what init's own process registered is not for this one
-        for name in [name for name in sys.modules if name.partition(".")[0] == "sorna"]:
-            del sys.modules[name]
+        # Kept, because taking modules apart touches memory that is shared with the parent, and copies it.
+        self._hidden = [sys.modules.pop(name, None) for name in our_modules()]
         self._module.__dict__.update(__builtins__=builtins, __annotations__={})
         sys.modules["__main__"] = self._module
         sys.argv = [""]

@@ -26,6 +26,10 @@ _COMPLETION = 1.0
 class ReplOwner(Protocol):
     """What the host tells; implemented by ``init.py``."""
 
+    def repl_warm(self) -> None:
+        """Take note that the first piece of code will be answered as fast as any."""
+        ...
+
     def repl_done(self, exit_code: int, exceptions: list[Any]) -> None:
         """Take note that the current run came to its end; its output is still to be drained."""
         ...
@@ -95,6 +99,11 @@ class ReplHost:
             Link(self._poller, ours, taker, lambda: None) for (ours, _theirs), taker in zip(pairs, takers, strict=True)
         ]
 
+    def add_environ(self, added: Mapping[str, str]) -> None:
+        """Give more variables to a REPL that runs already."""
+        if self._links:
+            self._links[0].send(repl_link.ENVIRON, repl_link.to_json(added))
+
     def execute(self, code: str) -> None:
         """Hand over a piece of code."""
         payload = code.encode("utf-8", "replace")
@@ -158,6 +167,9 @@ class ReplHost:
             self.interrupt()
 
     def _control(self, kind: int, payload: bytes) -> None:
+        if kind == repl_link.WARM:
+            self._owner.repl_warm()
+            return
         try:
             message = json.loads(payload)
             if kind == repl_link.DONE and self.busy:

@@ -27,7 +27,11 @@ SETTLED = 7
 # whose asker was interrupted is withdrawn: an answer that was on its way is not one to the next question.
 ASK = 8
 LINE = 9
-WITHDRAW = 10
+WITHDRAW = 12
+# control: init to REPL, before the first piece of code
+ENVIRON = 10
+# control: REPL to init, when everything that a first piece of code needs has been used once
+WARM = 11
 
 # A figure or page larger than this is not sent.
 MAX_MEDIA = 8 * 1024 * 1024

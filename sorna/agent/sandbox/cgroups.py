@@ -27,6 +27,7 @@ _ROOM = "sorna"
 _LEAF = "sorna-agent"
 _CPU_PERIOD = 100_000  # microseconds
 _RIVALS = 4  # how often others may remove what is made at the same time: the two zygotes of a killed agent, and agents
+_PIECE = 64 * 1024
 
 
 class Hierarchy(NamedTuple):
@@ -103,8 +104,15 @@ def _own_directory(top: str, root: str, place: str) -> str:
 
 
 def _read(path: str) -> str:
-    with open(path, encoding="ascii") as file:
-        return file.read()
+    # Read at every run's end: a file object would take three times as long.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        pieces = [os.read(descriptor, _PIECE)]
+        while pieces[-1]:
+            pieces.append(os.read(descriptor, _PIECE))
+    finally:
+        os.close(descriptor)
+    return b"".join(pieces).decode("ascii")
 
 
 def _write(path: str, value: str) -> None:
@@ -302,6 +310,29 @@ def _make_group(tree: Hierarchy, group: str) -> None:
     os.mkdir(group)
 
 
+def adjust(trees: Iterable[Hierarchy], name: str, ceilings: Ceilings) -> None:
+    """Change what a kernel's groups enforce.
+
+    Version 1 never lets memory alone exceed memory with swap, so which of the two may be written first depends on the
+    direction: what is refused is tried once more after the rest.
+
+    :raises OSError: a limit that this host can enforce could not be set.
+    """
+    for tree in trees:
+        again = []
+        for file, value, optional in _settings(tree, ceilings):
+            try:
+                _write(f"{tree.directory}/{name}/{file}", value)
+            except OSError:
+                again.append((file, value, optional))
+        for file, value, optional in again:
+            try:
+                _write(f"{tree.directory}/{name}/{file}", value)
+            except OSError:
+                if not optional:
+                    raise
+
+
 def _number(path: str) -> int:
     try:
         return int(_read(path))
@@ -342,6 +373,19 @@ def read(trees: Iterable[Hierarchy], name: str) -> Counters:
         else:
             counters = _read_unified(tree.controllers, group, counters)
     return counters
+
+
+def read_hits(trees: Iterable[Hierarchy], name: str) -> tuple[int, int]:
+    """Read only how often memory ran out and a process was refused; -1 where no controller counts it."""
+    out_of_memory = refused = -1
+    for tree in trees:
+        group = f"{tree.directory}/{name}"
+        if "memory" in tree.controllers:
+            file = "memory.oom_control" if tree.version == 1 else "memory.events"
+            out_of_memory = _entry(f"{group}/{file}", "oom_kill")
+        if "pids" in tree.controllers:
+            refused = _entry(f"{group}/pids.events", "max")
+    return out_of_memory, refused
 
 
 def _read_legacy(controllers: Sequence[str], group: str, counters: Counters) -> Counters:

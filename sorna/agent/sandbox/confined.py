@@ -20,6 +20,7 @@ from sorna.agent.interfaces import KernelExit, LimitHits
 from sorna.agent.sandbox import cgroups, wire
 from sorna.errors import AgentFailed
 from sorna.model.kernel import Usage
+from sorna.model.limits import Limits
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
@@ -118,8 +119,7 @@ class ConfinedProcess:
         """Read how often a limit was hit."""
         if self._ended:
             return LimitHits(-1, -1)
-        counters = cgroups.read(self._trees, self.kernel_id)
-        return LimitHits(counters.out_of_memory, counters.processes_refused)
+        return LimitHits(*cgroups.read_hits(self._trees, self.kernel_id))
 
     def _as_usage(self, counters: cgroups.Counters, cpu_ms: float) -> Usage:
         scratch = -1
@@ -139,6 +139,17 @@ class ConfinedProcess:
             io_max_scratch_size=self._scratch_most,
             io_cur_scratch_size=scratch,
         )
+
+    def adjust(self, limits: Limits) -> None:
+        """Enforce other memory and processor limits; what no control group counts here is no part of what may differ.
+
+        :raises AgentFailed: Linux refuses.
+        """
+        ceilings = cgroups.Ceilings(limits.memory, limits.cpu_cores, limits.processes)
+        try:
+            cgroups.adjust(self._trees, self.kernel_id, ceilings)
+        except OSError as error:
+            raise AgentFailed("The kernel's limits could not be set.", f"{type(error).__name__}: {error}") from error
 
     def kill(self) -> None:
         """Kill every process of the kernel. Harmless when they are gone."""

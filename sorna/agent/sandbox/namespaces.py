@@ -193,6 +193,30 @@ def raise_loopback() -> None:
         fcntl.ioctl(probe, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | _IFF_UP))
 
 
+_HUGE = 2 * 1024 * 1024
+_MADV_COLLAPSE = 25
+_madvise = _libc.madvise
+_madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+def collapse_memory() -> int:
+    """Let this process's own memory lie in huge pages where that is possible (Linux 6.1 and newer); gives how many.
+
+    A fork copies one entry of the page tables for each page, and the end of the child takes it back. The pages that a child
+    writes to are split again, for it alone.
+    """
+    done = 0
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as mappings:
+        lines = [line.split() for line in mappings]
+    for fields in lines:
+        first, last = (int(address, 16) for address in fields[0].split("-"))
+        if not fields[1].startswith("rw") or fields[5:] not in ([], ["[heap]"]):
+            continue
+        for address in range(-(-first // _HUGE) * _HUGE, last - _HUGE + 1, _HUGE):
+            done += _madvise(address, _HUGE, _MADV_COLLAPSE) == 0
+    return done
+
+
 _CAPABILITY_VERSION_3 = 0x20080522
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred, DeferredList, gatherResults
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -129,6 +130,20 @@ class ZygoteTier:
             ended: KernelExit = await kernel.exited
             if ended.status != 0:
                 raise IsolationUnavailable(explain(kernel.failure, read_facts())) from error
+
+    def template(self, limits: Limits) -> Limits:
+        """Leave out what is not the tier's to enforce, and what control groups let be changed afterwards."""
+        plain = Limits()
+        counted = {controller for tree in self._trees for controller in tree.controllers}
+        return evolve(
+            limits,
+            memory=plain.memory if "memory" in counted else limits.memory,
+            cpu_cores=plain.cpu_cores if "cpu" in counted else limits.cpu_cores,
+            execution_timeout=plain.execution_timeout,
+            idle_timeout=plain.idle_timeout,
+            lifetime=plain.lifetime,
+            output_size=plain.output_size,
+        )
 
     async def spawn(self, spec: SandboxSpec) -> ConfinedKernel:
         """Confine one kernel; its runner has been called when this returns.

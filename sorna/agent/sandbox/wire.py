@@ -49,7 +49,8 @@ class Configuration(NamedTuple):
     """What one zygote is.
 
     :ivar tier: ``namespaces`` or ``none``.
-    :ivar entry: ``module:function``, called in each kernel with its channel's descriptor.
+    :ivar entry: ``module:function``, called in each kernel with its channel's descriptor; a function ``prepare`` of the same
+        module is called once in the zygote.
     :ivar trees: rows of :class:`Hierarchy`.
     :ivar identities: whether each request brings a user id, because the agent is a root that has ids to give.
     """

@@ -139,8 +139,10 @@ class Zygote:
             notes += self._plan_nothing(configuration, entry)
         if configuration.identities:
             ns.drop_bounding_set()
+        getattr(sys.modules[entry.__module__], "prepare", lambda: None)()
         gc.collect()
         gc.freeze()
+        ns.collapse_memory()
         return notes
 
     def _plan(self, configuration: wire.Configuration, entry: Callable[[int], object]) -> list[str]:
