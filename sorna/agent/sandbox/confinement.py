@@ -40,7 +40,8 @@ _ESCAPED = 71
 class Surroundings(NamedTuple):
     """What all kernels of a zygote share.
 
-    :ivar user_namespace: whether the agent is an ordinary user, who needs one to have any other namespace.
+    :ivar ordinary: user and group id of an agent that is an ordinary user, who needs a user namespace to have any other,
+        in which nobody knows these ids any more; None for root.
     :ivar zygote: a pidfd of the zygote.
     """
 
@@ -49,14 +50,14 @@ class Surroundings(NamedTuple):
     trees: Sequence[cgroups.Hierarchy]
     plan: rootfs.Plan
     program: bytes
-    user_namespace: bool
+    ordinary: tuple[int, int] | None
     entry: Callable[[int], object]
 
     @property
     def flags(self) -> int:
         """The namespaces to clone into; the control group's follows when the kernel is in its group."""
         flags = ns.CLONE_NEWNS | ns.CLONE_NEWPID | ns.CLONE_NEWUTS | ns.CLONE_NEWIPC | ns.CLONE_NEWNET
-        return flags | ns.CLONE_NEWUSER if self.user_namespace else flags
+        return flags | ns.CLONE_NEWUSER if self.ordinary else flags
 
 
 class Steps:
@@ -165,9 +166,9 @@ def _confine(request: wire.Request, around: Surroundings, step: Steps) -> int:
     """Go through every step up to the filter; gives the descriptor of the scratch space."""
     credentials.forget_signals()
     uid = request.uid
-    if around.user_namespace:
+    if around.ordinary:
         step("map user")
-        credentials.map_own_identity(os.geteuid(), os.getegid())
+        credentials.map_own_identity(*around.ordinary)
         uid = credentials.INSIDE_ID
     step("control group")
     _enter_groups(request, around)
@@ -190,7 +191,7 @@ def _confine(request: wire.Request, around: Surroundings, step: Steps) -> int:
         memory=None if memory_counted else request.memory,
     )
     step("credentials")
-    if around.user_namespace:
+    if around.ordinary:
         ns.drop_bounding_set()
     else:
         credentials.become(uid)

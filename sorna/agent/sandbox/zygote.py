@@ -153,8 +153,9 @@ class Zygote:
             raise Refused(f"kernels may not see {error}: it holds more than tools") from error
         except OSError as error:
             raise Refused(f"no filter of system calls: {error.strerror}") from error
+        ordinary = None if configuration.identities else (os.geteuid(), os.getegid())
         self._namespaces = confinement.Surroundings(
-            self._control, self._own, self._trees, plan, program, not configuration.identities, entry
+            self._control, self._own, self._trees, plan, program, ordinary, entry
         )
         return [f"{path} does not exist and kernels will not see it" for path in plan.missing]
 
