@@ -34,7 +34,7 @@ from sorna.lifecycle import Draining, Operations, OrderedServices, Readiness, fa
 from sorna.live.address import RedisAddress, parse_redis_address
 from sorna.live.channels import RedisAnnouncements
 from sorna.live.connection import RedisConnection
-from sorna.live.instances import RedisAgentDirectory
+from sorna.live.instances import RedisAgentDirectory, RedisHeartbeatStore
 from sorna.live.kernels import RedisLiveKernels
 from sorna.live.rate_counters import RedisRateCounters
 from sorna.manager.creation import Creation
@@ -105,10 +105,13 @@ class _Server:
         manager_keys = load_or_make(self.config.state_dir / "manager")
         agent_keys = load_or_make(self.config.state_dir / "agent") if self.config.local_agent else None
         await self._enrol(store.tables.agents, manager_keys, agent_keys)
-        directory, site = self._serve(store.tables, redis, manager_keys)
+        directory, heartbeats, site = self._serve(store.tables, redis, manager_keys)
         if agent_keys is not None:
-            self._start_local_agent(redis, local_agent_id(agent_keys))
-            await self._first_agent(directory, local_agent_id(agent_keys))
+            agent_id = local_agent_id(agent_keys)
+            # What the agent of a killed predecessor has left behind is no sign of life of the one that starts now.
+            await heartbeats.leave(agent_id)
+            self._start_local_agent(redis, agent_id)
+            await self._first_agent(directory, agent_id)
         self.readiness.arrived("server")
         self.front_door.open(site)
         _show(banner(self.config, first))
@@ -169,7 +172,9 @@ class _Server:
             authorised.mkdir(mode=0o700, exist_ok=True)
             (authorised / "local-manager.public").write_text(f"{manager.public}\n", encoding="ascii")
 
-    def _serve(self, store: Tables, redis: RedisAddress, keys: CurveKeypair) -> tuple[AgentDirectory, Site]:
+    def _serve(
+        self, store: Tables, redis: RedisAddress, keys: CurveKeypair
+    ) -> tuple[AgentDirectory, RedisHeartbeatStore, Site]:
         """Build the manager and the gateway on the databases."""
         reactor, parent = self.reactor, self.parent
         kernels_db, instances_db, rates_db = (RedisConnection(reactor, redis, db) for db in (1, 2, 4))
@@ -211,7 +216,7 @@ class _Server:
             operations=operations,
             readiness=self.readiness,
         )
-        return directory, site
+        return directory, RedisHeartbeatStore(instances_db), site
 
     def _start_local_agent(self, redis: RedisAddress, agent_id: str) -> None:
         """Run the agent of this host as a child."""
