@@ -51,6 +51,8 @@ from sorna.store.service import Tables, open_store
 REAPER_INTERVAL = 0.5
 KEYPAIR_USE_INTERVAL = 1.0
 AGENT_DEADLINE = 60.0
+# A predecessor's agent, killed a moment ago, may still hold the port at the first attempts.
+AGENT_ATTEMPTS = 4
 
 _log = Logger()
 
@@ -110,8 +112,7 @@ class _Server:
             agent_id = local_agent_id(agent_keys)
             # What the agent of a killed predecessor has left behind is no sign of life of the one that starts now.
             await heartbeats.leave(agent_id)
-            self._start_local_agent(redis, agent_id)
-            await self._first_agent(directory, agent_id)
+            await self._first_agent(directory, agent_id, self._start_local_agent(redis, agent_id))
         self.readiness.arrived("server")
         self.front_door.open(site)
         _show(banner(self.config, first))
@@ -218,7 +219,7 @@ class _Server:
         )
         return directory, RedisHeartbeatStore(instances_db), site
 
-    def _start_local_agent(self, redis: RedisAddress, agent_id: str) -> None:
+    def _start_local_agent(self, redis: RedisAddress, agent_id: str) -> LocalAgent:
         """Run the agent of this host as a child."""
         given = self.config.redis
         options: dict[str, str | int | bool] = {
@@ -236,13 +237,17 @@ class _Server:
         if redis.password is not None:
             options["redis-password"] = redis.password
         refused = lambda why: fail_process(self.reactor, f"the local agent cannot start: {why}")  # noqa: E731
-        self.parent.addService(LocalAgent(self.reactor, self.reactor, self.config.state_dir, options, refused))
+        agent = LocalAgent(self.reactor, self.reactor, self.config.state_dir, options, refused)
+        self.parent.addService(agent)
+        return agent
 
-    async def _first_agent(self, directory: AgentDirectory, agent_id: str) -> None:
+    async def _first_agent(self, directory: AgentDirectory, agent_id: str, agent: LocalAgent) -> None:
         """Wait for the local agent's first heartbeat: without it nothing could be created."""
         self.readiness.expect("agent", "no heartbeat yet")
         deadline = self.reactor.seconds() + AGENT_DEADLINE
         while await directory.find(agent_id) is None:
+            if agent.early_ends >= AGENT_ATTEMPTS:
+                raise Unavailable(f"the local agent does not start: {agent.last_words}")
             if self.reactor.seconds() > deadline:
                 raise Unavailable("the local agent sends no heartbeat")
             await deferLater(self.reactor, 0.02)
