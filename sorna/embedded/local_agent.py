@@ -24,7 +24,17 @@ from twisted.python.failure import Failure
 EX_CONFIG = 78
 FIRST_DELAY, LONGEST_DELAY = 0.5, 10.0
 STOP_TIMEOUT = 15.0
-_PASSED_ON = ("PATH", "LANG", "LC_ALL", "HOME", "PYTHONPATH", "TMPDIR", "JAVA_HOME", "COVERAGE_PROCESS_START")
+_PASSED_ON = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "HOME",
+    "PYTHONPATH",
+    "LD_LIBRARY_PATH",
+    "TMPDIR",
+    "JAVA_HOME",
+    "COVERAGE_PROCESS_START",
+)
 
 
 def write_options(path: Path, options: Mapping[str, str | int | bool]) -> None:

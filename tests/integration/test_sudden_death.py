@@ -145,8 +145,9 @@ class SuddenDeathTests(UnitTestCase):
         process.communicate()
 
     def runs_code(self) -> bool:
-        """Tell whether code runs."""
-        return self.sorna("run", "-q", "--rm", "python3", "-c", "print(6*7)").communicate(timeout=60)[0] == "42\n"
+        """Tell whether code runs, and an interpreter that it starts."""
+        code = "import subprocess, sys; r = subprocess.run([sys.executable, '-c', 'print(6*7)'])"
+        return self.sorna("run", "-q", "--rm", "python3", "-c", code).communicate(timeout=60)[0] == "42\n"
 
     def begin_printing(self) -> None:
         """Leave a run behind that prints for ever."""

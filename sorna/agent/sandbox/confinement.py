@@ -100,7 +100,10 @@ def apply_environ(request: wire.Request, home: str) -> None:
     path = "/usr/local/bin:/usr/bin:/bin:/usr/local/games:/usr/games"
     if interpreter not in path.split(":"):
         path = f"{interpreter}:{path}"
+    libraries = os.environ.get("LD_LIBRARY_PATH")
     os.environ.clear()
+    if libraries is not None:
+        os.environ["LD_LIBRARY_PATH"] = libraries
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, threads))
     os.environ.update(
         {"HOME": home, "USER": "work", "LOGNAME": "work", "SHELL": "/bin/bash", "PATH": path, "LANG": "C.UTF-8"}

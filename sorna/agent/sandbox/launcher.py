@@ -37,7 +37,7 @@ _MAX_LOG_LINE = 500
 
 
 def _environ(home: str) -> dict[str, str]:
-    """Give a zygote's environment: nothing of the agent's, which may hold secrets that a fork would inherit."""
+    """Give a zygote's environment: almost nothing of the agent's, which may hold secrets that a fork would inherit."""
     environ = dict.fromkeys(THREAD_VARIABLES, "1")
     environ.update(
         HOME=home,
@@ -46,6 +46,9 @@ def _environ(home: str) -> dict[str, str]:
         MPLBACKEND="Agg",
         TMPDIR=tempfile.gettempdir(),
     )
+    # An interpreter with a shared library in an unusual place starts no zygote without it, and no script in a kernel.
+    if (libraries := os.environ.get("LD_LIBRARY_PATH")) is not None:
+        environ["LD_LIBRARY_PATH"] = libraries
     return environ
 
 
