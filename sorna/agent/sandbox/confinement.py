@@ -71,13 +71,14 @@ class Steps:
         self.current = name
 
 
-_SECOND_LINE = 16  # so that the group's own limit, which counts its refusals, is the one that is met
-
-
 def second_line(request: wire.Request, trees: Sequence[cgroups.Hierarchy]) -> int:
-    """Give the limit per user behind the control group's limit of processes, or in its place."""
+    """Give the limit per user behind the control group's limit of processes, or in its place.
+
+    The group's limit, which counts its refusals, shall be the one that is met. Linux counts a fork against the user's
+    limit when it begins and against the group's when it is nearly done, and every process may be in the middle of one.
+    """
     counted = any("pids" in tree.controllers for tree in trees)
-    return request.processes + _SECOND_LINE if counted else request.processes
+    return 2 * request.processes if counted else request.processes
 
 
 def ceilings(request: wire.Request) -> cgroups.Ceilings:
