@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -64,8 +63,8 @@ class OperatorCase(UnitTestCase):
         return server
 
     def end(self, server: subprocess.Popen[bytes]) -> None:
-        """End a server as Ctrl-C does."""
-        server.send_signal(signal.SIGINT)
+        """End a server as a service manager does."""
+        server.terminate()
         try:
             server.wait(20)
         finally:
