@@ -14,6 +14,7 @@ from sorna.model.agent import Heartbeat
 from sorna.model.kernel import KernelSpec, Usage
 from sorna.model.limits import Limits
 from sorna.model.run import RunReply, RunRequest
+from sorna.model.terminal import Terminal, TerminalViewer
 
 
 @frozen
@@ -172,6 +173,10 @@ class AgentOperations(Protocol):
 
     async def logs(self, kernel_id: uuid.UUID) -> str:
         """Give the kernel's recent console output as text."""
+        ...
+
+    async def open_terminal(self, kernel_id: uuid.UUID, viewer: TerminalViewer, rows: int, columns: int) -> Terminal:
+        """Look at a kernel's terminal. :raises Unavailable: too many do."""
         ...
 
 

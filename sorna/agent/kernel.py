@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from sorna.agent import verdicts
-from sorna.agent.channel import FrameReceiver, WriteBufferFull
+from sorna.agent.channel import FrameReceiver, FrameSender, WriteBufferFull
 from sorna.agent.deadlines import Budget, IdleWatch, cancel
 from sorna.agent.interfaces import ConfinedKernel, KernelExit, LimitHits
 from sorna.agent.output_log import KIB, CreditWindow, Tail
@@ -34,6 +34,7 @@ from sorna.agent.runners.frames import FrameError
 from sorna.agent.runners.language import Language
 from sorna.agent.runs import WINDOW, Runs
 from sorna.agent.sharing import Shared
+from sorna.agent.terminal import SharedTerminal
 from sorna.agent.verdicts import Verdict
 from sorna.errors import AgentFailed, AgentRefused, AgentTimeout
 from sorna.model.kernel import Usage
@@ -51,22 +52,6 @@ MAX_PATH = 4096
 # Even a name of which every character is escaped fits beside it into one frame.
 MAX_UPLOAD = frames.MAX_PAYLOAD - 64 * KIB
 MAX_PENDING_UPLOADS = 64 * 1024 * KIB
-
-
-class FrameSender(Protocol):
-    """The channel as the kernel uses it; :class:`sorna.agent.channel.Channel` is the real one."""
-
-    def send(self, kind: int, *parts: bytes) -> None:
-        """Send one frame. :raises WriteBufferFull: the peer does not read."""
-        ...
-
-    def drain(self) -> None:
-        """Read what is still there."""
-        ...
-
-    def close(self) -> None:
-        """Close at once."""
-        ...
 
 
 OpenChannel = Callable[[socket.socket, FrameReceiver], FrameSender]
@@ -105,6 +90,7 @@ class Kernel:
         self._tail = Tail()
         self._credit = CreditWindow(WINDOW)
         self._replies = Replies(reactor)
+        self.terminal = SharedTerminal(reactor, self._send_about_terminal, self._touch)
         self._uploads = DeferredLock()
         self._uploading = 0
         self._ready: Shared[None] = Shared()
@@ -131,6 +117,8 @@ class Kernel:
             frames.FINISHED: self._on_finished,
             frames.REPLY: lambda payload: self._replies.received(read_object(payload)),
             frames.RESTARTED: self._on_restarted,
+            frames.TERMINAL_OUTPUT: self.terminal.output_received,
+            frames.TERMINAL_CLOSED: self.terminal.closed_received,
         }
         self._channel = open_channel(confined.channel, self)
         confined.exited.addCallbacks(self._on_exit, self._on_exit_unknown)
@@ -448,6 +436,9 @@ class Kernel:
         if due:
             self._send(frames.CREDIT, due.to_bytes(4, "big"))
 
+    def _send_about_terminal(self, kind: int, content: Mapping[str, Any] | bytes) -> None:
+        self._send(kind, content if isinstance(content, bytes) else to_json(content))
+
     def _send(self, kind: int, *parts: bytes) -> None:
         try:
             self._channel.send(kind, *parts)
@@ -495,5 +486,6 @@ class Kernel:
         self.runs.close(verdict.exit_code, verdict.sentence)
         self._replies.fail_all(f"The kernel has ended ({reason}).")
         self._ready.fail(AgentFailed(f"The kernel ended before it was ready ({reason})."))
+        self.terminal.end(f"The kernel has ended ({reason}).")
         self._on_ended(self, reason, end.usage)
         self._ended.succeed(end.usage)

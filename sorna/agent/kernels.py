@@ -27,6 +27,7 @@ from sorna.errors import AgentFailed, InvalidRequest, KernelNotFound, NoAgentAva
 from sorna.model.kernel import KernelSpec, Usage, short_id
 from sorna.model.limits import MIB
 from sorna.model.run import RunReply, RunRequest
+from sorna.model.terminal import Terminal, TerminalViewer
 
 DESTROY_DEADLINE = 8.0
 ENDED_RETENTION = 300.0
@@ -297,6 +298,10 @@ class Kernels:
     async def logs(self, kernel_id: uuid.UUID) -> str:
         """Give the kernel's recent console output as text."""
         return self._kernel(kernel_id).logs()
+
+    async def open_terminal(self, kernel_id: uuid.UUID, viewer: TerminalViewer, rows: int, columns: int) -> Terminal:
+        """Look at the kernel's terminal. :raises Unavailable: too many do."""
+        return self._kernel(kernel_id).terminal.open(viewer, rows, columns)
 
     def _kernel(self, kernel_id: uuid.UUID) -> Kernel:
         kernel = self._live.get(kernel_id)

@@ -32,6 +32,7 @@ from sorna.manager.interfaces import KernelEnded, KernelOrder, OnKernelEnded, Up
 from sorna.model.agent import AgentAddress
 from sorna.model.kernel import Usage
 from sorna.model.run import RunReply, RunRequest
+from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer, within_bounds
 
 if TYPE_CHECKING:
     # Only its shape: the manager's side loads nothing of the agent.
@@ -113,6 +114,23 @@ class MemoryAgentLink:
         """Give the kernel's recent output."""
         text: str = await self._call(agent, {}, lambda there: there.logs(kernel_id))
         return text
+
+    async def open_terminal(
+        self,
+        agent: AgentAddress,
+        kernel_id: uuid.UUID,
+        viewer: TerminalViewer,
+        rows: int = ROWS,
+        columns: int = COLUMNS,
+    ) -> Terminal:
+        """Look at a kernel's terminal."""
+        opened: list[Terminal] = []
+
+        async def look(there: AgentOperations) -> None:
+            opened.append(await there.open_terminal(kernel_id, viewer, *within_bounds(rows, columns)))
+
+        await self._call(agent, {}, look)
+        return opened[0]
 
     async def _call(
         self,

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from attrs import field, frozen
 
-from sorna.errors import InvalidRequest, RateLimitExceeded, SornaError
+from sorna.errors import InvalidRequest, KernelNotFound, RateLimitExceeded, SornaError
 from sorna.gateway.problems import CONTENT_TYPE as PROBLEM_TYPE
 from sorna.gateway.problems import MethodNotAllowed, error_body, problem_of
+from sorna.model.kernel import parse_kernel_id, valid_session_token
 from sorna.model.keypair import Keypair
+
+if TYPE_CHECKING:
+    from sorna.gateway.websockets import Session
 
 JSON_TYPE = b"application/json; charset=utf-8"
 _EMPTY_TYPE = b"application/octet-stream"
@@ -66,20 +70,23 @@ class Call:
             raise RuntimeError("a public route has no access key")
         return self.keypair.access_key
 
+    @property
+    def kernel_reference(self) -> str:
+        """The kernel id or session token of the path.
+
+        :raises KernelNotFound: it can name no kernel, and may hold what Redis keys and PostgreSQL texts may not.
+        """
+        reference = self.values["reference"]
+        if parse_kernel_id(reference) is None and not valid_session_token(reference):
+            raise KernelNotFound
+        return reference
+
     def json_object(self) -> dict[str, Any]:
         """Read the body as a JSON object, whatever the method and the content type.
 
         :raises InvalidRequest: it is none.
         """
-        if _too_many_values(self.body):
-            raise InvalidRequest(f"Malformed body: more than {MAX_VALUES} values")
-        try:
-            content = _decode(self.body.decode("utf-8-sig"))
-        except (ValueError, RecursionError):
-            raise InvalidRequest("Malformed body") from None
-        if not isinstance(content, dict):
-            raise InvalidRequest("Malformed body: not a JSON object")
-        return content
+        return read_json_object(self.body)
 
 
 @frozen
@@ -87,12 +94,30 @@ class Reply:
     """What a client gets, but for the headers that every answer has.
 
     :ivar body: the whole body; a 204 has none.
+    :ivar session: what a route for WebSockets answers, instead of everything else.
     """
 
     status: int
     body: bytes = b""
     content_type: bytes = _EMPTY_TYPE
     headers: Mapping[bytes, bytes] = field(factory=dict)
+    session: Session | None = None
+
+
+def read_json_object(body: bytes) -> dict[str, Any]:
+    """Read a JSON object within bounds.
+
+    :raises InvalidRequest: it is none.
+    """
+    if _too_many_values(body):
+        raise InvalidRequest(f"Malformed body: more than {MAX_VALUES} values")
+    try:
+        content = _decode(body.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        raise InvalidRequest("Malformed body") from None
+    if not isinstance(content, dict):
+        raise InvalidRequest("Malformed body: not a JSON object")
+    return content
 
 
 def _too_many_values(body: bytes) -> bool:

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -143,7 +143,7 @@ class Gate:
 
 def _complete(reply: Reply, request_id: str, state: RateState) -> Reply:
     headers = {b"X-Request-Id": request_id.encode("ascii"), **rate_headers(state), **reply.headers}
-    return Reply(reply.status, reply.body, reply.content_type, headers)
+    return evolve(reply, headers=headers)
 
 
 class _Refused(Exception):

@@ -12,6 +12,7 @@ from sorna.manager.requests import Created, CreateRequest, KernelInfo
 from sorna.model.kernel import Usage
 from sorna.model.keypair import Keypair
 from sorna.model.run import RunReply, RunRequest
+from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 
 T = TypeVar("T")
 
@@ -70,6 +71,12 @@ class Kernels(Protocol):
 
     async def logs(self, access_key: str, reference: str) -> str:
         """Give the kernel's recent console output."""
+        ...
+
+    async def open_terminal(
+        self, access_key: str, reference: str, viewer: TerminalViewer, rows: int = ROWS, columns: int = COLUMNS
+    ) -> Terminal:
+        """Look at a kernel's terminal. :raises KernelExecutionFailed:."""
         ...
 
 

@@ -10,7 +10,6 @@ from typing import ClassVar
 
 from attrs import asdict, frozen
 
-from sorna.errors import KernelNotFound
 from sorna.gateway import execution
 from sorna.gateway.call import Call, Reply, json_reply, no_content
 from sorna.gateway.creation import read_create
@@ -19,7 +18,7 @@ from sorna.gateway.parameters import Parameters
 from sorna.gateway.router import Router
 from sorna.gateway.upload import read_files
 from sorna.manager.requests import KernelInfo
-from sorna.model.kernel import parse_kernel_id, short_id, valid_session_token
+from sorna.model.kernel import short_id
 from sorna.model.limits import KIB
 from sorna.model.run import new_run_id
 
@@ -54,24 +53,24 @@ class KernelRoutes:
     @router.route("GET", _KERNEL, needs_ready=True)
     async def describe(self, call: Call) -> Reply:
         """Describe a kernel in the units of section 2.3."""
-        return json_reply(_description(await self.kernels.info(call.access_key, _reference(call))))
+        return json_reply(_description(await self.kernels.info(call.access_key, call.kernel_reference)))
 
     @router.route("PATCH", _KERNEL, needs_ready=True)
     async def restart(self, call: Call) -> Reply:
         """Restart a kernel: its files stay."""
-        await self.operations.detach(self.kernels.restart(call.access_key, _reference(call)))
+        await self.operations.detach(self.kernels.restart(call.access_key, call.kernel_reference))
         return no_content()
 
     @router.route("DELETE", _KERNEL, needs_ready=True)
     async def destroy(self, call: Call) -> Reply:
         """Destroy a kernel; clients of the first version want 204, later ones may read what it used."""
-        usage = await self.operations.detach(self.kernels.destroy(call.access_key, _reference(call)))
+        usage = await self.operations.detach(self.kernels.destroy(call.access_key, call.kernel_reference))
         return no_content() if call.version == 1 else json_reply({"stats": asdict(usage)})
 
     @router.route("POST", _KERNEL, needs_ready=True)
     async def execute(self, call: Call) -> Reply:
         """Run code; not detached, so that a client that hangs up leaves its output for the next poll."""
-        reference, body = _reference(call), Parameters(call.json_object())
+        reference, body = call.kernel_reference, Parameters(call.json_object())
         if call.version == 1:
             reply = await self.kernels.execute(call.access_key, reference, execution.read_first_run(body))
             return json_reply({"result": execution.first_result(reply)})
@@ -86,13 +85,13 @@ class KernelRoutes:
     @router.route("POST", _KERNEL + "/interrupt", needs_ready=True)
     async def interrupt(self, call: Call) -> Reply:
         """Interrupt what runs now."""
-        await self.operations.detach(self.kernels.interrupt(call.access_key, _reference(call)))
+        await self.operations.detach(self.kernels.interrupt(call.access_key, call.kernel_reference))
         return no_content()
 
     @router.route("POST", _KERNEL + "/complete", needs_ready=True)
     async def complete(self, call: Call) -> Reply:
         """Complete code at a position."""
-        reference = _reference(call)
+        reference = call.kernel_reference
         code, options = execution.read_completion(Parameters(call.json_object()))
         completions = await self.kernels.complete(call.access_key, reference, code, options)
         return json_reply({"result": {"status": "finished", "completions": list(completions)}})
@@ -100,7 +99,7 @@ class KernelRoutes:
     @router.route("POST", _KERNEL + "/upload", needs_ready=True)
     async def upload(self, call: Call) -> Reply:
         """Write files into the working directory."""
-        reference = _reference(call)
+        reference = call.kernel_reference
         files = read_files(call.content_type, call.body)
         await self.operations.detach(self.kernels.upload(call.access_key, reference, files))
         return no_content()
@@ -108,15 +107,7 @@ class KernelRoutes:
     @router.route("GET", _KERNEL + "/logs", needs_ready=True)
     async def logs(self, call: Call) -> Reply:
         """Give the kernel's recent console output."""
-        return json_reply({"result": {"logs": await self.kernels.logs(call.access_key, _reference(call))}})
-
-
-def _reference(call: Call) -> str:
-    reference = call.values["reference"]
-    # What can name no kernel is not looked up: it may hold what Redis keys and PostgreSQL texts may not.
-    if parse_kernel_id(reference) is None and not valid_session_token(reference):
-        raise KernelNotFound
-    return reference
+        return json_reply({"result": {"logs": await self.kernels.logs(call.access_key, call.kernel_reference)}})
 
 
 def _description(info: KernelInfo) -> dict[str, object]:

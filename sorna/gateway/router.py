@@ -24,7 +24,7 @@ from klein import Klein
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
-from twisted.web.resource import Resource
+from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from werkzeug import exceptions
 
@@ -32,6 +32,7 @@ from sorna.errors import SornaError
 from sorna.gateway.call import Access, Call, Reply
 from sorna.gateway.gate import Answer, Gate, Incoming
 from sorna.gateway.problems import BadRequest, MethodNotAllowed, UnknownPath
+from sorna.gateway.websockets import Session, WebSockets
 
 A = TypeVar("A")
 Handler = Callable[[A, Call], Coroutine[Any, Any, Reply]]
@@ -53,6 +54,7 @@ class Route:
     :ivar path: below the version prefix, without a trailing slash; variable parts in angle brackets.
     :ivar versioned: whether the path is found below ``/v1`` and so on, or at the root.
     :ivar needs_ready: whether it answers 503 until the process is ready.
+    :ivar websocket: whether it is opened by a WebSocket's handshake, and answers with a session.
     """
 
     method: str
@@ -60,6 +62,7 @@ class Route:
     access: Access = Access.KEYPAIR
     versioned: bool = True
     needs_ready: bool = False
+    websocket: bool = False
 
 
 @frozen
@@ -84,11 +87,12 @@ class Router(Generic[A]):
         access: Access = Access.KEYPAIR,
         versioned: bool = True,
         needs_ready: bool = False,
+        websocket: bool = False,
     ) -> Callable[[Handler[A]], Handler[A]]:
         """Declare that a method of the area's class answers a route; several may be stacked on one method."""
 
         def declare(handler: Handler[A]) -> Handler[A]:
-            self._declared.append((Route(method, path, access, versioned, needs_ready), handler))
+            self._declared.append((Route(method, path, access, versioned, needs_ready, websocket), handler))
             return handler
 
         return declare
@@ -107,9 +111,10 @@ class Application(Resource):
 
     isLeaf = True
 
-    def __init__(self, gate: Gate, routes: Iterable[BoundRoute]) -> None:
+    def __init__(self, gate: Gate, websockets: WebSockets, routes: Iterable[BoundRoute]) -> None:
         super().__init__()
         self._gate = gate
+        self._websockets = websockets
         self._bound = tuple(routes)
         self._klein = Klein()
         self._klein.url_map.strict_slashes = False
@@ -148,13 +153,13 @@ class Application(Resource):
     def _add(self, bound: BoundRoute) -> None:
         route = bound.route
 
-        def endpoint(request: IRequest, _version: str = "", **values: str) -> Deferred[bytes]:
+        def endpoint(request: IRequest, _version: str = "", **values: str) -> Deferred[bytes | IResource]:
             return Deferred.fromCoroutine(self._answer(request, bound, _version, values))
 
         path = (_PREFIX if route.versioned else "") + route.path
         self._klein.route(path, methods=[route.method], endpoint=f"{route.method} {path}")(endpoint)
 
-    async def _answer(self, request: Any, bound: BoundRoute, version: str, values: dict[str, str]) -> bytes:
+    async def _answer(self, request: Any, bound: BoundRoute, version: str, values: dict[str, str]) -> bytes | IResource:
         # The request is Any because IRequest lacks half of what every request has.
         incoming = Incoming(
             method=request.method.decode("ascii"),
@@ -166,8 +171,18 @@ class Application(Resource):
             gone=lambda: getattr(request, "channel", None) is None,
         )
         route = bound.route
-        reply = await self._gate.pass_through(incoming, bound.answer, route.access, needs_ready=route.needs_ready)
-        return write_head(request, reply)
+        answer = self._opening(incoming, bound.answer) if route.websocket else bound.answer
+        reply = await self._gate.pass_through(incoming, answer, route.access, needs_ready=route.needs_ready)
+        return write_head(request, reply) if reply.session is None else _Upgrading(self._websockets, reply.session)
+
+    def _opening(self, incoming: Incoming, answer: Answer) -> Answer:
+        """Let a route for WebSockets be asked only by what can become one, once the gate knows who asks."""
+
+        async def open_session(call: Call) -> Reply:
+            self._websockets.check(incoming.headers, incoming.body)
+            return await answer(call)
+
+        return open_session
 
     def _unmatched(self, request: Any, failure: Failure) -> bytes:
         error = failure.value
@@ -181,6 +196,22 @@ class Application(Resource):
     def _finish(request: Request, reply: Reply) -> None:
         request.write(write_head(request, reply))
         request.finish()
+
+
+class _Upgrading(Resource):
+    """What Klein is given for a request that becomes a WebSocket, so that it leaves the request alone."""
+
+    isLeaf = True
+
+    def __init__(self, websockets: WebSockets, session: Session) -> None:
+        super().__init__()
+        self._websockets = websockets
+        self._session = session
+
+    def render(self, request: Request) -> int:
+        """Switch the request's connection."""
+        self._websockets.upgrade(request, self._session)
+        return NOT_DONE_YET
 
 
 def write_head(request: Request, reply: Reply) -> bytes:

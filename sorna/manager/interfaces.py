@@ -16,6 +16,7 @@ from sorna.model.agent import Agent, AgentAddress
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage
 from sorna.model.keypair import Keypair
 from sorna.model.run import RunReply, RunRequest
+from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 
 
 class KeypairStore(Protocol):
@@ -237,6 +238,17 @@ class AgentLink(Protocol):
 
     async def logs(self, agent: AgentAddress, kernel_id: uuid.UUID) -> str:
         """Give the kernel's recent console output as text."""
+        ...
+
+    async def open_terminal(
+        self,
+        agent: AgentAddress,
+        kernel_id: uuid.UUID,
+        viewer: TerminalViewer,
+        rows: int = ROWS,
+        columns: int = COLUMNS,
+    ) -> Terminal:
+        """Look at a kernel's terminal; see ``sorna/model/terminal.py``. A lost connection ends it, with a reason."""
         ...
 
 

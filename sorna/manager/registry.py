@@ -36,6 +36,7 @@ from sorna.manager.interfaces import (
 from sorna.manager.requests import Created, CreateRequest, KernelInfo
 from sorna.model.kernel import Kernel, KernelStatus, Usage, parse_kernel_id, short_id
 from sorna.model.run import RunReply, RunRequest
+from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 
 
 @frozen
@@ -152,6 +153,18 @@ class Registry:
         place = await self._place(access_key, reference)
         try:
             return await self.link.logs(place.agent, place.kernel_id)
+        except KernelNotFound:
+            raise await self._vanished(place) from None
+        except AgentError as error:
+            raise KernelExecutionFailed from error
+
+    async def open_terminal(
+        self, access_key: str, reference: str, viewer: TerminalViewer, rows: int = ROWS, columns: int = COLUMNS
+    ) -> Terminal:
+        """Look at a kernel's terminal; see ``sorna/model/terminal.py``."""
+        place = await self._place(access_key, reference)
+        try:
+            return await self.link.open_terminal(place.agent, place.kernel_id, viewer, rows, columns)
         except KernelNotFound:
             raise await self._vanished(place) from None
         except AgentError as error:

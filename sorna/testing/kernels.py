@@ -17,6 +17,8 @@ from sorna.model.kernel import KernelStatus, Usage, new_kernel_id, parse_kernel_
 from sorna.model.limits import Limits
 from sorna.model.run import RunMode, RunReply, RunRequest, RunStatus, new_run_id
 from sorna.model.runtime import resolve_runtime
+from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
+from sorna.testing.terminals import MemoryTerminal
 
 
 @define
@@ -28,6 +30,7 @@ class MemoryKernel:
     runtime: str
     created_at: float
     used_at: float
+    terminal: MemoryTerminal
     num_queries: int = 0
     starts: int = 1
     interrupts: int = 0
@@ -62,7 +65,8 @@ class MemoryKernels:
             if len(owned) >= self._concurrency_limit:
                 raise QuotaExceeded
             now = self._clock.seconds()
-            kernel = MemoryKernel(new_kernel_id(), request, runtime, created_at=now, used_at=now)
+            terminal = MemoryTerminal(self._clock)
+            kernel = MemoryKernel(new_kernel_id(), request, runtime, created_at=now, used_at=now, terminal=terminal)
             self.live[kernel.id] = kernel
         elif kernel.runtime != runtime:
             raise KernelAlreadyExists
@@ -94,7 +98,9 @@ class MemoryKernels:
 
     async def destroy(self, access_key: str, reference: str) -> Usage:
         """Forget a kernel."""
-        del self.live[self._use("destroy", access_key, reference).id]
+        kernel = self._use("destroy", access_key, reference)
+        del self.live[kernel.id]
+        kernel.terminal.end("user-requested")
         return Usage(cpu_used=12.5, mem_max_bytes=1024)
 
     async def execute(self, access_key: str, reference: str, request: RunRequest) -> RunReply:
@@ -124,6 +130,12 @@ class MemoryKernels:
     async def logs(self, access_key: str, reference: str) -> str:
         """Give the code of all runs."""
         return "".join(run.code for run in self._use("logs", access_key, reference).runs)
+
+    async def open_terminal(
+        self, access_key: str, reference: str, viewer: TerminalViewer, rows: int = ROWS, columns: int = COLUMNS
+    ) -> Terminal:
+        """Look at a terminal that prints what is typed."""
+        return self._use("open_terminal", access_key, reference).terminal.open(viewer, rows, columns)
 
     def _use(self, method: str, access_key: str, reference: str) -> MemoryKernel:
         kernel = self._find(access_key, reference)

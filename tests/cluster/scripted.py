@@ -12,6 +12,8 @@ from sorna.errors import KernelNotFound
 from sorna.model.kernel import KernelSpec, Usage
 from sorna.model.limits import Limits
 from sorna.model.run import RunMode, RunReply, RunRequest, RunStatus
+from sorna.model.terminal import Terminal, TerminalViewer
+from sorna.testing.terminals import MemoryTerminal
 
 KERNEL = uuid.UUID(int=7)
 OTHER = uuid.UUID(int=8)
@@ -37,6 +39,7 @@ class ScriptedOperations:
         self.calls: list[tuple[Any, ...]] = []
         self.cancelled: list[str] = []
         self.kernels = {KERNEL}
+        self.terminal = MemoryTerminal()
         self.script: dict[str, Callable[[], Any]] = {}
 
     async def _do(self, method: str, kernel_id: uuid.UUID, *rest: Any) -> None:
@@ -86,3 +89,7 @@ class ScriptedOperations:
     async def logs(self, kernel_id: uuid.UUID) -> str:
         await self._do("logs", kernel_id)
         return "printed\n"
+
+    async def open_terminal(self, kernel_id: uuid.UUID, viewer: TerminalViewer, rows: int, columns: int) -> Terminal:
+        await self._do("open_terminal", kernel_id, rows, columns)
+        return self.terminal.open(viewer, rows, columns)

@@ -12,6 +12,7 @@ from sorna.manager.interfaces import UploadFile
 from sorna.manager.requests import Created, CreateRequest
 from sorna.model.kernel import KernelStatus, short_id
 from sorna.model.run import RunMode, RunRequest, RunStatus
+from sorna.testing.terminals import MemoryViewer
 
 OWNER = "AKIAIOSFODNN7EXAMPLE"
 STRANGER = "AKIANABBDUSEREXAMPLE"
@@ -42,6 +43,7 @@ class KernelsContract(TestCase):
             kernels.complete(owner, reference, "", {}),
             kernels.upload(owner, reference, [UploadFile("x", b"")]),
             kernels.logs(owner, reference),
+            kernels.open_terminal(owner, reference, MemoryViewer()),
         ):
             with self.assertRaises(error):
                 await attempt
@@ -109,6 +111,16 @@ class KernelsContract(TestCase):
         for path in ("", "/etc/passwd", "../x", "a/../../x", "a\0b"):
             with self.assertRaises(InvalidRequest):
                 await self.kernels.upload(OWNER, TOKEN, [UploadFile("fine", b""), UploadFile(path, b"")])
+
+    async def test_terminal(self) -> None:
+        """Looking at a terminal counts as a query, and its viewers learn of the kernel's end."""
+        await self.create()
+        viewer, closed = MemoryViewer(), MemoryViewer()
+        await self.kernels.open_terminal(OWNER, TOKEN, viewer)
+        (await self.kernels.open_terminal(OWNER, TOKEN, closed, rows=50, columns=132)).close()
+        self.assertEqual((await self.kernels.info(OWNER, TOKEN)).num_queries, 3)
+        await self.kernels.destroy(OWNER, TOKEN)
+        self.assertEqual((len(viewer.ends), closed.ends), (1, []))
 
     async def test_destroy(self) -> None:
         """A destroyed kernel is gone at once, and its token and its place in the quota are free."""

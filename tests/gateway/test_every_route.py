@@ -25,6 +25,14 @@ RIGHT_BODIES: Mapping[tuple[str, str], Any] = {
     ("POST", "/kernel/<reference>/upload"): FORM,
 }
 
+#: What a client that wants a WebSocket sends besides.
+HANDSHAKE = {
+    b"Connection": b"Upgrade",
+    b"Upgrade": b"Websocket",
+    b"Sec-WebSocket-Version": b"13",
+    b"Sec-WebSocket-Key": b"dGhlIHNhbXBsZSBub25jZQ==",
+}
+
 #: For each route, the fields whose type it checks, outermost last.
 TYPED_FIELDS: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("POST", "/kernel/create"): {
@@ -56,6 +64,8 @@ class EveryRouteTests(GatewayTestCase):
         """Call a route with a body that it accepts."""
         right = RIGHT_BODIES.get((route.method, route.path))
         target = target.replace("<reference>", reference)
+        if route.websocket:
+            signing["changes"] = {**HANDSHAKE, **signing.get("changes", {})}
         if right == FORM:
             content_type, body = form(("x", b"1"))
             return self.request(route.method, target, body=body, content_type=content_type, **signing)
@@ -69,8 +79,10 @@ class EveryRouteTests(GatewayTestCase):
         self.assertEqual(posts - set(RIGHT_BODIES), {("POST", "/kernel/<reference>/interrupt")})
 
     def test_right_calls(self) -> None:
-        """Every route answers a right call, with and without a slash at the end."""
+        """Every route answers a right call, with and without a slash at the end; WebSockets need a real connection."""
         for route, target in self.routes():
+            if route.websocket:
+                continue
             for slash in ("", "/"):
                 self.create()
                 answer = self.call(route, target + slash)
@@ -161,12 +173,30 @@ class EveryRouteTests(GatewayTestCase):
                 self.assert_problem(answer, 404, "kernel-not-found")
         self.assertEqual(repr(self.kernels.live), before)
 
+    def test_websockets_want_a_handshake(self) -> None:
+        """A plain request, one from a page of another host and one with a body are no handshakes, and open nothing."""
+        kernel = self.create()
+        wrong: tuple[dict[bytes, bytes], ...] = (
+            dict.fromkeys(HANDSHAKE, b""),
+            {b"Sec-WebSocket-Version": b"12"},
+            {b"Upgrade": b"h2c"},
+            {b"Origin": b"https://elsewhere.example"},
+            {b"Origin": b"null"},
+        )
+        for route, target in self.routes():
+            if route.websocket:
+                for changes in wrong:
+                    self.assert_problem(self.call(route, target, kernel, changes=changes), 400, "generic-bad-request")
+                answer = self.request("GET", target.replace("<reference>", kernel), body=b"{}", changes=HANDSHAKE)
+                self.assert_problem(answer, 400, "generic-bad-request")
+        self.assertEqual([one.terminal.seats for one in self.kernels.live.values()], [[]])
+
     def test_not_ready(self) -> None:
         """Routes of kernels wait for the process to be ready, and no others do."""
         self.readiness.reason = "starting"
         for route, target in self.routes():
             answer = self.call(route, target)
-            if route.path.startswith("/kernel"):
+            if route.needs_ready:
                 self.assert_problem(answer, 503, "service-unavailable", "Serivce unavailable. (Server not ready.)")
             elif route.path != "/ready":
                 self.assertEqual(answer.status, 200)

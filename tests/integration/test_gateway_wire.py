@@ -17,6 +17,7 @@ from twisted.trial.unittest import TestCase
 
 from sorna.gateway.request import ReadingLimits
 from sorna.gateway.service import make_site
+from sorna.gateway.websockets import WebSocketLimits
 from sorna.model.limits import MIB
 from sorna.model.run import RunReply, RunRequest
 from sorna.testing.gateway import (
@@ -70,6 +71,7 @@ class WireTestCase(TestCase):
     """A gateway on a loopback port."""
 
     limits = ReadingLimits(linger_time=0.3)
+    websocket_limits = WebSocketLimits()
 
     def setUp(self) -> Deferred[None]:  # type: ignore[override]  # trial waits for it, unittest's type does not know
         return Deferred.fromCoroutine(self.listen())
@@ -85,6 +87,7 @@ class WireTestCase(TestCase):
             operations=self.operations,
             readiness=MemoryReadiness(),
             limits=self.limits,
+            websocket_limits=self.websocket_limits,
         )
         port: IListeningPort = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site)
         self.addCleanup(port.stopListening)
