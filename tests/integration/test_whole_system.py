@@ -180,9 +180,7 @@ class LimitTests(SystemCase):
         status, said = self.run_code(kernel, code)
         self.assertEqual(status, exit_code, said[-2000:])
         self.assertRegex(said, words)
-        # Children that a run left behind may still print their last words.
-        status, said = self.run_code(kernel, "print(6*7)")
-        self.assertEqual((status, "42\n" in said), (0, True), said[-2000:])
+        self.assertEqual(self.run_code(kernel, "print(6*7)"), (0, "42\n"))
 
     def test_time(self) -> None:
         """Longer than the client allowed."""
@@ -196,8 +194,9 @@ class LimitTests(SystemCase):
         self.ends(kernel, code, 137, "The kernel ran out of memory: its limit is 128 MiB")
 
     def test_processes(self) -> None:
-        """A fork bomb."""
-        self.ends(self.kernel(), "import os\nwhile True: os.fork()", 1, "The kernel ran out of processes: its limit is")
+        """More than the kernel may have; its children end soon, so that the next run meets a quiet kernel."""
+        code = "import os, time\nwhile True:\n    if os.fork() == 0: time.sleep(.5); os._exit(0)"
+        self.ends(self.kernel(), code, 1, "The kernel ran out of processes: its limit is 128")
 
     def test_destroyed(self) -> None:
         """Whoever waits for a run learns that its kernel was destroyed."""
