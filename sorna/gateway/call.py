@@ -61,14 +61,19 @@ class Call:
     keypair: Keypair | None
 
     @property
-    def access_key(self) -> str:
-        """The access key of who asks.
+    def caller(self) -> Keypair:
+        """The keypair of who asks.
 
         :raises RuntimeError: the route is public; a fault of ours.
         """
         if self.keypair is None:
             raise RuntimeError("a public route has no access key")
-        return self.keypair.access_key
+        return self.keypair
+
+    @property
+    def access_key(self) -> str:
+        """The access key of who asks; see :attr:`caller`."""
+        return self.caller.access_key
 
     @property
     def kernel_reference(self) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 
-from sorna.manager.interfaces import RateState, UploadFile
-from sorna.manager.requests import Created, CreateRequest, KernelInfo
-from sorna.model.kernel import Usage
-from sorna.model.keypair import Keypair
+from sorna.manager.interfaces import KernelFilter, RateState, UploadFile
+from sorna.manager.requests import AgentDescription, Created, CreateRequest, KernelInfo
+from sorna.model.kernel import Kernel, KernelStatus, Usage
+from sorna.model.keypair import Keypair, KeypairChanges
+from sorna.model.policy import ResourcePolicy
 from sorna.model.run import RunReply, RunRequest
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
+from sorna.model.usage import KeypairUsage
 
 T = TypeVar("T")
 
@@ -87,8 +90,98 @@ class Keypairs(Protocol):
         """Give the keypair, active or not; changes are seen within a second."""
         ...
 
+    def watch(self, access_key: str, on_change: Callable[[Keypair | None], None]) -> Callable[[], None]:
+        """Call ``on_change`` with the keypair as it is now, None when it is gone: soon, and within a second of every change.
+
+        A stream that is open in the keypair's name closes when there is no keypair or it is not active.
+
+        :returns: a callable that ends the watch.
+        """
+        ...
+
     def used(self, access_key: str) -> None:
         """Note one authorised request; written to the database later, many at a time."""
+        ...
+
+
+class Administration(Protocol):
+    """Questions about many things at once, and changes of keypairs and policies; :class:`sorna.manager.administration.Administration`.
+
+    Lists come the newest first. Whose things a caller may see is for the door to decide. Every method may raise Unavailable.
+    """
+
+    async def keypairs(self, user_id: str | None, is_active: bool | None, offset: int, limit: int) -> Sequence[Keypair]:
+        """List keypairs."""
+        ...
+
+    async def count_keypairs(self, user_id: str | None, is_active: bool | None) -> int:
+        """Tell how many keypairs there are."""
+        ...
+
+    async def keypairs_named(self, access_keys: Collection[str]) -> Mapping[str, Keypair]:
+        """Give access key -> keypair for those that exist."""
+        ...
+
+    async def create_keypair(self, user_id: str, wishes: KeypairChanges) -> Keypair:
+        """Make a keypair. :raises InvalidRequest:."""
+        ...
+
+    async def modify_keypair(self, access_key: str, changes: KeypairChanges) -> None:
+        """Change a keypair. :raises InvalidRequest, NotFound:."""
+        ...
+
+    async def remove_keypair(self, access_key: str) -> None:
+        """Remove a keypair without live kernels for good. :raises InvalidRequest, NotFound:."""
+        ...
+
+    async def policies(self) -> Sequence[ResourcePolicy]:
+        """List the resource policies by name."""
+        ...
+
+    async def put_policy(self, policy: ResourcePolicy) -> None:
+        """Store a policy, or replace the one of its name. :raises InvalidRequest:."""
+        ...
+
+    async def remove_policy(self, name: str) -> None:
+        """Remove a policy that no keypair has. :raises InvalidRequest, NotFound:."""
+        ...
+
+    async def kernels(self, wanted: KernelFilter, offset: int, limit: int) -> Sequence[Kernel]:
+        """List kernels."""
+        ...
+
+    async def count_kernels(self, wanted: KernelFilter) -> int:
+        """Tell how many kernels there are."""
+        ...
+
+    async def kernel(self, access_key: str | None, reference: str) -> Kernel | None:
+        """Give the kernel of an id, or the newest of a session token; of any owner when ``access_key`` is None."""
+        ...
+
+    async def kernels_of_owners(
+        self, access_keys: Collection[str], statuses: Collection[KernelStatus] | None, limit: int
+    ) -> Sequence[Kernel]:
+        """List the newest kernels of each of these owners, at most ``limit`` each."""
+        ...
+
+    async def kernels_of_agents(
+        self, agent_ids: Collection[str], statuses: Collection[KernelStatus] | None, limit: int
+    ) -> Sequence[Kernel]:
+        """List the newest kernels of each of these agents, at most ``limit`` each."""
+        ...
+
+    async def figures(self, kernels: Collection[Kernel]) -> Mapping[uuid.UUID, Kernel]:
+        """Give each of these kernels with what it has used until now."""
+        ...
+
+    async def agents(self) -> Sequence[AgentDescription]:
+        """Describe every agent that was ever enrolled, in order of id."""
+        ...
+
+    async def usage(
+        self, since: float, until: float, access_key: str | None, offset: int, limit: int
+    ) -> Sequence[KeypairUsage]:
+        """Sum up what keypairs used in a period, in order of access key. :raises InvalidRequest:."""
         ...
 
 

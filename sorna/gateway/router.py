@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
-from attrs import frozen
+from attrs import evolve, frozen
 from klein import Klein
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -31,7 +31,9 @@ from werkzeug import exceptions
 from sorna.errors import SornaError
 from sorna.gateway.call import Access, Call, Reply
 from sorna.gateway.gate import Answer, Gate, Incoming
+from sorna.gateway.interfaces import Keypairs
 from sorna.gateway.problems import BadRequest, MethodNotAllowed, UnknownPath
+from sorna.gateway.watching import WatchedSession
 from sorna.gateway.websockets import Session, WebSockets
 
 A = TypeVar("A")
@@ -111,10 +113,11 @@ class Application(Resource):
 
     isLeaf = True
 
-    def __init__(self, gate: Gate, websockets: WebSockets, routes: Iterable[BoundRoute]) -> None:
+    def __init__(self, gate: Gate, websockets: WebSockets, keypairs: Keypairs, routes: Iterable[BoundRoute]) -> None:
         super().__init__()
         self._gate = gate
         self._websockets = websockets
+        self._keypairs = keypairs
         self._bound = tuple(routes)
         self._klein = Klein()
         self._klein.url_map.strict_slashes = False
@@ -180,7 +183,10 @@ class Application(Resource):
 
         async def open_session(call: Call) -> Reply:
             self._websockets.check(incoming.headers, incoming.body)
-            return await answer(call)
+            reply = await answer(call)
+            if reply.session is None or call.keypair is None:
+                return reply
+            return evolve(reply, session=WatchedSession(reply.session, self._keypairs, call.access_key))
 
         return open_session
 

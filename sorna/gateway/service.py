@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from twisted.internet.interfaces import IReactorTime
 
+from sorna.gateway.administration import AdministrationRoutes
 from sorna.gateway.authentication import Authentication
 from sorna.gateway.gate import Gate
-from sorna.gateway.interfaces import Kernels, Keypairs, Operations, RateLimits, Readiness
+from sorna.gateway.interfaces import Administration, Kernels, Keypairs, Operations, RateLimits, Readiness
 from sorna.gateway.kernels import KernelRoutes
 from sorna.gateway.operations import OperationRoutes
 from sorna.gateway.request import LimitedSite, ReadingLimits
@@ -20,6 +21,7 @@ def make_application(
     reactor: IReactorTime,
     *,
     kernels: Kernels,
+    administration: Administration,
     keypairs: Keypairs,
     rate_limits: RateLimits,
     operations: Operations,
@@ -32,16 +34,18 @@ def make_application(
         RootRoutes.router.bind(RootRoutes()),
         KernelRoutes.router.bind(KernelRoutes(kernels, operations)),
         TerminalRoutes.router.bind(TerminalRoutes(kernels, operations)),
+        AdministrationRoutes.router.bind(AdministrationRoutes(administration, operations)),
         OperationRoutes.router.bind(OperationRoutes(readiness)),
     )
     websockets = WebSockets(reactor, websocket_limits or WebSocketLimits())
-    return Application(gate, websockets, (route for area in areas for route in area))
+    return Application(gate, websockets, keypairs, (route for area in areas for route in area))
 
 
 def make_site(
     reactor: IReactorTime,
     *,
     kernels: Kernels,
+    administration: Administration,
     keypairs: Keypairs,
     rate_limits: RateLimits,
     operations: Operations,
@@ -56,6 +60,7 @@ def make_site(
     application = make_application(
         reactor,
         kernels=kernels,
+        administration=administration,
         keypairs=keypairs,
         rate_limits=rate_limits,
         operations=operations,

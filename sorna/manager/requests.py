@@ -7,7 +7,9 @@ from collections.abc import Mapping
 
 from attrs import field, frozen
 
+from sorna.model.agent import Agent
 from sorna.model.kernel import KernelStatus
+from sorna.model.policy import Slots
 
 
 @frozen
@@ -42,6 +44,21 @@ class Created:
     runtime: str
     status: KernelStatus
     created: bool
+
+
+@frozen
+class AgentDescription:
+    """An agent as its administrator sees it.
+
+    :ivar first_contact: when it was first enrolled, in seconds since the epoch.
+    :ivar taken: by its live kernels.
+    :ivar alive: what it says of itself; None while it does not answer.
+    """
+
+    id: str
+    first_contact: float
+    taken: Slots
+    alive: Agent | None
 
 
 @frozen

@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 
 from sorna.gateway.service import make_application
 from sorna.model.keypair import Keypair
+from sorna.testing.administration import memory_world
 from sorna.testing.gateway import (
     EXAMPLE,
     MemoryKeypairs,
@@ -57,12 +58,19 @@ class GatewayTestCase(UnitTestCase):
         self.clock.advance(NOW)
         self.kernels = MemoryKernels(self.clock)
         self.keypairs = MemoryKeypairs(EXAMPLE, OTHER, INACTIVE, POOR)
+        self.world = memory_world(self.clock, self.keypairs.all.values())
         self.rate_limits = MemoryRateLimits(self.clock)
         self.operations = MemoryOperations()
         self.readiness = MemoryReadiness()
+        self.signer = Signer(self.clock)
+        self.rebuild(self.world.administration)
+
+    def rebuild(self, administration: Any) -> None:
+        """Make the application, with this administration."""
         self.application = make_application(
             self.clock,
             kernels=self.kernels,
+            administration=administration,
             keypairs=self.keypairs,
             rate_limits=self.rate_limits,
             operations=self.operations,
@@ -70,7 +78,6 @@ class GatewayTestCase(UnitTestCase):
         )
         # StubTreq copies treq's functions to itself when it is made, which no type checker sees.
         self.treq: Any = StubTreq(self.application)
-        self.signer = Signer(self.clock)
 
     def send(self, method: str, target: str, headers: dict[bytes, bytes], body: bytes = b"") -> Answer:
         """Send exactly this and read the answer."""

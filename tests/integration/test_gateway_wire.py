@@ -20,6 +20,7 @@ from sorna.gateway.service import make_site
 from sorna.gateway.websockets import WebSocketLimits
 from sorna.model.limits import MIB
 from sorna.model.run import RunReply, RunRequest
+from sorna.testing.administration import memory_world
 from sorna.testing.gateway import (
     EXAMPLE,
     MemoryKeypairs,
@@ -82,6 +83,7 @@ class WireTestCase(TestCase):
         site = make_site(
             reactor,
             kernels=self.kernels,
+            administration=memory_world(reactor, [EXAMPLE]).administration,
             keypairs=MemoryKeypairs(EXAMPLE),
             rate_limits=MemoryRateLimits(reactor),
             operations=self.operations,

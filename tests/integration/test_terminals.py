@@ -28,6 +28,7 @@ from sorna.model.kernel import KernelSpec, new_kernel_id, short_id
 from sorna.model.limits import Limits
 from sorna.model.run import RunMode, RunRequest
 from sorna.model.terminal import Terminal, TerminalViewer
+from sorna.testing.administration import memory_world
 from sorna.testing.gateway import EXAMPLE, MemoryKeypairs, MemoryOperations, MemoryRateLimits, MemoryReadiness, Signer
 from sorna.testing.kernels import MemoryKernels
 from tests.cluster.real import LinkCase, reactor
@@ -78,6 +79,7 @@ class TerminalTests(LinkCase):
         site = make_site(
             reactor,
             kernels=LinkedKernels(self),
+            administration=memory_world(reactor, [EXAMPLE]).administration,
             keypairs=MemoryKeypairs(EXAMPLE),
             rate_limits=MemoryRateLimits(reactor),
             operations=MemoryOperations(),
