@@ -19,8 +19,8 @@ Reads through a copy of descriptor 0, and ``select`` or ``poll`` on it, are not 
 The program then simply gets the lines that are typed ahead. The same holds where the filter cannot be installed.
 
 Two programs that read at once are a race that no filter can see: both may be let go on for the same bytes, and the one
-that gets none waits unnoticed. So when a second reader goes on while the first may still be reading, both are looked at
-once, a moment later: who is inside a read of an empty pipe waits.
+that gets none waits unnoticed. So everybody who was let go on is looked at a moment later, and again while it cannot be
+told yet: who is inside a read of an empty pipe waits.
 
 When the listener is closed, Linux answers the filtered calls with ENOSYS. So the listener of a finished run stays open,
 letting everything pass, until the last process that lives under the filter is gone (EPOLLHUP).
