@@ -38,7 +38,7 @@ from sorna.lifecycle import Draining, Operations, OrderedServices, Readiness, fa
 from sorna.live.address import RedisAddress, parse_redis_address
 from sorna.live.channels import RedisAnnouncements
 from sorna.live.connection import RedisConnection
-from sorna.live.instances import RedisAgentDirectory
+from sorna.live.instances import RedisAgentDirectory, RedisHeartbeatStore
 from sorna.live.kernels import RedisLiveKernels
 from sorna.live.rate_counters import RedisRateCounters
 from sorna.manager.administration import Administration
@@ -59,6 +59,8 @@ KEYPAIR_USE_INTERVAL = 1.0
 AGENT_DEADLINE = 60.0
 ACCESS_INTERVAL = 0.5
 SWEEP_INTERVAL = 30.0
+# A predecessor's agent, killed a moment ago, may still hold the port at the first attempts.
+AGENT_ATTEMPTS = 4
 
 _log = Logger()
 
@@ -85,6 +87,7 @@ class _Manager:
     """What the doors are built on, and the HTTP door itself."""
 
     directory: AgentDirectory
+    heartbeats: RedisHeartbeatStore
     site: Site
     registry: Registry
     keypairs: CachedKeypairs
@@ -127,8 +130,10 @@ class _Server:
         await self._enrol(store.tables.agents, manager_keys, agent_keys)
         manager = self._serve(store.tables, redis, manager_keys)
         if agent_keys is not None:
-            self._start_local_agent(redis, local_agent_id(agent_keys))
-            await self._first_agent(manager.directory, local_agent_id(agent_keys))
+            agent_id = local_agent_id(agent_keys)
+            # What the agent of a killed predecessor has left behind is no sign of life of the one that starts now.
+            await manager.heartbeats.leave(agent_id)
+            await self._first_agent(manager.directory, agent_id, self._start_local_agent(redis, agent_id))
         await self._open_legacy_door(manager, first)
         self.readiness.arrived("server")
         self.front_door.open(manager.site)
@@ -250,7 +255,9 @@ class _Server:
             operations=operations,
             readiness=self.readiness,
         )
-        return _Manager(directory, site, registry, keypairs, operations, announcements)
+        return _Manager(
+            directory, RedisHeartbeatStore(instances_db), site, registry, keypairs, operations, announcements
+        )
 
     async def _open_legacy_door(self, manager: _Manager, first: FirstKeypair | None) -> None:
         """Open the ZeroMQ door to a keypair that the operator named, or in the embedded mode to this host's own.
@@ -302,7 +309,7 @@ class _Server:
         authorised.mkdir(mode=0o700, exist_ok=True)
         return Curve(keypair, AuthorisedKeys(self.reactor, authorised))
 
-    def _start_local_agent(self, redis: RedisAddress, agent_id: str) -> None:
+    def _start_local_agent(self, redis: RedisAddress, agent_id: str) -> LocalAgent:
         """Run the agent of this host as a child."""
         given = self.config.redis
         options: dict[str, str | int | bool] = {
@@ -320,13 +327,17 @@ class _Server:
         if redis.password is not None:
             options["redis-password"] = redis.password
         refused = lambda why: fail_process(self.reactor, f"the local agent cannot start: {why}")  # noqa: E731
-        self.parent.addService(LocalAgent(self.reactor, self.reactor, self.config.state_dir, options, refused))
+        agent = LocalAgent(self.reactor, self.reactor, self.config.state_dir, options, refused)
+        self.parent.addService(agent)
+        return agent
 
-    async def _first_agent(self, directory: AgentDirectory, agent_id: str) -> None:
+    async def _first_agent(self, directory: AgentDirectory, agent_id: str, agent: LocalAgent) -> None:
         """Wait for the local agent's first heartbeat: without it nothing could be created."""
         self.readiness.expect("agent", "no heartbeat yet")
         deadline = self.reactor.seconds() + AGENT_DEADLINE
         while await directory.find(agent_id) is None:
+            if agent.early_ends >= AGENT_ATTEMPTS:
+                raise Unavailable(f"the local agent does not start: {agent.last_words}")
             if self.reactor.seconds() > deadline:
                 raise Unavailable("the local agent sends no heartbeat")
             await deferLater(self.reactor, 0.02)

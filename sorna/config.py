@@ -62,13 +62,12 @@ _COMMON = (
     Setting("state-dir", None, "directory of everything Sorna keeps on this host", shown="the user's data directory"),
     Setting("config", None, "TOML file with options by these names; flags and variables win over it"),
     Setting("debug", None, "log what is of interest to developers only", is_flag=True),
-    Setting(
-        "redis-addr", None, "Redis as HOST:PORT, redis://USER:PASSWORD@HOST:PORT or unix:///PATH", shown="a private one"
-    ),
     Setting("redis-password", None, "password of that Redis"),
     Setting("agent-port", "6011", "port on which an agent listens for managers"),
 )
+_REDIS = "Redis as HOST:PORT, redis://USER:PASSWORD@HOST:PORT or unix:///PATH"
 _AGENT_ONLY = (
+    Setting("redis-addr", None, f"the managers' {_REDIS}", shown="none, it must be given"),
     Setting("agent-id", None, "name of this agent, stable over restarts", shown="i- and the host's name"),
     Setting("agent-ip", "127.0.0.1", "address the agent listens on and tells the managers"),
     Setting("exit-with-parent", None, "stop when standard input closes", is_flag=True),
@@ -119,6 +118,7 @@ SERVER_SETTINGS = (
     Setting("db-user", "postgres", "user of the database"),
     Setting("db-password", None, "password of that user"),
     *_COMMON,
+    Setting("redis-addr", None, _REDIS, shown="a private one"),
     Setting("local-agent", "auto", "yes or no: run an agent as a child process; auto: with the private Redis"),
     Setting("allow-remote", None, "let the embedded mode listen on other than loopback addresses", is_flag=True),
     Setting("example-keypair", None, "add the published example keypair; on loopback only", is_flag=True),

@@ -28,7 +28,7 @@ class LegacyDoorTests(UnitTestCase):
         self.parent = OrderedServices(clock)
         server = assembly._Server(clock, server_config(options, {}), Readiness(), FrontDoor(str), self.parent)
         rest: Any = None
-        manager = assembly._Manager(rest, rest, rest, cast("Any", MemoryKeypairs()), rest, rest)
+        manager = assembly._Manager(rest, rest, rest, rest, cast("Any", MemoryKeypairs()), rest, rest)
         return Deferred.fromCoroutine(server._open_legacy_door(manager, None))
 
     def test_closed_unless_named(self) -> None:

@@ -67,6 +67,7 @@ def running_server(*arguments: str) -> Iterator[RunningServer]:
     :param arguments: more options for ``twistd sorna``; they win over the fixture's.
     :raises ServerDidNotStart: with what it said.
     """
+    owner = os.getpid()
     # Readable for other users but not listable: the database of a server that root starts runs as somebody else.
     folder = Path(tempfile.mkdtemp(prefix="sorna-test-"))
     folder.chmod(0o711)
@@ -95,9 +96,12 @@ def running_server(*arguments: str) -> Iterator[RunningServer]:
             _wait_until_ready(server, process, service)
             yield server
         finally:
-            _end(process)
+            if os.getpid() == owner:
+                _end(process)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        # A fork that lets go of the fixture comes here too, and the server is not the fork's.
+        if os.getpid() == owner:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def server_command(*parts: Sequence[str]) -> list[str]:

@@ -39,7 +39,9 @@ def base_environ(work: str, repl: bool) -> dict[str, str]:
     own = str(Path(sys.executable).parent) if sys.executable else ""
     if repl and own and own not in path.split(":"):
         path = f"{own}:{path}"
+    libraries = os.environ.get("LD_LIBRARY_PATH")  # without it such an interpreter starts no script of its own kind
     return {
+        **({"LD_LIBRARY_PATH": libraries} if repl and libraries else {}),
         "TERM": "xterm",
         "LANG": "C.UTF-8",
         "SHELL": "/bin/bash",

@@ -324,6 +324,12 @@ class Init:
             return
         self._ask(run, is_password)
 
+    def repl_withdraws(self) -> None:
+        """See ``ReplOwner``: what is typed from now on is kept for the next question."""
+        run = self._run
+        if run is not None and run.commands is None:
+            run.wants_line = False
+
     def repl_died(self, status: int) -> None:
         """See ``ReplOwner``: end what it left behind, tell, and start afresh."""
         run = self._run
