@@ -358,7 +358,12 @@ class Kernel:
         }
         self._send(frames.RUN, to_json(frame))
         if self.limits.execution_timeout > 0:
-            self._budget = Budget(self._reactor, self.limits.execution_timeout, self._took_too_long)
+            self._budget = Budget(
+                self._reactor,
+                self.limits.execution_timeout,
+                lambda: self._confined.usage().cpu_used / 1000,
+                self._took_too_long,
+            )
             self._budget.go()
 
     def send_input(self, run: Run, text: str) -> None:
@@ -417,7 +422,7 @@ class Kernel:
 
     def _stop_run_timers(self) -> None:
         if self._budget is not None:
-            self._budget.pause()
+            self._budget.stop()
             self._budget = None
         cancel(self._obey)
         self._obey = None
