@@ -27,6 +27,7 @@ setup(
     install_requires=[
         "Twisted[tls,websocket]>=26.10",
         "alembic>=1.16",
+        "apispec>=6.10",
         "attrs>=25",
         "click>=8.4",
         "graphql-core>=3.3,<3.4",
@@ -55,8 +56,10 @@ setup(
             "hypothesis>=6.100",
             "mypy>=1.15",
             "mypy-zope>=1.0.9",
+            "openapi-spec-validator>=0.9",
             "pre-commit>=4",
             "ruff>=0.9",
+            "schemathesis>=4.32",
             "towncrier>=24.8",
             "tox>=4",
             "types-psycopg2",

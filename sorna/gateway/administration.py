@@ -12,6 +12,7 @@ from attrs import frozen
 from graphql import OperationType
 
 from sorna.gateway.call import Call, Reply, json_reply
+from sorna.gateway.described import OBJECT, TEXT, Described, json_content, open_object, optional
 from sorna.gateway.graphql.asking import Asking
 from sorna.gateway.graphql.bounds import check_cost, operation_of
 from sorna.gateway.graphql.schema import read_query
@@ -21,6 +22,12 @@ from sorna.gateway.router import Router
 
 #: Clients of 22.03 and later know it by the shorter name.
 _PATHS = ("/admin/graphql", "/admin/gql")
+_QUERY = Described(
+    body=json_content(
+        open_object("query", query=TEXT, variables=optional(OBJECT), operationName=optional(TEXT)),
+    ),
+    answers={200: json_content(OBJECT)},
+)
 
 
 @frozen
@@ -32,7 +39,7 @@ class AdministrationRoutes:
 
     router: ClassVar[Router[AdministrationRoutes]] = Router()
 
-    @router.route("POST", *_PATHS)
+    @router.route("POST", *_PATHS, described=_QUERY)
     async def query(self, call: Call) -> Reply:
         """Answer a query, or do a mutation of an administrator."""
         body = Parameters(call.json_object())

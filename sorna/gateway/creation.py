@@ -12,7 +12,18 @@ import re
 from collections.abc import Mapping
 
 from sorna.errors import InvalidRequest
-from sorna.gateway.parameters import Parameters
+from sorna.gateway.described import (
+    FLAG,
+    OBJECT,
+    TEXT,
+    Schema,
+    list_of,
+    one_of,
+    open_object,
+    optional,
+    text_of,
+)
+from sorna.gateway.parameters import MOST, Parameters
 from sorna.gateway.problems import FolderNotFound
 from sorna.manager.requests import CreateRequest
 from sorna.model.kernel import valid_session_token
@@ -28,6 +39,26 @@ _UNITS = {"": 1, "k": KIB, "m": MIB, "g": KIB * MIB, "t": MIB * MIB, "p": KIB * 
 #: Later clients may want these; a session that silently went without them would be another one. A ``startupCommand`` is for
 #: batch sessions alone, which are refused; clients of 19.09 send one whatever they want.
 _REFUSED = ("bootstrap_script", "starts_at", "dependencies", "callback_url")
+
+_NUMBER: Schema = {"anyOf": [{"type": "number", "minimum": 0, "maximum": MOST}, TEXT, {"type": "null"}]}
+#: The newest spellings; the older ones are read as well.
+CREATE_BODY: Schema = open_object(
+    "image",
+    "name",
+    image=text_of(1, _MAX_IMAGE),
+    name=text_of(4, 80),
+    type=optional(one_of("interactive")),
+    tag=optional(text_of(0, _MAX_NAME)),
+    reuseIfExists=optional(FLAG),
+    config=optional(
+        open_object(
+            environ=optional({**OBJECT, "additionalProperties": TEXT, "maxProperties": MAX_ENVIRON}),
+            resources=optional(open_object(cpu=_NUMBER, mem=_NUMBER)),
+            mounts=optional(list_of(TEXT)),
+            clusterSize=_NUMBER,
+        )
+    ),
+)
 
 
 def read_create(access_key: str, body: Parameters) -> CreateRequest:

@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from sorna.errors import KernelNotFound
 from sorna.gateway.call import Call, Reply, Stream, checked_reference, encode_json
+from sorna.gateway.described import TEXT, Described
 from sorna.gateway.interfaces import Kernels
 from sorna.gateway.kernels import stream_paths
 from sorna.gateway.router import Router
@@ -30,6 +31,11 @@ SIGN_OF_LIFE = 15.0
 MOST_WAITING = 1000
 #: Stands for all kernels of the owner.
 ALL = "_"
+_EVENTS = Described(
+    query=dict.fromkeys(("sessionId", "sessionName", "name"), TEXT),
+    answers={200: {"text/event-stream": TEXT}},
+    raises=(KernelNotFound,),
+)
 
 
 @frozen
@@ -41,7 +47,15 @@ class EventRoutes:
 
     router: ClassVar[Router[EventRoutes]] = Router()
 
-    @router.route("GET", *stream_paths("/events"), "/events/session", needs_ready=True, websocket=True, plain=True)
+    @router.route(
+        "GET",
+        *stream_paths("/events"),
+        "/events/session",
+        needs_ready=True,
+        websocket=True,
+        plain=True,
+        described=_EVENTS,
+    )
     async def events(self, call: Call) -> Reply:
         """Tell what happens to one kernel until it has ended, or to all kernels of the owner."""
         reference = _reference(call)

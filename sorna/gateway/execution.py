@@ -5,13 +5,27 @@ Source: sections 2.6 and 3.5 of the REST interface's specification.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import evolve
 
+from sorna.gateway.described import (
+    ANY,
+    FLAG,
+    OBJECT,
+    TEXT,
+    WHOLE,
+    Schema,
+    exactly,
+    list_of,
+    one_of,
+    open_object,
+    optional,
+    text_of,
+)
 from sorna.gateway.parameters import Parameters
-from sorna.model.run import RunMode, RunReply, RunRequest, new_run_id
+from sorna.model.run import RunMode, RunReply, RunRequest, RunStatus, new_run_id
 
 STREAM_MODES = ("query", "batch")
 #: Seconds of silence after which the agent is asked again.
@@ -19,6 +33,32 @@ STREAM_WAIT = 20.0
 MODES = ("query", "batch", "continue", "input", "complete")
 MAX_RUN_ID = 64
 _MAX_COMMAND = 16 * 1024
+
+RUN_BODY: Schema = open_object(
+    "mode",
+    mode=one_of(*MODES),
+    code=optional(TEXT),
+    runId=optional(text_of(0, MAX_RUN_ID)),
+    options=optional(
+        open_object(
+            clean=optional(text_of(0, _MAX_COMMAND)),
+            build=optional(text_of(0, _MAX_COMMAND)),
+            exec=optional(text_of(0, _MAX_COMMAND)),
+            buildLog=optional(FLAG),
+        )
+    ),
+)
+COMPLETION_BODY: Schema = open_object(code=optional(TEXT), options=optional(OBJECT))
+#: The fields that every description of a piece of a run has.
+PIECE: Mapping[str, Schema] = {
+    "status": one_of(*RunStatus),
+    "runId": TEXT,
+    "exitCode": optional(WHOLE),
+    # Pairs of what it is (stdout, stderr, media, html, log) and the content.
+    "console": list_of(list_of(ANY, minItems=2, maxItems=2)),
+    "options": OBJECT,
+}
+RESULT: Schema = exactly(**PIECE, files=list_of(ANY), completions=list_of(TEXT))
 
 
 def read_first_run(body: Parameters) -> RunRequest:

@@ -15,9 +15,10 @@ from typing import ClassVar
 
 from attrs import frozen
 
-from sorna.errors import InvalidRequest
+from sorna.errors import AgentError, InvalidRequest
 from sorna.gateway.archive import TAR_TYPE, Member, Multipart, archive, archive_length, members
 from sorna.gateway.call import Call, Reply, Stream, json_reply
+from sorna.gateway.described import BINARY, TEXT, Described, exactly, json_content, list_of
 from sorna.gateway.interfaces import Kernels
 from sorna.gateway.kernels import kernel_paths
 from sorna.gateway.parameters import Parameters
@@ -27,6 +28,22 @@ from sorna.model.file import FileEntry
 HOME = "/home/work"
 MAX_FILES = 5
 _MAX_PATH = 4096
+#: A body says the same as the query, for clients that can give one to a GET.
+_LIST = Described(
+    query={"path": TEXT},
+    answers={200: json_content(exactly(files=TEXT, errors=TEXT, folder_path=TEXT, abspath=TEXT))},
+    raises=(AgentError,),
+)
+_DOWNLOAD = Described(
+    query={"files": list_of(TEXT, minItems=1, maxItems=MAX_FILES)},
+    answers={200: {"multipart/mixed": BINARY}},
+    raises=(AgentError,),
+)
+_DOWNLOAD_SINGLE = Described(
+    query={"file": TEXT},
+    answers={200: {TAR_TYPE.decode("ascii"): BINARY}},
+    raises=(AgentError,),
+)
 
 
 @frozen
@@ -37,7 +54,7 @@ class FileRoutes:
 
     router: ClassVar[Router[FileRoutes]] = Router()
 
-    @router.route("GET", *kernel_paths("/files"), needs_ready=True)
+    @router.route("GET", *kernel_paths("/files"), needs_ready=True, described=_LIST)
     async def list_files(self, call: Call) -> Reply:
         """List a directory; the list is a text of JSON within the JSON, as it always was."""
         reference = call.kernel_reference
@@ -52,7 +69,7 @@ class FileRoutes:
             }
         )
 
-    @router.route("GET", *kernel_paths("/download"), needs_ready=True)
+    @router.route("GET", *kernel_paths("/download"), needs_ready=True, described=_DOWNLOAD)
     async def download(self, call: Call) -> Reply:
         """Send files and directories, each as one tar archive."""
         reference = call.kernel_reference
@@ -66,7 +83,7 @@ class FileRoutes:
         stream = Stream(multipart.length, multipart.pieces(read))
         return Reply(200, content_type=multipart.content_type, stream=stream)
 
-    @router.route("GET", *kernel_paths("/download_single"), needs_ready=True)
+    @router.route("GET", *kernel_paths("/download_single"), needs_ready=True, described=_DOWNLOAD_SINGLE)
     async def download_single(self, call: Call) -> Reply:
         """Send one file or directory as a tar archive."""
         reference = call.kernel_reference

@@ -8,17 +8,42 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from attrs import asdict, frozen
+from attrs import asdict, fields, frozen
 
+from sorna.errors import (
+    AgentError,
+    KernelAlreadyExists,
+    KernelCreationFailed,
+    KernelDestructionFailed,
+    KernelRestartFailed,
+    NoAgentAvailable,
+    QuotaExceeded,
+    RuntimeUnknown,
+)
 from sorna.gateway import execution
 from sorna.gateway.call import Call, Reply, json_reply, no_content
-from sorna.gateway.creation import read_create
+from sorna.gateway.creation import CREATE_BODY, read_create
+from sorna.gateway.described import (
+    BINARY,
+    FLAG,
+    NOTHING,
+    NUMBER,
+    TEXT,
+    WHOLE,
+    Described,
+    exactly,
+    json_content,
+    list_of,
+    one_of,
+    open_object,
+)
 from sorna.gateway.interfaces import Kernels, Operations
 from sorna.gateway.parameters import Parameters
+from sorna.gateway.problems import FolderNotFound
 from sorna.gateway.router import Router
 from sorna.gateway.upload import read_files
 from sorna.manager.requests import KernelInfo
-from sorna.model.kernel import short_id
+from sorna.model.kernel import KernelStatus, Usage, short_id
 from sorna.model.limits import KIB
 from sorna.model.run import new_run_id
 
@@ -33,6 +58,71 @@ def stream_paths(below: str) -> tuple[str, str]:
     return f"/stream/kernel/<reference>{below}", f"/stream/session/<reference>{below}"
 
 
+_CREATE = Described(
+    body=json_content(CREATE_BODY),
+    answers={
+        201: json_content(
+            exactly(
+                kernelId=TEXT,
+                sessionId={"type": "string", "format": "uuid"},
+                sessionName=TEXT,
+                created=FLAG,
+                servicePorts=list_of({}),
+                status=one_of(*KernelStatus),
+            )
+        )
+    },
+    raises=(
+        RuntimeUnknown,
+        FolderNotFound,
+        KernelAlreadyExists,
+        QuotaExceeded,
+        NoAgentAvailable,
+        KernelCreationFailed,
+    ),
+)
+_DESCRIBE = Described(
+    answers={
+        200: json_content(
+            exactly(
+                lang=TEXT,
+                age=NUMBER,
+                queryTimeout=WHOLE,
+                idleTimeout=WHOLE,
+                memoryLimit=WHOLE,
+                maxCpuCredit=WHOLE,
+                numQueriesExecuted=WHOLE,
+                idle=WHOLE,
+                memoryUsed=WHOLE,
+                cpuCreditUsed=NUMBER,
+            )
+        )
+    },
+)
+_RESTART = Described(answers={204: NOTHING}, raises=(KernelRestartFailed,))
+_DESTROY = Described(
+    answers={200: json_content(exactly(stats=exactly(**{field.name: NUMBER for field in fields(Usage)})))},
+    raises=(KernelDestructionFailed,),
+)
+_EXECUTE = Described(
+    body=json_content(execution.RUN_BODY),
+    answers={200: json_content(exactly(result=execution.RESULT))},
+    raises=(AgentError,),
+)
+_INTERRUPT = Described(answers={204: NOTHING}, raises=(AgentError,))
+_COMPLETE = Described(
+    body=json_content(execution.COMPLETION_BODY),
+    answers={200: json_content(exactly(result=exactly(status=one_of("finished"), completions=list_of(TEXT))))},
+    raises=(AgentError,),
+)
+_UPLOAD = Described(
+    body={"multipart/form-data": open_object(file=BINARY)},
+    answers={204: NOTHING},
+    raises=(AgentError,),
+)
+_LOGS = Described(answers={200: json_content(exactly(result=exactly(logs=TEXT)))}, raises=(AgentError,))
+
+
 @frozen
 class KernelRoutes:
     """The routes below ``/kernel`` and ``/session``."""
@@ -42,7 +132,7 @@ class KernelRoutes:
 
     router: ClassVar[Router[KernelRoutes]] = Router()
 
-    @router.route("POST", "/kernel/create", "/kernel", "/session", needs_ready=True)
+    @router.route("POST", "/kernel/create", "/kernel", "/session", needs_ready=True, described=_CREATE)
     async def create(self, call: Call) -> Reply:
         """Get or create a kernel; 201 either way."""
         request = read_create(call.access_key, Parameters(call.json_object()))
@@ -59,24 +149,24 @@ class KernelRoutes:
             status=201,
         )
 
-    @router.route("GET", *kernel_paths(), needs_ready=True)
+    @router.route("GET", *kernel_paths(), needs_ready=True, described=_DESCRIBE)
     async def describe(self, call: Call) -> Reply:
-        """Describe a kernel in the units of section 2.3."""
+        """Describe a kernel; times are in milliseconds, sizes in KiB."""
         return json_reply(_description(await self.kernels.info(call.access_key, call.kernel_reference)))
 
-    @router.route("PATCH", *kernel_paths(), needs_ready=True)
+    @router.route("PATCH", *kernel_paths(), needs_ready=True, described=_RESTART)
     async def restart(self, call: Call) -> Reply:
         """Restart a kernel: its files stay."""
         await self.operations.detach(self.kernels.restart(call.access_key, call.kernel_reference))
         return no_content()
 
-    @router.route("DELETE", *kernel_paths(), needs_ready=True)
+    @router.route("DELETE", *kernel_paths(), needs_ready=True, described=_DESTROY)
     async def destroy(self, call: Call) -> Reply:
         """Destroy a kernel; clients of the first version want 204, later ones may read what it used."""
         usage = await self.operations.detach(self.kernels.destroy(call.access_key, call.kernel_reference))
         return no_content() if call.version == 1 else json_reply({"stats": asdict(usage)})
 
-    @router.route("POST", *kernel_paths(), needs_ready=True)
+    @router.route("POST", *kernel_paths(), needs_ready=True, described=_EXECUTE)
     async def execute(self, call: Call) -> Reply:
         """Run code; not detached, so that a client that hangs up leaves its output for the next poll."""
         reference, body = call.kernel_reference, Parameters(call.json_object())
@@ -91,13 +181,13 @@ class KernelRoutes:
         reply = await self.kernels.execute(call.access_key, reference, execution.read_run(body))
         return json_reply({"result": execution.result(reply)})
 
-    @router.route("POST", *kernel_paths("/interrupt"), needs_ready=True)
+    @router.route("POST", *kernel_paths("/interrupt"), needs_ready=True, described=_INTERRUPT)
     async def interrupt(self, call: Call) -> Reply:
         """Interrupt what runs now."""
         await self.operations.detach(self.kernels.interrupt(call.access_key, call.kernel_reference))
         return no_content()
 
-    @router.route("POST", *kernel_paths("/complete"), needs_ready=True)
+    @router.route("POST", *kernel_paths("/complete"), needs_ready=True, described=_COMPLETE)
     async def complete(self, call: Call) -> Reply:
         """Complete code at a position."""
         reference = call.kernel_reference
@@ -105,7 +195,7 @@ class KernelRoutes:
         completions = await self.kernels.complete(call.access_key, reference, code, options)
         return json_reply({"result": {"status": "finished", "completions": list(completions)}})
 
-    @router.route("POST", *kernel_paths("/upload"), needs_ready=True)
+    @router.route("POST", *kernel_paths("/upload"), needs_ready=True, described=_UPLOAD)
     async def upload(self, call: Call) -> Reply:
         """Write files into the working directory."""
         reference = call.kernel_reference
@@ -113,7 +203,7 @@ class KernelRoutes:
         await self.operations.detach(self.kernels.upload(call.access_key, reference, files))
         return no_content()
 
-    @router.route("GET", *kernel_paths("/logs"), needs_ready=True)
+    @router.route("GET", *kernel_paths("/logs"), needs_ready=True, described=_LOGS)
     async def logs(self, call: Call) -> Reply:
         """Give the kernel's recent console output."""
         return json_reply({"result": {"logs": await self.kernels.logs(call.access_key, call.kernel_reference)}})

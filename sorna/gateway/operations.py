@@ -8,8 +8,12 @@ from attrs import frozen
 
 from sorna.errors import Unavailable
 from sorna.gateway.call import Access, Call, Reply, json_reply
+from sorna.gateway.described import Described, exactly, json_content, one_of
 from sorna.gateway.interfaces import Readiness
 from sorna.gateway.router import Router
+
+_HEALTH = Described(answers={200: json_content(exactly(status=one_of("ok")))})
+_READY = Described(answers={200: json_content(exactly(status=one_of("ready")))}, raises=(Unavailable,))
 
 
 @frozen
@@ -20,12 +24,12 @@ class OperationRoutes:
 
     router: ClassVar[Router[OperationRoutes]] = Router()
 
-    @router.route("GET", "/health", access=Access.PUBLIC, versioned=False)
+    @router.route("GET", "/health", access=Access.PUBLIC, versioned=False, described=_HEALTH)
     async def health(self, _call: Call) -> Reply:
         """Tell that the reactor runs; a restart would help when this does not answer."""
         return json_reply({"status": "ok"})
 
-    @router.route("GET", "/ready", access=Access.PUBLIC, versioned=False)
+    @router.route("GET", "/ready", access=Access.PUBLIC, versioned=False, described=_READY)
     async def ready(self, _call: Call) -> Reply:
         """Tell whether kernels can be served now; a restart would not help when they cannot."""
         if not self.readiness.is_ready:

@@ -19,9 +19,10 @@ from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from sorna.errors import InvalidRequest, SornaError
+from sorna.errors import AgentError, InvalidRequest, SornaError
 from sorna.gateway import execution
 from sorna.gateway.call import Call, Reply, Stream, encode_json, json_reply
+from sorna.gateway.described import FLAG, TEXT, WHOLE, Described, exactly, json_content
 from sorna.gateway.events import EVENT_TYPE, SIGN_OF_LIFE
 from sorna.gateway.interfaces import Kernels
 from sorna.gateway.kernels import kernel_paths
@@ -34,6 +35,22 @@ from sorna.model.run import OutputRequest, RunReply, RunStatus
 MAX_WAIT = 30.0
 UNSURE = 512 * KIB
 _MOST = 2**53
+_OUTPUT = Described(
+    query={
+        "from": {"type": "integer", "minimum": 0, "maximum": _MOST},
+        "wait": {"type": "number", "minimum": 0, "maximum": MAX_WAIT},
+    },
+    headers={"Last-Event-ID": TEXT},
+    answers={
+        200: {
+            **json_content(
+                exactly(result=exactly(**execution.PIECE, first=WHOLE, next=WHOLE, missing=WHOLE, end=FLAG))
+            ),
+            "text/event-stream": TEXT,
+        }
+    },
+    raises=(AgentError,),
+)
 
 
 @frozen
@@ -44,7 +61,14 @@ class OutputRoutes:
 
     router: ClassVar[Router[OutputRoutes]] = Router()
 
-    @router.route("GET", *kernel_paths("/runs/<run_id>/output"), needs_ready=True, websocket=True, plain=True)
+    @router.route(
+        "GET",
+        *kernel_paths("/runs/<run_id>/output"),
+        needs_ready=True,
+        websocket=True,
+        plain=True,
+        described=_OUTPUT,
+    )
     async def read(self, call: Call) -> Reply:
         """Give what a run has printed from ``from`` on."""
         run_id = call.values["run_id"]

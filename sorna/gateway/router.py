@@ -15,11 +15,12 @@ the gate lets that one cancellation pass, and Klein is silent about it.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 from klein import Klein
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -31,6 +32,7 @@ from werkzeug import exceptions
 from sorna.errors import SornaError
 from sorna.gateway import cross_origin, streaming
 from sorna.gateway.call import Access, Call, Reply, Stream
+from sorna.gateway.described import Described
 from sorna.gateway.gate import Answer, Gate, Incoming, era_of
 from sorna.gateway.interfaces import Keypairs
 from sorna.gateway.open_sessions import OpenSessions
@@ -62,6 +64,8 @@ class Route:
     :ivar needs_ready: whether it answers 503 until the process is ready.
     :ivar websocket: whether it is opened by a WebSocket's handshake, and answers with a session.
     :ivar plain: whether a route for WebSockets answers requests without a handshake as well.
+    :ivar summary: what it does, in a sentence.
+    :ivar described: what it takes and gives.
     """
 
     method: str
@@ -71,6 +75,8 @@ class Route:
     needs_ready: bool = False
     websocket: bool = False
     plain: bool = False
+    summary: str = field(default="", eq=False)
+    described: Described | None = field(default=None, eq=False)
 
 
 @frozen
@@ -96,16 +102,26 @@ class Router(Generic[A]):
         needs_ready: bool = False,
         websocket: bool = False,
         plain: bool = False,
+        described: Described | None = None,
     ) -> Callable[[Handler[A]], Handler[A]]:
-        """Declare that a method of the area's class answers routes; several declarations may be stacked on one method."""
+        """Declare that a method of the area's class answers routes; several declarations may be stacked on one method.
+
+        The first paragraph of the method's docstring is what the interface's description says of them.
+        """
 
         def declare(handler: Handler[A]) -> Handler[A]:
+            summary = " ".join((inspect.getdoc(handler) or "").partition("\n\n")[0].split())
             for path in paths:
-                route = Route(method, path, access, versioned, needs_ready, websocket, plain)
+                route = Route(method, path, access, versioned, needs_ready, websocket, plain, summary, described)
                 self._declared.append((route, handler))
             return handler
 
         return declare
+
+    @property
+    def routes(self) -> Sequence[Route]:
+        """The routes, whoever answers them."""
+        return [route for route, _handler in self._declared]
 
     def bind(self, area: A) -> Sequence[BoundRoute]:
         """Give the routes as an instance of the area answers them."""

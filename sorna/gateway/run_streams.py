@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from sorna.errors import InvalidRequest, SornaError, Unavailable
 from sorna.gateway import execution
 from sorna.gateway.call import Call, Reply, encode_json, read_json_object
+from sorna.gateway.described import Described
 from sorna.gateway.interfaces import Kernels
 from sorna.gateway.kernels import stream_paths
 from sorna.gateway.parameters import Parameters
@@ -39,7 +40,7 @@ class RunRoutes:
 
     router: ClassVar[Router[RunRoutes]] = Router()
 
-    @router.route("GET", *stream_paths("/execute"), needs_ready=True, websocket=True)
+    @router.route("GET", *stream_paths("/execute"), needs_ready=True, websocket=True, described=Described(answers={}))
     async def execute(self, call: Call) -> Reply:
         """Wait for the code to run; that there is such a kernel is found out before the connection is a WebSocket."""
         await self.kernels.info(call.access_key, call.kernel_reference)

@@ -6,6 +6,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from sorna.gateway.administration import AdministrationRoutes
 from sorna.gateway.authentication import Authentication
+from sorna.gateway.document import document_of
 from sorna.gateway.events import EventRoutes
 from sorna.gateway.files import FileRoutes
 from sorna.gateway.gate import Gate
@@ -13,6 +14,7 @@ from sorna.gateway.interfaces import Administration, Kernels, Keypairs, Operatio
 from sorna.gateway.kernels import KernelRoutes
 from sorna.gateway.operations import OperationRoutes
 from sorna.gateway.outputs import OutputRoutes
+from sorna.gateway.reference import ReferenceRoutes
 from sorna.gateway.request import LimitedSite, ReadingLimits
 from sorna.gateway.root import RootRoutes
 from sorna.gateway.router import Application
@@ -45,8 +47,11 @@ def make_application(
         AdministrationRoutes.router.bind(AdministrationRoutes(administration, operations)),
         OperationRoutes.router.bind(OperationRoutes(readiness)),
     )
+    routes = [bound for area in areas for bound in area]
+    described = [*(bound.route for bound in routes), *ReferenceRoutes.router.routes]
+    reference = ReferenceRoutes(document_of(described))
     websockets = WebSockets(reactor, websocket_limits or WebSocketLimits())
-    return Application(gate, websockets, keypairs, (route for area in areas for route in area))
+    return Application(gate, websockets, keypairs, [*routes, *ReferenceRoutes.router.bind(reference)])
 
 
 def make_site(

@@ -15,6 +15,7 @@ from twisted.logger import Logger
 
 from sorna.errors import InvalidRequest, SornaError
 from sorna.gateway.call import Call, Reply, encode_json, read_json_object
+from sorna.gateway.described import Described
 from sorna.gateway.interfaces import Kernels, Operations
 from sorna.gateway.kernels import stream_paths
 from sorna.gateway.parameters import Parameters
@@ -33,7 +34,7 @@ class TerminalRoutes:
 
     router: ClassVar[Router[TerminalRoutes]] = Router()
 
-    @router.route("GET", *stream_paths("/pty"), needs_ready=True, websocket=True)
+    @router.route("GET", *stream_paths("/pty"), needs_ready=True, websocket=True, described=Described(answers={}))
     async def look(self, call: Call) -> Reply:
         """Look at a kernel's terminal and type into it."""
         session = _TerminalSession(self, call.access_key, call.kernel_reference)

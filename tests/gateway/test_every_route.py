@@ -73,8 +73,8 @@ TYPED_FIELDS: Mapping[tuple[str, str], Mapping[str, Any]] = {
 }
 
 
-class EveryRouteTests(GatewayTestCase):
-    """The columns of the table; the rows come from the application."""
+class RouteTestCase(GatewayTestCase):
+    """Calls every route of the application rightly."""
 
     def routes(self, access: Access | None = None, *, kernel: bool | None = None) -> Iterator[tuple[Route, str]]:
         """Give routes with a target of each version they exist in."""
@@ -94,6 +94,10 @@ class EveryRouteTests(GatewayTestCase):
             content_type, body = form(("x", b"1"))
             return self.request(route.method, target, body=body, content_type=content_type, **signing)
         return self.request(route.method, target, right, **signing)
+
+
+class EveryRouteTests(RouteTestCase):
+    """The columns of the table; the rows come from the application."""
 
     def test_the_tables_of_this_test_name_routes_that_exist(self) -> None:
         """A route that goes away leaves no row behind, and every POST has one or needs no body."""
