@@ -1,0 +1,56 @@
+"""Who is answered what by every route: as it has to be, and as the documentation has it."""
+
+from __future__ import annotations
+
+import re
+from unittest import SkipTest
+
+from sorna.gateway.call import Access
+from tests.gateway.access_table import (
+    ADMINISTRATION,
+    BAD_SIGNATURE,
+    COLUMNS,
+    DISABLED,
+    NO_CREDENTIALS,
+    NOT_ADMIN,
+    OTHER_OWNER,
+    PAGE,
+    AccessTestCase,
+)
+
+#: Routes that anybody may call. A new one is written down here by somebody who thought about it.
+PUBLIC = frozenset({("GET", path) for path in ("", "/health", "/ready", "/openapi.json", "/docs")})
+#: Variable parts of paths, and whether they name what has an owner.
+OWNED = {"reference": True, "run_id": False}
+
+
+class AccessTableTests(AccessTestCase):
+    """The table."""
+
+    def test_the_page_is_current(self) -> None:
+        """The committed table is what the routes answer now."""
+        if not PAGE.parent.is_dir():
+            raise SkipTest("these are the tests of a checkout")
+        self.assertEqual(PAGE.read_text("utf-8"), self.page(), "python -m tests.gateway.access_table writes it anew")
+
+    def test_every_cell_is_right(self) -> None:
+        """Nobody but who may gets more than a problem, on any route."""
+        for route in self.application.routes:
+            cells = self.cells(route)
+            public = (route.method, route.path) in PUBLIC
+            self.assertEqual(route.access is Access.PUBLIC, public, route)
+            for column in (NO_CREDENTIALS, BAD_SIGNATURE, DISABLED):
+                self.assertEqual(cells[column], "200" if public else "401", (route, column))
+            self.assertIn(cells.get(OTHER_OWNER), {None, "404"}, route)
+            self.assertIn(cells.get(NOT_ADMIN), {None, "400"}, route)
+            self.assertLessEqual(set(cells), set(COLUMNS))
+
+    def test_no_route_escapes_a_column(self) -> None:
+        """A path with something new in it, or one below the administration's, has its column thought about."""
+        for route in self.application.routes:
+            variables = set(re.findall(r"<(\w+)>", route.path))
+            self.assertLessEqual(variables, set(OWNED), route)
+            owned = any(OWNED[name] for name in variables)
+            self.assertEqual(OTHER_OWNER in self.cells(route), owned, route)
+            administers = route.path.startswith("/admin/")
+            self.assertEqual((route.method, route.path) in ADMINISTRATION, administers, route)
