@@ -40,20 +40,22 @@ _UNITS = {"": 1, "k": KIB, "m": MIB, "g": KIB * MIB, "t": MIB * MIB, "p": KIB * 
 #: batch sessions alone, which are refused; clients of 19.09 send one whatever they want.
 _REFUSED = ("bootstrap_script", "starts_at", "dependencies", "callback_url")
 
-_NUMBER: Schema = {"anyOf": [{"type": "number", "minimum": 0, "maximum": MOST}, TEXT, {"type": "null"}]}
+_NUMBER: Schema = optional({"type": "number", "minimum": 0, "maximum": MOST})
+_AMOUNT: Schema = {"anyOf": [_NUMBER, {"type": "string", "pattern": r"^[0-9]{1,15}(\.[0-9]{1,9})? ?[kmgtpKMGTP]?$"}]}
+_NAME: Schema = {"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{2,78}[A-Za-z0-9_]$"}
 #: The newest spellings; the older ones are read as well.
 CREATE_BODY: Schema = open_object(
     "image",
     "name",
     image=text_of(1, _MAX_IMAGE),
-    name=text_of(4, 80),
+    name=_NAME,
     type=optional(one_of("interactive")),
     tag=optional(text_of(0, _MAX_NAME)),
     reuseIfExists=optional(FLAG),
     config=optional(
         open_object(
             environ=optional({**OBJECT, "additionalProperties": TEXT, "maxProperties": MAX_ENVIRON}),
-            resources=optional(open_object(cpu=_NUMBER, mem=_NUMBER)),
+            resources=optional(open_object(cpu=_NUMBER, mem=_AMOUNT)),
             mounts=optional(list_of(TEXT)),
             clusterSize=_NUMBER,
         )

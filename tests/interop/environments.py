@@ -108,6 +108,8 @@ def _listed(release: str, python: str) -> PublishedClient:
 BACKEND = {release: _listed(release, python) for release, python in _LISTED.items()}
 #: The one release of the JavaScript client that was published to a registry.
 JAVASCRIPT = "backend.ai-client@21.3.1"
+#: The last release of the WebSocket conformance suite; its Python is 2.7.
+AUTOBAHN = "autobahntestsuite-25.10.1"
 # No client of Sorna: what a program of 2016 for the ZeroMQ interface was written with.
 ZEROMQ_2016 = PublishedClient("zeromq-2016", "3.6", ("pyzmq==16.0.4",))
 CLIENTS = (SORNA_0_9_8, BACKEND_1_1_11, BACKEND_1_4_2, *BACKEND.values(), ZEROMQ_2016)
@@ -132,6 +134,20 @@ def prepare_javascript() -> Path:
     :raises ClientUnavailable: there is no node or npm, or the client cannot be fetched.
     """
     return _cached("javascript", (JAVASCRIPT,), _build_javascript)
+
+
+def prepare_autobahn() -> tuple[Path, Path]:
+    """Give the Python of the WebSocket conformance suite and the folder of its libraries, made now if need be.
+
+    :raises ClientUnavailable: its Python is not found, or its libraries cannot be fetched.
+    """
+    python = find_python("2.7", modules="ssl, sys, pip")
+    if python is None:
+        raise ClientUnavailable(f"{AUTOBAHN} wants Python 2.7, which is not found here")
+    pins = (Path(__file__).parent / "pins" / f"{AUTOBAHN}.txt").read_text("utf-8").split()
+    # That Python has no module for virtual environments; a folder of libraries does as well.
+    install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check", "--target"]
+    return python, _cached(AUTOBAHN, ("2.7", *pins), lambda folder: _run(AUTOBAHN, [*install, str(folder), *pins]))
 
 
 def _cached(name: str, contents: tuple[str, ...], build: Callable[[Path], None]) -> Path:
@@ -189,12 +205,12 @@ def _run(name: str, command: list[str]) -> None:
         raise ClientUnavailable(f"{name} cannot be installed, is the registry reachable? {said[-1]}")
 
 
-def find_python(version: str) -> Path | None:
+def find_python(version: str, modules: str = "ssl, sys, venv") -> Path | None:
     """Find an interpreter of this version that runs: on the path, or where pyenv keeps them."""
     for candidate in _candidates(version):
         try:
             done = subprocess.run(
-                [str(candidate), "-c", "import ssl, sys, venv; print('%d.%d' % sys.version_info[:2])"],
+                [str(candidate), "-c", f"import {modules}; print('%d.%d' % sys.version_info[:2])"],
                 capture_output=True,
                 text=True,
                 timeout=20,
