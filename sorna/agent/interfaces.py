@@ -11,9 +11,11 @@ from attrs import field, frozen
 from twisted.internet.defer import Deferred
 
 from sorna.model.agent import Heartbeat
+from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import KernelSpec, Usage
 from sorna.model.limits import Limits
 from sorna.model.run import RunReply, RunRequest
+from sorna.model.terminal import Terminal, TerminalViewer
 
 
 @frozen
@@ -166,12 +168,24 @@ class AgentOperations(Protocol):
         """Write one file below the working directory. :raises AgentRefused: the path climbs out or cannot be written."""
         ...
 
+    async def list_files(self, kernel_id: uuid.UUID, path: str, *, recursive: bool) -> Sequence[FileEntry]:
+        """List a directory below the working directory. :raises AgentRefused: it climbs out, or there is none."""
+        ...
+
+    async def read_file(self, kernel_id: uuid.UUID, path: str, offset: int, size: int) -> FilePiece:
+        """Read a piece of a file below the working directory. :raises AgentRefused: it climbs out, or is none."""
+        ...
+
     async def usage(self, kernel_id: uuid.UUID) -> Usage:
         """Give what the kernel has used so far."""
         ...
 
     async def logs(self, kernel_id: uuid.UUID) -> str:
         """Give the kernel's recent console output as text."""
+        ...
+
+    async def open_terminal(self, kernel_id: uuid.UUID, viewer: TerminalViewer, rows: int, columns: int) -> Terminal:
+        """Look at a kernel's terminal. :raises Unavailable: too many do."""
         ...
 
 

@@ -12,12 +12,11 @@ owner told. So a call that waits on a run is answered with all its output, and w
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -26,6 +25,7 @@ from sorna.agent import verdicts
 from sorna.agent.channel import FrameReceiver, WriteBufferFull
 from sorna.agent.deadlines import Budget, IdleWatch, cancel
 from sorna.agent.interfaces import ConfinedKernel, KernelExit, LimitHits
+from sorna.agent.kernel_files import KernelFiles, to_json
 from sorna.agent.output_log import KIB, CreditWindow, Tail
 from sorna.agent.replies import Replies
 from sorna.agent.run import Run, RunState, parse_emit, read_ending, read_object
@@ -44,13 +44,8 @@ READY_DEADLINE = 8.0
 OBEY_DEADLINE = 2.0
 RESTART_DEADLINE = 10.0
 COMPLETE_DEADLINE = 5.0
-UPLOAD_DEADLINE = 25.0
 # What a run that is being ended may still say: what is left in its pipes and in init.
 LAST_WORDS = 4 * 1024 * KIB
-MAX_PATH = 4096
-# Even a name of which every character is escaped fits beside it into one frame.
-MAX_UPLOAD = frames.MAX_PAYLOAD - 64 * KIB
-MAX_PENDING_UPLOADS = 64 * 1024 * KIB
 
 
 class FrameSender(Protocol):
@@ -71,14 +66,6 @@ class FrameSender(Protocol):
 
 OpenChannel = Callable[[socket.socket, FrameReceiver], FrameSender]
 OnEnded = Callable[["Kernel", str, Usage], None]
-
-
-def to_json(value: Mapping[str, Any]) -> bytes:
-    """Write a frame's JSON; lone surrogates, which no UTF-8 has, are escaped."""
-    try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError:
-        return json.dumps(value, separators=(",", ":")).encode()
 
 
 class Kernel:
@@ -105,8 +92,7 @@ class Kernel:
         self._tail = Tail()
         self._credit = CreditWindow(WINDOW)
         self._replies = Replies(reactor)
-        self._uploads = DeferredLock()
-        self._uploading = 0
+        self.files = KernelFiles(self._replies, self._send, self._touch)
         self._ready: Shared[None] = Shared()
         self._ended: Shared[Usage] = Shared()
         self._restart: Shared[None] | None = None
@@ -130,6 +116,7 @@ class Kernel:
             frames.BUILD_FINISHED: self._on_build_finished,
             frames.FINISHED: self._on_finished,
             frames.REPLY: lambda payload: self._replies.received(read_object(payload)),
+            frames.CONTENT: self.files.content_received,
             frames.RESTARTED: self._on_restarted,
         }
         self._channel = open_channel(confined.channel, self)
@@ -200,29 +187,6 @@ class Kernel:
         if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
             raise AgentFailed("The kernel gave completions that are none.")
         return found
-
-    async def upload(self, path: str, content: bytes) -> None:
-        """Write one file below the working directory; init resolves the path.
-
-        :raises AgentRefused: the path climbs out, or the file is too large or cannot be written.
-        """
-        self._touch()
-        if not path or len(path) > MAX_PATH:
-            raise AgentRefused(f"A file name has 1 to {MAX_PATH} characters.")
-        if len(content) > MAX_UPLOAD:
-            raise AgentRefused(f"A file of more than {MAX_UPLOAD} bytes cannot be uploaded at once.")
-        self._uploading += len(content)
-        try:
-            if self._uploading > MAX_PENDING_UPLOADS:
-                raise AgentRefused("Too many uploads to this kernel at once.")
-            async with self._uploads:  # so that the channel buffers one file at the most
-                number, result = self._replies.ask(UPLOAD_DEADLINE)
-                header = to_json({"request": number, "path": path, "append": False})
-                self._send(frames.UPLOAD, header, b"\0", content)
-                await result
-        finally:
-            self._uploading -= len(content)
-            self._touch()
 
     async def restart(self) -> None:
         """Throw the in-memory state away and keep the files; the current and queued runs end with 130.

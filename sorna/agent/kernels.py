@@ -24,6 +24,7 @@ from sorna.agent.pool import Pool
 from sorna.agent.runs import Runs
 from sorna.agent.sharing import Shared
 from sorna.errors import AgentFailed, InvalidRequest, KernelNotFound, NoAgentAvailable, RuntimeUnknown, SornaError
+from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import KernelSpec, Usage, short_id
 from sorna.model.limits import MIB
 from sorna.model.run import RunReply, RunRequest
@@ -288,7 +289,15 @@ class Kernels:
 
     async def upload(self, kernel_id: uuid.UUID, path: str, content: bytes) -> None:
         """Write one file below the working directory. :raises AgentRefused: the path climbs out or cannot be written."""
-        await self._kernel(kernel_id).upload(path, content)
+        await self._kernel(kernel_id).files.upload(path, content)
+
+    async def list_files(self, kernel_id: uuid.UUID, path: str, *, recursive: bool) -> Sequence[FileEntry]:
+        """List below the working directory; see :meth:`sorna.agent.kernel_files.KernelFiles.list_files`."""
+        return await self._kernel(kernel_id).files.list_files(path, recursive=recursive)
+
+    async def read_file(self, kernel_id: uuid.UUID, path: str, offset: int, size: int) -> FilePiece:
+        """Read a piece of a file; see :meth:`sorna.agent.kernel_files.KernelFiles.read_file`."""
+        return await self._kernel(kernel_id).files.read_file(path, offset, size)
 
     async def usage(self, kernel_id: uuid.UUID) -> Usage:
         """Give what the kernel has used so far."""

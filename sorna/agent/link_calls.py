@@ -13,6 +13,7 @@ from typing import Any
 from sorna.agent.interfaces import AgentOperations
 from sorna.cluster.messages import (
     MalformedMessage,
+    pack_file_entries,
     pack_value,
     unpack_kernel_id,
     unpack_run_request,
@@ -84,6 +85,22 @@ def _upload(operations: AgentOperations, parameters: Parameters) -> Awaitable[No
     return operations.upload(_kernel_id(parameters), _text(parameters, "path", MAX_TEXT), content)
 
 
+def _list_files(operations: AgentOperations, parameters: Parameters) -> Awaitable[Any]:
+    recursive = parameters["recursive"]
+    if not isinstance(recursive, bool):
+        raise MalformedMessage("recursive is not true or false")
+    path = _text(parameters, "path", MAX_TEXT)
+    return _entries(operations.list_files(_kernel_id(parameters), path, recursive=recursive))
+
+
+def _read_file(operations: AgentOperations, parameters: Parameters) -> Awaitable[Any]:
+    offset, size = parameters["offset"], parameters["size"]
+    for number in (offset, size):
+        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+            raise MalformedMessage("offset and size are whole numbers, not negative")
+    return _packed(operations.read_file(_kernel_id(parameters), _text(parameters, "path", MAX_TEXT), offset, size))
+
+
 def _usage(operations: AgentOperations, parameters: Parameters) -> Awaitable[Any]:
     return _packed(operations.usage(_kernel_id(parameters)))
 
@@ -100,6 +117,8 @@ _METHODS: Mapping[str, tuple[frozenset[str], Callable[[AgentOperations, Paramete
     "interrupt": (frozenset({"kernel_id"}), _interrupt),
     "complete": (frozenset({"kernel_id", "code", "options"}), _complete),
     "upload": (frozenset({"kernel_id", "path", "content"}), _upload),
+    "list_files": (frozenset({"kernel_id", "path", "recursive"}), _list_files),
+    "read_file": (frozenset({"kernel_id", "path", "offset", "size"}), _read_file),
     "usage": (frozenset({"kernel_id"}), _usage),
     "logs": (frozenset({"kernel_id"}), _logs),
 }
@@ -120,6 +139,10 @@ def _text(parameters: Parameters, name: str, longest: int) -> str:
 
 async def _packed(pending: Awaitable[Any]) -> Any:
     return pack_value(await pending)
+
+
+async def _entries(pending: Awaitable[Any]) -> Any:
+    return pack_file_entries(await pending)
 
 
 async def _listed(pending: Awaitable[Any]) -> Any:

@@ -65,6 +65,7 @@ class RunCommands(Protocol):
 class _Call:
     deferred: Deferred[RunReply]
     most: int
+    enough: int
     timer: IDelayedCall | None = None
 
 
@@ -123,7 +124,7 @@ class Runs:
             run = self._start(request)
         elif decision.action is Action.FEED:
             self._feed(run, request.code)
-        return await self._answer_to(run, request.wait)
+        return await self._answer_to(run, request.wait, eager=request.eager)
 
     def _start(self, request: RunRequest) -> Run:
         self._refuse_if_closed()
@@ -165,13 +166,14 @@ class Runs:
         if self._closed:
             raise KernelNotFound("The kernel has ended.")
 
-    async def _answer_to(self, run: Run, wait: float | None) -> RunReply:
+    async def _answer_to(self, run: Run, wait: float | None, *, eager: bool = False) -> RunReply:
         while run in self._calls:
             self._answer(run)  # the earlier call gives way
         most = GATHER_UNTIL_END if wait is None else GATHER
-        if run.answerable(most) or (wait is not None and wait <= 0):
+        enough = 1 if eager else most
+        if run.answerable(enough) or (wait is not None and wait <= 0):
             return self._reply(run, most)
-        call = _Call(Deferred(lambda _deferred: self._forget_call(run, call)), most)
+        call = _Call(Deferred(lambda _deferred: self._forget_call(run, call)), most, enough)
         self._calls[run] = call
         if wait is not None:
             call.timer = self._reactor.callLater(wait, self._answer, run)
@@ -190,7 +192,7 @@ class Runs:
 
     def _answer_if_due(self, run: Run) -> None:
         call = self._calls.get(run)
-        if call is not None and run.answerable(call.most):
+        if call is not None and run.answerable(call.enough):
             self._answer(run)
 
     def _reply(self, run: Run, most: int) -> RunReply:

@@ -29,6 +29,8 @@ from sorna.cluster.messages import (
     Event,
     MalformedMessage,
     pack_value,
+    unpack_file_entries,
+    unpack_file_piece,
     unpack_kernel_id,
     unpack_run_reply,
     unpack_usage,
@@ -37,6 +39,7 @@ from sorna.curve_keys import CurveKeypair, valid_public_key
 from sorna.errors import AgentFailed, Unavailable
 from sorna.manager.interfaces import KernelEnded, KernelOrder, OnKernelEnded, UploadFile
 from sorna.model.agent import AgentAddress
+from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Usage
 from sorna.model.run import RunReply, RunRequest
 from sorna.zeromq import Sockets, valid_endpoint
@@ -56,6 +59,8 @@ DEADLINES: Mapping[str, float] = {
     "interrupt": 5.0,
     "complete": 10.0,
     "upload": 30.0,
+    "list_files": 10.0,
+    "read_file": 10.0,
     "usage": 5.0,
     "logs": 10.0,
     "ping": 5.0,
@@ -284,6 +289,28 @@ class ZmqAgentLink(Service):
         """Write one file; within 30 s."""
         parameters = {"kernel_id": kernel_id.bytes, "path": file.path, "content": file.content}
         await self._call(agent, UPLOAD, "upload", parameters)
+
+    async def list_files(
+        self, agent: AgentAddress, kernel_id: uuid.UUID, path: str, *, recursive: bool
+    ) -> Sequence[FileEntry]:
+        """List a directory; within 10 s."""
+        parameters = {"kernel_id": kernel_id.bytes, "path": path, "recursive": recursive}
+        answer = await self._call(agent, OUTPUT, "list_files", parameters)
+        try:
+            return unpack_file_entries(answer)
+        except MalformedMessage as error:
+            raise _unreadable(agent, "list_files", error) from error
+
+    async def read_file(
+        self, agent: AgentAddress, kernel_id: uuid.UUID, path: str, offset: int, size: int
+    ) -> FilePiece:
+        """Read a piece of a file; within 10 s."""
+        parameters = {"kernel_id": kernel_id.bytes, "path": path, "offset": offset, "size": size}
+        answer = await self._call(agent, OUTPUT, "read_file", parameters)
+        try:
+            return unpack_file_piece(answer)
+        except MalformedMessage as error:
+            raise _unreadable(agent, "read_file", error) from error
 
     async def usage(self, agent: AgentAddress, kernel_id: uuid.UUID) -> Usage:
         """Give what the kernel has used; within 5 s."""

@@ -23,15 +23,20 @@ from sorna.cluster.messages import (
     encode,
     error_to_failed,
     failed_to_error,
+    pack_file_entries,
     pack_value,
+    unpack_file_entries,
+    unpack_file_piece,
     unpack_run_reply,
     unpack_usage,
 )
 from sorna.errors import AgentTimeout, InvalidRequest, SornaError
 from sorna.manager.interfaces import KernelEnded, KernelOrder, OnKernelEnded, UploadFile
 from sorna.model.agent import AgentAddress
+from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Usage
 from sorna.model.run import RunReply, RunRequest
+from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer, within_bounds
 
 if TYPE_CHECKING:
     # Only its shape: the manager's side loads nothing of the agent.
@@ -105,6 +110,26 @@ class MemoryAgentLink:
         wish = {"path": file.path, "content": file.content}
         await self._call(agent, wish, lambda there: there.upload(kernel_id, file.path, file.content))
 
+    async def list_files(
+        self, agent: AgentAddress, kernel_id: uuid.UUID, path: str, *, recursive: bool
+    ) -> Sequence[FileEntry]:
+        """List a directory."""
+        wish = {"path": path, "recursive": recursive}
+        return unpack_file_entries(
+            await self._call(
+                agent, wish, lambda there: _entries(there.list_files(kernel_id, path, recursive=recursive))
+            )
+        )
+
+    async def read_file(
+        self, agent: AgentAddress, kernel_id: uuid.UUID, path: str, offset: int, size: int
+    ) -> FilePiece:
+        """Read a piece of a file."""
+        wish = {"path": path, "offset": offset, "size": size}
+        return unpack_file_piece(
+            await self._call(agent, wish, lambda there: _packed(there.read_file(kernel_id, path, offset, size)))
+        )
+
     async def usage(self, agent: AgentAddress, kernel_id: uuid.UUID) -> Usage:
         """Give what the kernel has used."""
         return unpack_usage(await self._call(agent, {}, lambda there: _packed(there.usage(kernel_id))))
@@ -113,6 +138,23 @@ class MemoryAgentLink:
         """Give the kernel's recent output."""
         text: str = await self._call(agent, {}, lambda there: there.logs(kernel_id))
         return text
+
+    async def open_terminal(
+        self,
+        agent: AgentAddress,
+        kernel_id: uuid.UUID,
+        viewer: TerminalViewer,
+        rows: int = ROWS,
+        columns: int = COLUMNS,
+    ) -> Terminal:
+        """Look at a kernel's terminal."""
+        opened: list[Terminal] = []
+
+        async def look(there: AgentOperations) -> None:
+            opened.append(await there.open_terminal(kernel_id, viewer, *within_bounds(rows, columns)))
+
+        await self._call(agent, {}, look)
+        return opened[0]
 
     async def _call(
         self,
@@ -168,6 +210,10 @@ class MemoryAgentLink:
 
 async def _packed(pending: Awaitable[Any]) -> Any:
     return pack_value(await pending)
+
+
+async def _entries(pending: Awaitable[Any]) -> Any:
+    return pack_file_entries(await pending)
 
 
 async def _listed(pending: Awaitable[Any]) -> Any:

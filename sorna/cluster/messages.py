@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import types
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -26,6 +26,7 @@ import msgpack
 from attrs import frozen
 
 from sorna import errors
+from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import KernelSpec, Usage
 from sorna.model.limits import Limits
 from sorna.model.run import RunException, RunMode, RunReply, RunRequest, RunStatus
@@ -52,6 +53,9 @@ ERROR_NAMES: Mapping[str, type[errors.SornaError]] = {
         errors.AgentFailed,
     )
 }
+
+
+_ENTRY_FIELDS = tuple(attribute.name for attribute in attrs.fields(FileEntry))
 
 
 class MalformedMessage(ValueError):
@@ -256,6 +260,24 @@ def unpack_run_reply(raw: Any) -> RunReply:
                 "exceptions": tuple(_build(RunException, one) for one in raw["exceptions"]),
             },
         )
+
+
+def pack_file_entries(entries: Iterable[FileEntry]) -> list[Any]:
+    """Turn a listing into rows, which take a third of the space of maps."""
+    return [attrs.astuple(entry) for entry in entries]
+
+
+def unpack_file_entries(raw: Any) -> Sequence[FileEntry]:
+    """Read a listing. :raises MalformedMessage:."""
+    if not isinstance(raw, list):
+        raise MalformedMessage("not a listing")
+    with _reading(FileEntry):
+        return [_build(FileEntry, dict(zip(_ENTRY_FIELDS, row, strict=True))) for row in raw]
+
+
+def unpack_file_piece(raw: Any) -> FilePiece:
+    """Read a piece of a file. :raises MalformedMessage:."""
+    return _build(FilePiece, raw)
 
 
 def unpack_kernel_id(raw: Any) -> uuid.UUID:

@@ -30,6 +30,7 @@ _API_VERSION = re.compile(rb"v(\d{1,3})\.(\d{8})")
 _PERCENT = re.compile(rb"%[0-9A-Fa-f]{2}")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _PORT = re.compile(rb"(.*[^:]):(80|443)")
+_VERSIONED = re.compile(rb"/v\d+(?:[/?]|$)", re.ASCII)
 _ANY_PORT = re.compile(rb".*:\d+")
 
 
@@ -138,10 +139,15 @@ def hosts(host: bytes) -> tuple[bytes, ...]:
     return host, host + b":80", host + b":443"
 
 
-def string_to_sign(request: SignedRequest, hash_algorithm: str, target: bytes, host: bytes) -> bytes:
-    """Build the canonical text of a request for one candidate of target and host."""
+def string_to_sign(
+    request: SignedRequest, hash_algorithm: str, target: bytes, host: bytes, *, without_body: bool = False
+) -> bytes:
+    """Build the canonical text of a request for one candidate of target and host.
+
+    :param without_body: leave the body out although clients of this version sign it.
+    """
     content_type = media_type(request.content_type)
-    body = request.body if signs_body(content_type, request.version) else b""
+    body = request.body if signs_body(content_type, request.version) and not without_body else b""
     return b"\n".join(
         (
             request.method.upper(),
@@ -168,9 +174,13 @@ def signatures(request: SignedRequest, secret_key: str, hash_algorithm: str, day
     plain = decode_unreserved(request.target)
     if plain != request.target:
         targets.append(plain)
-    for target in targets:
-        for host in hosts(request.host):
-            yield sign(secret_key, hash_algorithm, day, host, string_to_sign(request, hash_algorithm, target, host))
+    # Later clients, which alone use paths without a version, never sign a body, whatever version they were told to speak.
+    choices = (False,) if not request.body or _VERSIONED.match(request.target) else (False, True)
+    for without_body in choices:
+        for target in targets:
+            for host in hosts(request.host):
+                text = string_to_sign(request, hash_algorithm, target, host, without_body=without_body)
+                yield sign(secret_key, hash_algorithm, day, host, text)
 
 
 def verify(request: SignedRequest, secret_key: str, hash_algorithm: str, day: str, signature: str) -> bool:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from enum import Enum
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import parse_qs
 
 from attrs import field, frozen
 
-from sorna.errors import InvalidRequest, RateLimitExceeded, SornaError
+from sorna.errors import InvalidRequest, KernelNotFound, RateLimitExceeded, SornaError
 from sorna.gateway.problems import CONTENT_TYPE as PROBLEM_TYPE
-from sorna.gateway.problems import MethodNotAllowed, error_body, problem_of
+from sorna.gateway.problems import Era, MethodNotAllowed, error_body, problem_of
+from sorna.model.kernel import parse_kernel_id, valid_session_token
 from sorna.model.keypair import Keypair
+
+if TYPE_CHECKING:
+    from sorna.gateway.websockets import Session
 
 JSON_TYPE = b"application/json; charset=utf-8"
 _EMPTY_TYPE = b"application/octet-stream"
@@ -32,6 +37,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 #: A mebibyte of ``[],[],`` makes the decoder build objects for 90 ms, on the reactor; this many values take 5 at the most.
 MAX_VALUES = 20_000
+MAX_FIELDS = 64
 
 _decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 # The separators of Python's default are the historic server's.
@@ -42,8 +48,9 @@ _encode = json.JSONEncoder(allow_nan=False).encode
 class Call:
     """One request to one route.
 
-    :ivar version: major version of the path, 0 for a path without one.
+    :ivar version: major version of the path, 0 for a path without one, which clients of version 4 and later use.
     :ivar values: the variable parts of the path, decoded.
+    :ivar target: path and query, not decoded.
     :ivar content_type: the whole header; empty when there is none.
     :ivar keypair: who asks; None on a public route.
     """
@@ -55,6 +62,7 @@ class Call:
     content_type: bytes
     body: bytes = field(repr=False)
     keypair: Keypair | None
+    target: bytes = b""
 
     @property
     def access_key(self) -> str:
@@ -66,20 +74,46 @@ class Call:
             raise RuntimeError("a public route has no access key")
         return self.keypair.access_key
 
+    @property
+    def kernel_reference(self) -> str:
+        """The kernel id or session token of the path.
+
+        :raises KernelNotFound: it can name no kernel, and may hold what Redis keys and PostgreSQL texts may not.
+        """
+        reference = self.values["reference"]
+        if parse_kernel_id(reference) is None and not valid_session_token(reference):
+            raise KernelNotFound
+        return reference
+
+    @property
+    def query(self) -> Mapping[str, list[str]]:
+        """The fields of the query, each with its values in order.
+
+        :raises InvalidRequest: there are too many, or they are no text.
+        """
+        try:
+            return parse_qs(self.target.partition(b"?")[2].decode("ascii"), errors="strict", max_num_fields=MAX_FIELDS)
+        except ValueError:
+            raise InvalidRequest("Malformed query") from None
+
     def json_object(self) -> dict[str, Any]:
         """Read the body as a JSON object, whatever the method and the content type.
 
         :raises InvalidRequest: it is none.
         """
-        if _too_many_values(self.body):
-            raise InvalidRequest(f"Malformed body: more than {MAX_VALUES} values")
-        try:
-            content = _decode(self.body.decode("utf-8-sig"))
-        except (ValueError, RecursionError):
-            raise InvalidRequest("Malformed body") from None
-        if not isinstance(content, dict):
-            raise InvalidRequest("Malformed body: not a JSON object")
-        return content
+        return read_json_object(self.body)
+
+
+@frozen
+class Stream:
+    """A body that is made while it is sent.
+
+    :ivar length: bytes; None when nobody knows, and then it is sent in chunks.
+    :ivar pieces: is asked for the next piece when the client has taken the one before, and closed when it goes away.
+    """
+
+    length: int | None
+    pieces: AsyncGenerator[bytes, None]
 
 
 @frozen
@@ -87,12 +121,32 @@ class Reply:
     """What a client gets, but for the headers that every answer has.
 
     :ivar body: the whole body; a 204 has none.
+    :ivar stream: the body instead, where it is long or never ends.
+    :ivar session: what a route for WebSockets answers, instead of everything else.
     """
 
     status: int
     body: bytes = b""
     content_type: bytes = _EMPTY_TYPE
     headers: Mapping[bytes, bytes] = field(factory=dict)
+    stream: Stream | None = None
+    session: Session | None = None
+
+
+def read_json_object(body: bytes) -> dict[str, Any]:
+    """Read a JSON object within bounds.
+
+    :raises InvalidRequest: it is none.
+    """
+    if _too_many_values(body):
+        raise InvalidRequest(f"Malformed body: more than {MAX_VALUES} values")
+    try:
+        content = _decode(body.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        raise InvalidRequest("Malformed body") from None
+    if not isinstance(content, dict):
+        raise InvalidRequest("Malformed body: not a JSON object")
+    return content
 
 
 def _too_many_values(body: bytes) -> bool:
@@ -120,7 +174,7 @@ def no_content() -> Reply:
     return Reply(204)
 
 
-def problem_reply(error: SornaError) -> Reply:
+def problem_reply(error: SornaError, era: Era = Era.SORNA) -> Reply:
     """Answer with the problem that an error of the domain is."""
     problem = problem_of(error)
     headers = {} if problem.retry_after is None else {b"Retry-After": b"%d" % problem.retry_after}
@@ -128,7 +182,7 @@ def problem_reply(error: SornaError) -> Reply:
         headers[b"Allow"] = ", ".join(sorted(error.allowed)).encode("ascii")
     if isinstance(error, RateLimitExceeded) and error.reset is not None:
         headers[b"Retry-After"] = b"%d" % -(-max(error.reset, 0) // 1000)
-    return Reply(problem.status, encode_json(error_body(error)), PROBLEM_TYPE, headers)
+    return Reply(problem.status, encode_json(error_body(error, era)), PROBLEM_TYPE, headers)
 
 
 def encode_json(content: Any) -> bytes:

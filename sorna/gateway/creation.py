@@ -1,7 +1,9 @@
 """From the body of a create request, in any of its historic shapes, to what the manager is asked; pure.
 
-Source: section 2.2 of the REST interface's specification. The three generations spell limits in three places and three
-units; a client may send any of them under any version, and the newest spelling wins.
+Source: section 2.2 of the REST interface's specification, and what published clients send. Each generation spells the
+session's name, the runtime and the limits in its own places and units; a client may send any of them under any version, and the
+newest spelling wins. Wishes that would change what a session does and cannot be fulfilled here are refused; those that only
+say where or how long to wait are accepted without effect.
 """
 
 from __future__ import annotations
@@ -19,29 +21,32 @@ from sorna.model.limits import KIB, MIB
 MAX_ENVIRON = 64
 MAX_ENVIRON_VALUE = 16 * 1024
 _MAX_NAME = 64
+_MAX_IMAGE = 256
 _ENVIRON_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([kmgtp]?)(?:i?b)?", re.ASCII | re.IGNORECASE)
+_UNITS = {"": 1, "k": KIB, "m": MIB, "g": KIB * MIB, "t": MIB * MIB, "p": KIB * MIB * MIB}
+#: Later clients may want these; a session that silently went without them would be another one. A ``startupCommand`` is for
+#: batch sessions alone, which are refused; clients of 19.09 send one whatever they want.
+_REFUSED = ("bootstrap_script", "starts_at", "dependencies", "callback_url")
 
 
 def read_create(access_key: str, body: Parameters) -> CreateRequest:
     """Read a create request.
 
-    :raises InvalidRequest: a field is missing or wrong; the detail names it.
+    :raises InvalidRequest: a field is missing or wrong, or cannot be fulfilled; the detail names it.
     :raises FolderNotFound: it wants to mount a folder.
     """
-    runtime = body.required_text("lang")
-    if not runtime or len(runtime) > _MAX_NAME:
-        raise body.wrong("lang", f"1 to {_MAX_NAME} characters long")
-    token = body.required_text("clientSessionToken")
-    if not valid_session_token(token):
-        raise InvalidRequest(
-            "clientSessionToken must be 4 to 80 of A-Z a-z 0-9 _ . -, with a letter, digit or _ at both ends"
-        )
     config = body.inner("config")
     limits, first_limits = body.inner("limits"), body.inner("resourceLimits")
-    _refuse_mounts(body)
-    _refuse_mounts(config)
-    _check_ignored(config)
-    memory = config.number("instanceMemory") * MIB or _kib(limits) or _kib(first_limits)
+    resources = config.inner("resources")
+    runtime, token = _runtime(body), _token(body)
+    for where in (body, config):
+        _refuse_mounts(where)
+        where.number("clusterSize")  # accepted and without effect, as it always was; only nonsense is refused
+    _refuse_what_is_not_offered(access_key, body)
+    for key in ("instanceGPUs", "instanceTPUs"):
+        config.number(key)
+    memory = _size(resources, "mem") or _instance_memory(config) or _kib(limits) or _kib(first_limits)
     timeout = limits.number("execTimeout") or first_limits.number("timeout")
     return CreateRequest(
         access_key=access_key,
@@ -49,35 +54,78 @@ def read_create(access_key: str, body: Parameters) -> CreateRequest:
         runtime=runtime,
         memory=int(memory),
         execution_timeout=timeout / 1000,
-        cpu_cores=config.number("instanceCores"),
+        cpu_cores=resources.number("cpu") or config.number("instanceCores"),
         environ=_environ(config),
         tag=body.optional_text("tag", _MAX_NAME),
+        reuse=body.content.get("reuseIfExists") is None or body.flag("reuseIfExists"),
     )
+
+
+def _runtime(body: Parameters) -> str:
+    key = "lang" if body.content.get("image") is None else "image"
+    runtime = body.required_text(key)
+    # An image may be named with the registry it lies in and with a tag; neither says anything here.
+    name = runtime.rpartition("/")[2] if key == "image" else runtime
+    longest = _MAX_IMAGE if key == "image" else _MAX_NAME
+    if not name or len(runtime) > longest:
+        raise body.wrong(key, f"1 to {longest} characters long")
+    return name
+
+
+def _token(body: Parameters) -> str:
+    key = "clientSessionToken" if body.content.get("name") is None else "name"
+    token = body.required_text(key)
+    if not valid_session_token(token):
+        raise InvalidRequest(f"{key} must be 4 to 80 of A-Z a-z 0-9 _ . -, with a letter, digit or _ at both ends")
+    return token
 
 
 def _kib(limits: Parameters) -> float:
     return limits.number("maxMem") * KIB
 
 
+def _instance_memory(config: Parameters) -> float:
+    # Mebibytes, but for the one release that counts in gibibytes, which is also the only one to send this other key.
+    return config.number("instanceMemory") * MIB * (KIB if "instanceTPUs" in config.content else 1)
+
+
+def _size(where: Parameters, key: str) -> float:
+    """Read a number of bytes, or a text such as ``1g``; 0 when it is not given."""
+    value = where.content.get(key)
+    if not isinstance(value, str):
+        return where.number(key)
+    size = _SIZE.fullmatch(value.strip())
+    if size is None:
+        raise where.wrong(key, "a size such as 512m")
+    return float(size[1]) * _UNITS[size[2].lower()]
+
+
 def _refuse_mounts(where: Parameters) -> None:
-    for name in where.texts("mounts"):
+    for name in (*where.texts("mounts"), *where.inner("mount_map").content):
         raise FolderNotFound(f"{where.name('mounts')}: {name[:_MAX_NAME]}")
 
 
-def _check_ignored(config: Parameters) -> None:
-    # Accepted and without effect, as they always were; only nonsense is refused.
-    for key in ("clusterSize", "instanceGPUs", "instanceTPUs"):
-        config.number(key)
+def _refuse_what_is_not_offered(access_key: str, body: Parameters) -> None:
+    for key in _REFUSED:
+        if body.content.get(key) not in (None, "", []):
+            raise InvalidRequest(f"{key} is not supported")
+    if body.text("type", "interactive").lower() != "interactive":
+        raise body.wrong("type", "interactive")
+    if body.text("owner_access_key", access_key) != access_key:
+        raise body.wrong("owner_access_key", "the access key of the request")
 
 
 def _environ(config: Parameters) -> Mapping[str, str]:
-    given = config.inner("environ")
+    key = "environ"
+    if config.content.get(key) is None and isinstance(config.content.get("envs"), dict):
+        key = "envs"  # as clients before 1.3.3 spell it
+    given = config.inner(key)
     if len(given.content) > MAX_ENVIRON:
-        raise config.wrong("environ", f"an object with at most {MAX_ENVIRON} names")
+        raise config.wrong(key, f"an object with at most {MAX_ENVIRON} names")
     environ = {}
     for name in given.content:
         if not _ENVIRON_NAME.fullmatch(name):
-            raise config.wrong("environ", "an object whose names are those of environment variables")
+            raise config.wrong(key, "an object whose names are those of environment variables")
         value = given.required_text(name)
         if len(value) > MAX_ENVIRON_VALUE or "\0" in value:
             raise given.wrong(name, f"at most {MAX_ENVIRON_VALUE} characters long and without NUL")

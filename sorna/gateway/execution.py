@@ -8,9 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sorna.gateway.parameters import Parameters
-from sorna.model.run import RunMode, RunReply, RunRequest
+from attrs import evolve
 
+from sorna.gateway.parameters import Parameters
+from sorna.model.run import RunMode, RunReply, RunRequest, new_run_id
+
+STREAM_MODES = ("query", "batch")
+#: Seconds of silence after which the agent is asked again.
+STREAM_WAIT = 20.0
 MODES = ("query", "batch", "continue", "input", "complete")
 MAX_RUN_ID = 64
 _MAX_COMMAND = 16 * 1024
@@ -46,6 +51,16 @@ def read_run(body: Parameters) -> RunRequest:
         build=options.optional_text("build", _MAX_COMMAND),
         exec=options.optional_text("exec", _MAX_COMMAND),
         build_log=options.flag("buildLog"),
+    )
+
+
+def read_streamed_run(body: Parameters) -> RunRequest:
+    """Read what a client sends first over a WebSocket: a query or a batch, whose output is wanted as it comes."""
+    mode = body.text("mode", "query")
+    if mode not in STREAM_MODES:
+        raise body.wrong("mode", "one of " + ", ".join(STREAM_MODES))
+    return evolve(
+        read_run(Parameters({**body.content, "mode": mode, "runId": new_run_id()})), wait=STREAM_WAIT, eager=True
     )
 
 

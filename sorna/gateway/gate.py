@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -20,7 +20,7 @@ from sorna.errors import RateLimitExceeded, SornaError, Unavailable
 from sorna.gateway.authentication import Authentication
 from sorna.gateway.call import Access, Call, Reply, encode_json, problem_reply
 from sorna.gateway.interfaces import RateLimits, Readiness
-from sorna.gateway.problems import CONTENT_TYPE, INTERNAL, problem_body
+from sorna.gateway.problems import CONTENT_TYPE, INTERNAL, Era, problem_body
 from sorna.gateway.rate_limit import ANONYMOUS, count, exhausted, rate_headers
 from sorna.manager.interfaces import RateState
 from sorna.model.keypair import Keypair
@@ -66,6 +66,7 @@ class Gate:
     async def pass_through(self, incoming: Incoming, answer: Answer, access: Access, *, needs_ready: bool) -> Reply:
         """Answer one request; raises nothing but the cancellation that follows a client's hanging up."""
         request_id = self._new_request_id()
+        era = era_of(incoming.version, incoming.headers)
         state = ANONYMOUS
         try:
             if needs_ready and not self._readiness.is_ready:
@@ -83,30 +84,31 @@ class Gate:
                     content_type=(incoming.headers.getRawHeaders(b"Content-Type") or (b"",))[0],
                     body=incoming.body,
                     keypair=keypair,
+                    target=incoming.target,
                 )
             )
         except CancelledError:
             if incoming.gone():
                 raise
             # Nobody hung up, so something of ours was cancelled that should not have been.
-            reply = self._internal_error(request_id, Failure())
+            reply = self._internal_error(request_id, Failure(), era)
         except _Refused as refused:
-            state, reply = refused.state, self._problem(refused.error, request_id)
+            state, reply = refused.state, self._problem(refused.error, request_id, era)
         except SornaError as error:
-            reply = self._problem(error, request_id)
+            reply = self._problem(error, request_id, era)
         except Exception:  # noqa: BLE001 - the one place that must survive whatever a route raises
-            reply = self._internal_error(request_id, Failure())
+            reply = self._internal_error(request_id, Failure(), era)
         return _complete(reply, request_id, state)
 
-    def refuse(self, error: SornaError) -> Reply:
+    def refuse(self, error: SornaError, era: Era) -> Reply:
         """Answer a request that never reached a route."""
         request_id = self._new_request_id()
-        return _complete(self._problem(error, request_id), request_id, ANONYMOUS)
+        return _complete(self._problem(error, request_id, era), request_id, ANONYMOUS)
 
-    def break_down(self, failure: Failure) -> Reply:
+    def break_down(self, failure: Failure, era: Era) -> Reply:
         """Answer a request that met a fault of ours outside of every route."""
         request_id = self._new_request_id()
-        return _complete(self._internal_error(request_id, failure), request_id, ANONYMOUS)
+        return _complete(self._internal_error(request_id, failure, era), request_id, ANONYMOUS)
 
     async def _authenticate(self, incoming: Incoming) -> Keypair:
         return await self._authentication.authenticate(
@@ -122,8 +124,8 @@ class Gate:
     def _new_request_id(self) -> str:
         return f"{self._prefix}-{next(self._numbers):x}"
 
-    def _problem(self, error: SornaError, request_id: str) -> Reply:
-        reply = problem_reply(error)
+    def _problem(self, error: SornaError, request_id: str, era: Era) -> Reply:
+        reply = problem_reply(error, era)
         if reply.status >= 500:
             self._log.warn(
                 "request {request_id} failed: {error}: {detail} (because of {cause})",
@@ -134,16 +136,23 @@ class Gate:
             )
         return reply
 
-    def _internal_error(self, request_id: str, failure: Failure) -> Reply:
+    def _internal_error(self, request_id: str, failure: Failure, era: Era) -> Reply:
         # The client is told nothing but the id by which the operator finds the traceback.
         self._log.failure("request {request_id} met an error that nobody expected", failure, request_id=request_id)
-        body = encode_json(problem_body(INTERNAL, f"request {request_id}"))
+        body = encode_json(problem_body(INTERNAL, f"request {request_id}", era))
         return Reply(INTERNAL.status, body, CONTENT_TYPE)
+
+
+def era_of(version: int, headers: Headers) -> Era:
+    """Tell which generation of servers a request was written for: by its path, or else by its version header."""
+    if version in {1, 2} or (version == 0 and headers.hasHeader(b"X-Sorna-Version")):
+        return Era.SORNA
+    return Era.BACKEND
 
 
 def _complete(reply: Reply, request_id: str, state: RateState) -> Reply:
     headers = {b"X-Request-Id": request_id.encode("ascii"), **rate_headers(state), **reply.headers}
-    return Reply(reply.status, reply.body, reply.content_type, headers)
+    return evolve(reply, headers=headers)
 
 
 class _Refused(Exception):

@@ -9,9 +9,11 @@ from twisted.internet.defer import Deferred
 
 from sorna.manager.interfaces import RateState, UploadFile
 from sorna.manager.requests import Created, CreateRequest, KernelInfo
+from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Usage
 from sorna.model.keypair import Keypair
 from sorna.model.run import RunReply, RunRequest
+from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 
 T = TypeVar("T")
 
@@ -68,8 +70,32 @@ class Kernels(Protocol):
         """
         ...
 
+    async def list_files(
+        self, access_key: str, reference: str, path: str, *, recursive: bool = False
+    ) -> Sequence[FileEntry]:
+        """List a directory below the working directory, or describe with one entry without a name what else is there.
+
+        :raises InvalidRequest: the path climbs out, or there is nothing, or too much.
+        :raises KernelExecutionFailed:.
+        """
+        ...
+
+    async def read_file(self, access_key: str, reference: str, path: str, offset: int, size: int) -> FilePiece:
+        """Read at most ``size`` bytes of a file, not counted as a query.
+
+        :raises InvalidRequest: it is no regular file below the working directory.
+        :raises KernelExecutionFailed:.
+        """
+        ...
+
     async def logs(self, access_key: str, reference: str) -> str:
         """Give the kernel's recent console output."""
+        ...
+
+    async def open_terminal(
+        self, access_key: str, reference: str, viewer: TerminalViewer, rows: int = ROWS, columns: int = COLUMNS
+    ) -> Terminal:
+        """Look at a kernel's terminal. :raises KernelExecutionFailed:."""
         ...
 
 

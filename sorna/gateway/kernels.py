@@ -10,7 +10,6 @@ from typing import ClassVar
 
 from attrs import asdict, frozen
 
-from sorna.errors import KernelNotFound
 from sorna.gateway import execution
 from sorna.gateway.call import Call, Reply, json_reply, no_content
 from sorna.gateway.creation import read_create
@@ -19,24 +18,31 @@ from sorna.gateway.parameters import Parameters
 from sorna.gateway.router import Router
 from sorna.gateway.upload import read_files
 from sorna.manager.requests import KernelInfo
-from sorna.model.kernel import parse_kernel_id, short_id, valid_session_token
+from sorna.model.kernel import short_id
 from sorna.model.limits import KIB
 from sorna.model.run import new_run_id
 
-_KERNEL = "/kernel/<reference>"
+
+def kernel_paths(below: str = "") -> tuple[str, str]:
+    """Give the two paths of what concerns one kernel; clients of version 5 and later say session."""
+    return f"/kernel/<reference>{below}", f"/session/<reference>{below}"
+
+
+def stream_paths(below: str) -> tuple[str, str]:
+    """Give the two paths of a stream that belongs to one kernel."""
+    return f"/stream/kernel/<reference>{below}", f"/stream/session/<reference>{below}"
 
 
 @frozen
 class KernelRoutes:
-    """The routes below ``/vN/kernel``."""
+    """The routes below ``/kernel`` and ``/session``."""
 
     kernels: Kernels
     operations: Operations
 
     router: ClassVar[Router[KernelRoutes]] = Router()
 
-    @router.route("POST", "/kernel/create", needs_ready=True)
-    @router.route("POST", "/kernel", needs_ready=True)
+    @router.route("POST", "/kernel/create", "/kernel", "/session", needs_ready=True)
     async def create(self, call: Call) -> Reply:
         """Get or create a kernel; 201 either way."""
         request = read_create(call.access_key, Parameters(call.json_object()))
@@ -44,6 +50,8 @@ class KernelRoutes:
         return json_reply(
             {
                 "kernelId": short_id(created.kernel_id),
+                "sessionId": str(created.kernel_id),
+                "sessionName": created.session_token,
                 "created": created.created,
                 "servicePorts": [],
                 "status": created.status.value,
@@ -51,27 +59,27 @@ class KernelRoutes:
             status=201,
         )
 
-    @router.route("GET", _KERNEL, needs_ready=True)
+    @router.route("GET", *kernel_paths(), needs_ready=True)
     async def describe(self, call: Call) -> Reply:
         """Describe a kernel in the units of section 2.3."""
-        return json_reply(_description(await self.kernels.info(call.access_key, _reference(call))))
+        return json_reply(_description(await self.kernels.info(call.access_key, call.kernel_reference)))
 
-    @router.route("PATCH", _KERNEL, needs_ready=True)
+    @router.route("PATCH", *kernel_paths(), needs_ready=True)
     async def restart(self, call: Call) -> Reply:
         """Restart a kernel: its files stay."""
-        await self.operations.detach(self.kernels.restart(call.access_key, _reference(call)))
+        await self.operations.detach(self.kernels.restart(call.access_key, call.kernel_reference))
         return no_content()
 
-    @router.route("DELETE", _KERNEL, needs_ready=True)
+    @router.route("DELETE", *kernel_paths(), needs_ready=True)
     async def destroy(self, call: Call) -> Reply:
         """Destroy a kernel; clients of the first version want 204, later ones may read what it used."""
-        usage = await self.operations.detach(self.kernels.destroy(call.access_key, _reference(call)))
+        usage = await self.operations.detach(self.kernels.destroy(call.access_key, call.kernel_reference))
         return no_content() if call.version == 1 else json_reply({"stats": asdict(usage)})
 
-    @router.route("POST", _KERNEL, needs_ready=True)
+    @router.route("POST", *kernel_paths(), needs_ready=True)
     async def execute(self, call: Call) -> Reply:
         """Run code; not detached, so that a client that hangs up leaves its output for the next poll."""
-        reference, body = _reference(call), Parameters(call.json_object())
+        reference, body = call.kernel_reference, Parameters(call.json_object())
         if call.version == 1:
             reply = await self.kernels.execute(call.access_key, reference, execution.read_first_run(body))
             return json_reply({"result": execution.first_result(reply)})
@@ -83,40 +91,32 @@ class KernelRoutes:
         reply = await self.kernels.execute(call.access_key, reference, execution.read_run(body))
         return json_reply({"result": execution.result(reply)})
 
-    @router.route("POST", _KERNEL + "/interrupt", needs_ready=True)
+    @router.route("POST", *kernel_paths("/interrupt"), needs_ready=True)
     async def interrupt(self, call: Call) -> Reply:
         """Interrupt what runs now."""
-        await self.operations.detach(self.kernels.interrupt(call.access_key, _reference(call)))
+        await self.operations.detach(self.kernels.interrupt(call.access_key, call.kernel_reference))
         return no_content()
 
-    @router.route("POST", _KERNEL + "/complete", needs_ready=True)
+    @router.route("POST", *kernel_paths("/complete"), needs_ready=True)
     async def complete(self, call: Call) -> Reply:
         """Complete code at a position."""
-        reference = _reference(call)
+        reference = call.kernel_reference
         code, options = execution.read_completion(Parameters(call.json_object()))
         completions = await self.kernels.complete(call.access_key, reference, code, options)
         return json_reply({"result": {"status": "finished", "completions": list(completions)}})
 
-    @router.route("POST", _KERNEL + "/upload", needs_ready=True)
+    @router.route("POST", *kernel_paths("/upload"), needs_ready=True)
     async def upload(self, call: Call) -> Reply:
         """Write files into the working directory."""
-        reference = _reference(call)
+        reference = call.kernel_reference
         files = read_files(call.content_type, call.body)
         await self.operations.detach(self.kernels.upload(call.access_key, reference, files))
         return no_content()
 
-    @router.route("GET", _KERNEL + "/logs", needs_ready=True)
+    @router.route("GET", *kernel_paths("/logs"), needs_ready=True)
     async def logs(self, call: Call) -> Reply:
         """Give the kernel's recent console output."""
-        return json_reply({"result": {"logs": await self.kernels.logs(call.access_key, _reference(call))}})
-
-
-def _reference(call: Call) -> str:
-    reference = call.values["reference"]
-    # What can name no kernel is not looked up: it may hold what Redis keys and PostgreSQL texts may not.
-    if parse_kernel_id(reference) is None and not valid_session_token(reference):
-        raise KernelNotFound
-    return reference
+        return json_reply({"result": {"logs": await self.kernels.logs(call.access_key, call.kernel_reference)}})
 
 
 def _description(info: KernelInfo) -> dict[str, object]:

@@ -6,13 +6,21 @@ Source: section 1.5 of the REST interface's specification; titles are exact, mis
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any
 
 from attrs import frozen
 
 from sorna import errors
 
-BASE = "https://api.sorna.io/probs/"
+
+class Era(Enum):
+    """Where a problem's type points: what clients of each generation have always been told."""
+
+    SORNA = "https://api.sorna.io/probs/"
+    BACKEND = "https://api.backend.ai/probs/"
+
+
 CONTENT_TYPE = b"application/problem+json; charset=utf-8"
 
 
@@ -86,6 +94,9 @@ TABLE: Mapping[type[BaseException], Problem] = {
     errors.AgentError: Problem(500, "kernel-execution-failed", "Executing user code in the kernel has failed."),
 }
 
+#: What was renamed with the product.
+_LATER_TITLES = {"general-error": "General Backend API Error."}
+
 _WITH_AGENT_DETAILS = (
     errors.KernelCreationFailed,
     errors.KernelDestructionFailed,
@@ -103,32 +114,32 @@ def problem_of(error: BaseException) -> Problem:
     return INTERNAL
 
 
-def problem_body(problem: Problem, detail: str = "") -> dict[str, Any]:
+def problem_body(problem: Problem, detail: str = "", era: Era = Era.SORNA) -> dict[str, Any]:
     """Build the JSON object of a problem; the detail goes into the title, where all clients look."""
-    title = f"{problem.title} ({detail})" if detail else problem.title
-    return {"type": BASE + problem.slug, "title": title}
+    title = _LATER_TITLES.get(problem.slug, problem.title) if era is Era.BACKEND else problem.title
+    return {"type": era.value + problem.slug, "title": f"{title} ({detail})" if detail else title}
 
 
-def error_body(error: errors.SornaError) -> dict[str, Any]:
+def error_body(error: errors.SornaError, era: Era = Era.SORNA) -> dict[str, Any]:
     """Build the JSON object for an error of the domain, with what an agent said where one was asked."""
-    body = problem_body(problem_of(error), error.detail)
+    body = problem_body(problem_of(error), error.detail, era)
     cause: BaseException | None = error if isinstance(error, errors.AgentError) else None
     if isinstance(error, _WITH_AGENT_DETAILS):
         cause = error.__cause__
     if cause is not None:
-        body["agent-details"] = agent_details(cause)
+        body["agent-details"] = agent_details(cause, era)
     return body
 
 
-def agent_details(cause: BaseException) -> dict[str, Any]:
+def agent_details(cause: BaseException, era: Era = Era.SORNA) -> dict[str, Any]:
     """Describe what went wrong at an agent, without a trace of our own code."""
     if isinstance(cause, errors.AgentTimeout):
-        return {"type": BASE + "agent-timeout", "title": None}
+        return {"type": era.value + "agent-timeout", "title": None}
     if isinstance(cause, errors.AgentRefused):
-        return {"type": BASE + "agent-invalid-input", "title": cause.detail or None}
+        return {"type": era.value + "agent-invalid-input", "title": cause.detail or None}
     if isinstance(cause, errors.AgentError):
         details = {
-            "type": BASE + "agent-failure",
+            "type": era.value + "agent-failure",
             "title": cause.detail or "Agent-side exception occurred.",
         }
         if isinstance(cause, errors.AgentFailed) and cause.exception is not None:
@@ -139,4 +150,4 @@ def agent_details(cause: BaseException) -> dict[str, Any]:
     else:
         # The text of a foreign exception may hold anything, so only its name leaves the house.
         exception = type(cause).__name__
-    return {"type": BASE + "agent-failure", "title": "Unexpected exception ocurred.", "exception": exception}
+    return {"type": era.value + "agent-failure", "title": "Unexpected exception ocurred.", "exception": exception}

@@ -19,7 +19,8 @@ class RootRoutes:
         """Tell the newest version this server knows, not the one of the path; clients take it as a handshake."""
         return json_reply({"version": API_VERSION})
 
-    @router.route("GET", "/authorize")
+    @router.route("GET", "/authorize", "/auth", "/auth/test")
+    @router.route("POST", "/auth", "/auth/test")
     async def authorize(self, call: Call) -> Reply:
         """Tell a client that its signature is right, and give its ``echo`` back."""
         try:
@@ -30,3 +31,8 @@ class RootRoutes:
         if "echo" in content:
             answer["echo"] = content["echo"]
         return json_reply(answer)
+
+    @router.route("GET", "/manager/announcement")
+    async def announcement(self, _call: Call) -> Reply:
+        """Tell that nothing is announced; clients of 19.09 and later ask before everything else."""
+        return json_reply({"enabled": False, "message": ""})

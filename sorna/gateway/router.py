@@ -24,20 +24,24 @@ from klein import Klein
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
-from twisted.web.resource import Resource
+from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from werkzeug import exceptions
 
 from sorna.errors import SornaError
+from sorna.gateway import cross_origin, streaming
 from sorna.gateway.call import Access, Call, Reply
-from sorna.gateway.gate import Answer, Gate, Incoming
-from sorna.gateway.problems import BadRequest, MethodNotAllowed, UnknownPath
+from sorna.gateway.gate import Answer, Gate, Incoming, era_of
+from sorna.gateway.problems import BadRequest, Era, MethodNotAllowed, UnknownPath
+from sorna.gateway.websockets import Session, WebSockets
 
 A = TypeVar("A")
 Handler = Callable[[A, Call], Coroutine[Any, Any, Reply]]
 
-VERSIONS = {"v1": 1, "v2": 2, "v3": 3}
-API_VERSION = "v3.20170615"
+VERSIONS = {"v1": 1, "v2": 2, "v3": 3, "v4": 4}
+#: What clients are told. Those of 20.03 and later would sign as an older server wants, and as this one does not, if it said less;
+#: and those of 18.12 to 20.09 would use WebSockets for every run if it said more.
+API_VERSION = "v4.20181215"
 SERVER = b"BackendAI-API/" + API_VERSION.encode("ascii")
 
 _PREFIX = f"/<any({', '.join(VERSIONS)}):_version>"
@@ -50,9 +54,10 @@ _OVERRIDES = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"})
 class Route:
     """What is declared of a route.
 
-    :ivar path: below the version prefix, without a trailing slash; variable parts in angle brackets.
-    :ivar versioned: whether the path is found below ``/v1`` and so on, or at the root.
+    :ivar path: without version prefix and trailing slash; variable parts in angle brackets.
+    :ivar versioned: whether the path is found below ``/v1`` and so on besides the root.
     :ivar needs_ready: whether it answers 503 until the process is ready.
+    :ivar websocket: whether it is opened by a WebSocket's handshake, and answers with a session.
     """
 
     method: str
@@ -60,6 +65,7 @@ class Route:
     access: Access = Access.KEYPAIR
     versioned: bool = True
     needs_ready: bool = False
+    websocket: bool = False
 
 
 @frozen
@@ -79,16 +85,18 @@ class Router(Generic[A]):
     def route(
         self,
         method: str,
-        path: str,
-        *,
+        *paths: str,
         access: Access = Access.KEYPAIR,
         versioned: bool = True,
         needs_ready: bool = False,
+        websocket: bool = False,
     ) -> Callable[[Handler[A]], Handler[A]]:
-        """Declare that a method of the area's class answers a route; several may be stacked on one method."""
+        """Declare that a method of the area's class answers routes; several declarations may be stacked on one method."""
 
         def declare(handler: Handler[A]) -> Handler[A]:
-            self._declared.append((Route(method, path, access, versioned, needs_ready), handler))
+            self._declared.extend(
+                (Route(method, path, access, versioned, needs_ready, websocket), handler) for path in paths
+            )
             return handler
 
         return declare
@@ -107,9 +115,10 @@ class Application(Resource):
 
     isLeaf = True
 
-    def __init__(self, gate: Gate, routes: Iterable[BoundRoute]) -> None:
+    def __init__(self, gate: Gate, websockets: WebSockets, routes: Iterable[BoundRoute]) -> None:
         super().__init__()
         self._gate = gate
+        self._websockets = websockets
         self._bound = tuple(routes)
         self._klein = Klein()
         self._klein.url_map.strict_slashes = False
@@ -131,6 +140,9 @@ class Application(Resource):
         """Answer a request; see Note [What Klein would do by itself]."""
         override = request.getHeader(b"X-Method-Override")
         try:
+            if cross_origin.is_preflight(request.method, request.requestHeaders):
+                self._finish(request, self._preflight(request))
+                return NOT_DONE_YET
             if override is not None:
                 request.method = _overriding(request.method, override)
             _check_host(request.getHeader(b"Host"))
@@ -138,23 +150,32 @@ class Application(Resource):
             self._matching.render(request)
         except exceptions.HTTPException:
             # The only one that werkzeug raises before it matches is about the host.
-            self._finish(request, self._gate.refuse(BadRequest(_BAD_HOST)))
+            self._finish(request, self._gate.refuse(BadRequest(_BAD_HOST), _era(request)))
         except SornaError as error:
-            self._finish(request, self._gate.refuse(error))
+            self._finish(request, self._gate.refuse(error, _era(request)))
         except Exception:  # noqa: BLE001 - Twisted would answer in HTML
-            self._finish(request, self._gate.break_down(Failure()))
+            self._finish(request, self._gate.break_down(Failure(), _era(request)))
         return NOT_DONE_YET
+
+    def _preflight(self, request: Request) -> Reply:
+        _check_path(request.postpath or [])
+        path = request.path.decode("utf-8")
+        methods = set(self._klein.url_map.bind("localhost").allowed_methods(path))
+        if not methods:
+            raise UnknownPath
+        return cross_origin.preflight_reply(methods, request.requestHeaders)
 
     def _add(self, bound: BoundRoute) -> None:
         route = bound.route
 
-        def endpoint(request: IRequest, _version: str = "", **values: str) -> Deferred[bytes]:
+        def endpoint(request: IRequest, _version: str = "", **values: str) -> Deferred[bytes | IResource]:
             return Deferred.fromCoroutine(self._answer(request, bound, _version, values))
 
-        path = (_PREFIX if route.versioned else "") + route.path
-        self._klein.route(path, methods=[route.method], endpoint=f"{route.method} {path}")(endpoint)
+        for prefix in (_PREFIX, "") if route.versioned else ("",):
+            path = prefix + route.path or "/"
+            self._klein.route(path, methods=[route.method], endpoint=f"{route.method} {path}")(endpoint)
 
-    async def _answer(self, request: Any, bound: BoundRoute, version: str, values: dict[str, str]) -> bytes:
+    async def _answer(self, request: Any, bound: BoundRoute, version: str, values: dict[str, str]) -> bytes | IResource:
         # The request is Any because IRequest lacks half of what every request has.
         incoming = Incoming(
             method=request.method.decode("ascii"),
@@ -166,21 +187,53 @@ class Application(Resource):
             gone=lambda: getattr(request, "channel", None) is None,
         )
         route = bound.route
-        reply = await self._gate.pass_through(incoming, bound.answer, route.access, needs_ready=route.needs_ready)
-        return write_head(request, reply)
+        answer = self._opening(incoming, bound.answer) if route.websocket else bound.answer
+        reply = await self._gate.pass_through(incoming, answer, route.access, needs_ready=route.needs_ready)
+        if reply.session is not None:
+            return _Upgrading(self._websockets, reply.session)
+        body = write_head(request, reply)
+        if reply.stream is not None:
+            await streaming.send(request, reply.stream)
+        return body
+
+    def _opening(self, incoming: Incoming, answer: Answer) -> Answer:
+        """Let a route for WebSockets be asked only by what can become one, once the gate knows who asks."""
+
+        async def open_session(call: Call) -> Reply:
+            self._websockets.check(incoming.headers, incoming.body)
+            return await answer(call)
+
+        return open_session
 
     def _unmatched(self, request: Any, failure: Failure) -> bytes:
         error = failure.value
         if isinstance(error, exceptions.MethodNotAllowed):
-            return write_head(request, self._gate.refuse(MethodNotAllowed(frozenset(error.valid_methods or ()))))
+            allowed = MethodNotAllowed(frozenset(error.valid_methods or ()))
+            return write_head(request, self._gate.refuse(allowed, _era(request)))
         if isinstance(error, exceptions.HTTPException):
-            return write_head(request, self._gate.refuse(UnknownPath()))
-        return write_head(request, self._gate.break_down(failure))
+            return write_head(request, self._gate.refuse(UnknownPath(), _era(request)))
+        return write_head(request, self._gate.break_down(failure, _era(request)))
 
     @staticmethod
     def _finish(request: Request, reply: Reply) -> None:
         request.write(write_head(request, reply))
         request.finish()
+
+
+class _Upgrading(Resource):
+    """What Klein is given for a request that becomes a WebSocket, so that it leaves the request alone."""
+
+    isLeaf = True
+
+    def __init__(self, websockets: WebSockets, session: Session) -> None:
+        super().__init__()
+        self._websockets = websockets
+        self._session = session
+
+    def render(self, request: Request) -> int:
+        """Switch the request's connection."""
+        self._websockets.upgrade(request, self._session)
+        return NOT_DONE_YET
 
 
 def write_head(request: Request, reply: Reply) -> bytes:
@@ -189,10 +242,17 @@ def write_head(request: Request, reply: Reply) -> bytes:
     headers = request.responseHeaders
     headers.setRawHeaders(b"Server", [SERVER])
     headers.setRawHeaders(b"Content-Type", [reply.content_type])
-    headers.setRawHeaders(b"Content-Length", [b"%d" % len(reply.body)])
-    for name, value in reply.headers.items():
+    length = len(reply.body) if reply.stream is None else reply.stream.length
+    if length is not None:
+        headers.setRawHeaders(b"Content-Length", [b"%d" % length])
+    for name, value in (*reply.headers.items(), *cross_origin.shared(request.requestHeaders).items()):
         headers.setRawHeaders(name, [value])
     return reply.body
+
+
+def _era(request: Any) -> Era:
+    first = (request.postpath or [b""])[0].decode("latin-1")
+    return era_of(VERSIONS.get(first, 0), request.requestHeaders)
 
 
 def _check_host(host: bytes | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.internet.interfaces import IReactorTime
 
 from sorna.gateway.authentication import Authentication
+from sorna.gateway.files import FileRoutes
 from sorna.gateway.gate import Gate
 from sorna.gateway.interfaces import Kernels, Keypairs, Operations, RateLimits, Readiness
 from sorna.gateway.kernels import KernelRoutes
@@ -12,6 +13,9 @@ from sorna.gateway.operations import OperationRoutes
 from sorna.gateway.request import LimitedSite, ReadingLimits
 from sorna.gateway.root import RootRoutes
 from sorna.gateway.router import Application
+from sorna.gateway.run_streams import RunRoutes
+from sorna.gateway.terminals import TerminalRoutes
+from sorna.gateway.websockets import WebSocketLimits, WebSockets
 
 
 def make_application(
@@ -22,15 +26,20 @@ def make_application(
     rate_limits: RateLimits,
     operations: Operations,
     readiness: Readiness,
+    websocket_limits: WebSocketLimits | None = None,
 ) -> Application:
     """Put the routes of every area behind one gate; the result is the root resource."""
     gate = Gate(Authentication(reactor, keypairs), rate_limits, readiness)
     areas = (
         RootRoutes.router.bind(RootRoutes()),
         KernelRoutes.router.bind(KernelRoutes(kernels, operations)),
+        FileRoutes.router.bind(FileRoutes(kernels)),
+        RunRoutes.router.bind(RunRoutes(kernels)),
+        TerminalRoutes.router.bind(TerminalRoutes(kernels, operations)),
         OperationRoutes.router.bind(OperationRoutes(readiness)),
     )
-    return Application(gate, (route for area in areas for route in area))
+    websockets = WebSockets(reactor, websocket_limits or WebSocketLimits())
+    return Application(gate, websockets, (route for area in areas for route in area))
 
 
 def make_site(
@@ -42,6 +51,7 @@ def make_site(
     operations: Operations,
     readiness: Readiness,
     limits: ReadingLimits | None = None,
+    websocket_limits: WebSocketLimits | None = None,
 ) -> LimitedSite:
     """Make the factory of the HTTP door's connections, for any stream endpoint, with TLS or without.
 
@@ -54,5 +64,6 @@ def make_site(
         rate_limits=rate_limits,
         operations=operations,
         readiness=readiness,
+        websocket_limits=websocket_limits,
     )
     return LimitedSite(application, reactor, limits or ReadingLimits())

@@ -68,6 +68,8 @@ class Creation:
             kernel, made = await self.kernels.reserve(new_kernel_id(), spec, self.clock.seconds())
             if made:
                 return _created(await self._make(kernel, spec), created=True)
+            if not request.reuse:
+                raise KernelAlreadyExists(kernel.session_token)
             if kernel.runtime != spec.runtime:
                 raise KernelAlreadyExists(f"{kernel.session_token} runs {kernel.requested_runtime}")
             if kernel.status in {KernelStatus.RUNNING, KernelStatus.RESTARTING} and await self._still_there(kernel):

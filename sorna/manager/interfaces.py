@@ -13,9 +13,11 @@ from typing import Any, Protocol
 from attrs import frozen
 
 from sorna.model.agent import Agent, AgentAddress
+from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage
 from sorna.model.keypair import Keypair
 from sorna.model.run import RunReply, RunRequest
+from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 
 
 class KeypairStore(Protocol):
@@ -231,12 +233,38 @@ class AgentLink(Protocol):
         """Write one file below the working directory, as the kernel's own user. AgentRefused when the path climbs out."""
         ...
 
+    async def list_files(
+        self, agent: AgentAddress, kernel_id: uuid.UUID, path: str, *, recursive: bool
+    ) -> Sequence[FileEntry]:
+        """List a directory below the working directory, with all below it if ``recursive``; else one entry without a name.
+
+        AgentRefused when the path climbs out, or is none, or holds more than can be listed.
+        """
+        ...
+
+    async def read_file(
+        self, agent: AgentAddress, kernel_id: uuid.UUID, path: str, offset: int, size: int
+    ) -> FilePiece:
+        """Give at most ``size`` bytes of a regular file from ``offset`` on. AgentRefused when it is none."""
+        ...
+
     async def usage(self, agent: AgentAddress, kernel_id: uuid.UUID) -> Usage:
         """Give what the kernel has used so far."""
         ...
 
     async def logs(self, agent: AgentAddress, kernel_id: uuid.UUID) -> str:
         """Give the kernel's recent console output as text."""
+        ...
+
+    async def open_terminal(
+        self,
+        agent: AgentAddress,
+        kernel_id: uuid.UUID,
+        viewer: TerminalViewer,
+        rows: int = ROWS,
+        columns: int = COLUMNS,
+    ) -> Terminal:
+        """Look at a kernel's terminal; see ``sorna/model/terminal.py``. A lost connection ends it, with a reason."""
         ...
 
 

@@ -7,8 +7,8 @@ Knows no HTTP and no ZeroMQ. It decides, writes the truth before the effect, and
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
@@ -34,8 +34,12 @@ from sorna.manager.interfaces import (
     UploadFile,
 )
 from sorna.manager.requests import Created, CreateRequest, KernelInfo
+from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Kernel, KernelStatus, Usage, parse_kernel_id, short_id
 from sorna.model.run import RunReply, RunRequest
+from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
+
+T = TypeVar("T")
 
 
 @frozen
@@ -105,61 +109,71 @@ class Registry:
     async def execute(self, access_key: str, reference: str, request: RunRequest) -> RunReply:
         """Run code, or continue or feed the run that is outstanding."""
         place = await self._place(access_key, reference)
-        try:
-            return await self.link.execute(place.agent, place.kernel_id, request)
-        except KernelNotFound:
-            raise await self._vanished(place) from None
-        except AgentError as error:
-            raise KernelExecutionFailed from error
+        return await self._ask(place, self.link.execute(place.agent, place.kernel_id, request))
 
     async def interrupt(self, access_key: str, reference: str) -> None:
         """Interrupt what runs now."""
         place = await self._place(access_key, reference)
-        try:
-            await self.link.interrupt(place.agent, place.kernel_id)
-        except KernelNotFound:
-            raise await self._vanished(place) from None
-        except AgentError as error:
-            raise KernelExecutionFailed from error
+        await self._ask(place, self.link.interrupt(place.agent, place.kernel_id))
 
     async def complete(self, access_key: str, reference: str, code: str, options: Mapping[str, Any]) -> Sequence[str]:
         """Complete code at a position."""
         place = await self._place(access_key, reference)
-        try:
-            return await self.link.complete(place.agent, place.kernel_id, code, options)
-        except KernelNotFound:
-            raise await self._vanished(place) from None
-        except AgentError as error:
-            raise KernelExecutionFailed from error
+        return await self._ask(place, self.link.complete(place.agent, place.kernel_id, code, options))
 
     async def upload(self, access_key: str, reference: str, files: Sequence[UploadFile]) -> None:
         """Write files below the working directory; every path is judged before the first is written."""
         place = await self._place(access_key, reference)
         for file in files:
             check_upload_path(file.path)
-        try:
-            for file in files:
-                await self.link.upload(place.agent, place.kernel_id, file)
-        except KernelNotFound:
-            raise await self._vanished(place) from None
-        except AgentRefused as error:
-            raise InvalidRequest(error.detail) from error
-        except AgentError as error:
-            raise KernelExecutionFailed from error
+        for file in files:
+            await self._ask_about_file(place, self.link.upload(place.agent, place.kernel_id, file))
+
+    async def list_files(
+        self, access_key: str, reference: str, path: str, *, recursive: bool = False
+    ) -> Sequence[FileEntry]:
+        """List below the working directory."""
+        place = await self._place(access_key, reference)
+        listing = self.link.list_files(place.agent, place.kernel_id, path, recursive=recursive)
+        return await self._ask_about_file(place, listing)
+
+    async def read_file(self, access_key: str, reference: str, path: str, offset: int, size: int) -> FilePiece:
+        """Read a piece of a file; not counted as a query, because one download needs many."""
+        place = await self._place(access_key, reference, count=False)
+        return await self._ask_about_file(place, self.link.read_file(place.agent, place.kernel_id, path, offset, size))
 
     async def logs(self, access_key: str, reference: str) -> str:
         """Give the kernel's recent console output."""
         place = await self._place(access_key, reference)
+        return await self._ask(place, self.link.logs(place.agent, place.kernel_id))
+
+    async def open_terminal(
+        self, access_key: str, reference: str, viewer: TerminalViewer, rows: int = ROWS, columns: int = COLUMNS
+    ) -> Terminal:
+        """Look at a kernel's terminal; see ``sorna/model/terminal.py``."""
+        place = await self._place(access_key, reference)
+        return await self._ask(place, self.link.open_terminal(place.agent, place.kernel_id, viewer, rows, columns))
+
+    async def _ask(self, place: KernelPlace, call: Coroutine[Any, Any, T]) -> T:
+        """Await a call to the kernel's agent; its errors become those that the doors know."""
         try:
-            return await self.link.logs(place.agent, place.kernel_id)
+            return await call
         except KernelNotFound:
             raise await self._vanished(place) from None
         except AgentError as error:
             raise KernelExecutionFailed from error
 
-    async def _place(self, access_key: str, reference: str) -> KernelPlace:
+    async def _ask_about_file(self, place: KernelPlace, call: Coroutine[Any, Any, T]) -> T:
+        try:
+            return await self._ask(place, call)
+        except KernelExecutionFailed as error:
+            if isinstance(error.__cause__, AgentRefused):
+                raise InvalidRequest(error.__cause__.detail) from error
+            raise
+
+    async def _place(self, access_key: str, reference: str, *, count: bool = True) -> KernelPlace:
         """Find a live kernel of this owner and count the query; the one place where ownership is decided."""
-        place = await self.live.use(access_key, reference)
+        place = await self.live.use(access_key, reference, count=count)
         if place is not None:
             return place
         kernel = await self._row(access_key, reference)
@@ -170,7 +184,7 @@ class Registry:
             agent = await self.directory.find(kernel.agent_id)
             if agent is not None:
                 await self.live.add(kernel, agent.address)
-                place = await self.live.use(access_key, reference)
+                place = await self.live.use(access_key, reference, count=count)
                 if place is not None:
                     return place
         raise KernelNotFound(_end_of(kernel))

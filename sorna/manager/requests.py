@@ -18,6 +18,7 @@ class CreateRequest:
     :ivar memory: bytes; 0 for the runtime's default.
     :ivar execution_timeout: seconds; 0 for the default.
     :ivar cpu_cores: 0 for the default.
+    :ivar reuse: whether a session of that token may be found instead of made.
     """
 
     access_key: str
@@ -28,6 +29,7 @@ class CreateRequest:
     cpu_cores: float = 0.0
     environ: Mapping[str, str] = field(factory=dict)
     tag: str | None = None
+    reuse: bool = True
 
 
 @frozen

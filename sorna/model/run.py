@@ -38,6 +38,7 @@ class RunRequest:
     :ivar exec: batch: the command to run, likewise.
     :ivar build_log: batch: whether the client wants the build's output although it succeeded.
     :ivar wait: seconds after which to answer ``continued``; None waits for the end.
+    :ivar eager: answer as soon as there is any output.
     """
 
     mode: RunMode
@@ -47,6 +48,7 @@ class RunRequest:
     exec: str | None = None
     build_log: bool = False
     wait: float | None = 2.0
+    eager: bool = False
 
 
 @frozen

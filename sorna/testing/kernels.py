@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -13,10 +14,13 @@ from twisted.internet.interfaces import IReactorTime
 from sorna.errors import InvalidRequest, KernelAlreadyExists, KernelNotFound, QuotaExceeded, RuntimeUnknown
 from sorna.manager.interfaces import UploadFile
 from sorna.manager.requests import Created, CreateRequest, KernelInfo
+from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import KernelStatus, Usage, new_kernel_id, parse_kernel_id
 from sorna.model.limits import Limits
 from sorna.model.run import RunMode, RunReply, RunRequest, RunStatus, new_run_id
 from sorna.model.runtime import resolve_runtime
+from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
+from sorna.testing.terminals import MemoryTerminal
 
 
 @define
@@ -33,6 +37,7 @@ class MemoryKernel:
     interrupts: int = 0
     files: dict[str, bytes] = field(factory=dict)
     runs: list[RunRequest] = field(factory=list)
+    terminal: MemoryTerminal = field(factory=MemoryTerminal)
 
 
 class MemoryKernels:
@@ -64,7 +69,7 @@ class MemoryKernels:
             now = self._clock.seconds()
             kernel = MemoryKernel(new_kernel_id(), request, runtime, created_at=now, used_at=now)
             self.live[kernel.id] = kernel
-        elif kernel.runtime != runtime:
+        elif kernel.runtime != runtime or not request.reuse:
             raise KernelAlreadyExists
         return Created(kernel.id, request.session_token, runtime, KernelStatus.RUNNING, created)
 
@@ -94,7 +99,9 @@ class MemoryKernels:
 
     async def destroy(self, access_key: str, reference: str) -> Usage:
         """Forget a kernel."""
-        del self.live[self._use("destroy", access_key, reference).id]
+        kernel = self._use("destroy", access_key, reference)
+        del self.live[kernel.id]
+        kernel.terminal.end("user-requested")
         return Usage(cpu_used=12.5, mem_max_bytes=1024)
 
     async def execute(self, access_key: str, reference: str, request: RunRequest) -> RunReply:
@@ -121,9 +128,44 @@ class MemoryKernels:
                 raise InvalidRequest(f"{file.path!r} is no path below the working directory")
         kernel.files.update({file.path: file.content for file in files})
 
+    async def list_files(
+        self, access_key: str, reference: str, path: str, *, recursive: bool = False
+    ) -> Sequence[FileEntry]:
+        """List what was uploaded."""
+        kernel = self._use("list_files", access_key, reference)
+        if path in kernel.files:
+            return [_entry("", kernel.files[path])]
+        below = "" if path in {"", "."} else path + "/"
+        found: dict[str, FileEntry] = {}
+        for name in sorted(name for name in kernel.files if name.startswith(below)):
+            parts = name[len(below) :].split("/")
+            for depth in range(1, len(parts) if recursive else min(len(parts), 2)):
+                directory = "/".join(parts[:depth])
+                found.setdefault(directory, _entry(directory, None))
+            if recursive or len(parts) == 1:
+                found["/".join(parts)] = _entry("/".join(parts), kernel.files[name])
+        if not found and below:
+            raise InvalidRequest(f"{path!r} cannot be listed: there is no such file.")
+        return list(found.values())
+
+    async def read_file(self, access_key: str, reference: str, path: str, offset: int, size: int) -> FilePiece:
+        """Read what was uploaded."""
+        kernel = self._find(access_key, reference)
+        self._fail("read_file")
+        if path not in kernel.files:
+            raise InvalidRequest(f"{path!r} cannot be read: there is no such file.")
+        content = kernel.files[path]
+        return FilePiece(len(content), content[offset : offset + size])
+
     async def logs(self, access_key: str, reference: str) -> str:
         """Give the code of all runs."""
         return "".join(run.code for run in self._use("logs", access_key, reference).runs)
+
+    async def open_terminal(
+        self, access_key: str, reference: str, viewer: TerminalViewer, rows: int = ROWS, columns: int = COLUMNS
+    ) -> Terminal:
+        """Look at a terminal that prints what is typed."""
+        return self._use("open_terminal", access_key, reference).terminal.open(viewer, rows, columns)
 
     def _use(self, method: str, access_key: str, reference: str) -> MemoryKernel:
         kernel = self._find(access_key, reference)
@@ -149,6 +191,11 @@ class MemoryKernels:
             if (kernel.request.access_key, kernel.request.session_token) == (access_key, token):
                 return kernel
         return None
+
+
+def _entry(name: str, content: bytes | None) -> FileEntry:
+    mode = stat.S_IFDIR | 0o755 if content is None else stat.S_IFREG | 0o644
+    return FileEntry(name, mode, len(content or b""), 1_500_000_000.5, 1_500_000_001.0, 1_500_000_002.0)
 
 
 async def print_code(request: RunRequest) -> RunReply:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 
 from sorna.agent import kernel as module
 from sorna.agent.runners import frames
 from sorna.agent.runs import GATHER
-from sorna.errors import AgentFailed, AgentRefused, AgentTimeout, KernelNotFound
+from sorna.errors import AgentFailed, KernelNotFound
 from sorna.model.kernel import short_id
 from sorna.model.limits import MIB
 from sorna.model.run import RunStatus
@@ -196,46 +195,6 @@ class RestartTests(KernelTestCase):
 
 class RequestTests(KernelTestCase):
     """Uploads, completions, interrupts, logs."""
-
-    def test_upload(self) -> None:
-        """A file goes as one frame, and is there when init says so."""
-        init = self.create()
-        content = bytes(range(256)) * 5000
-        uploaded = self.start(self.kernels.upload(self.kernel_id, "a/b.bin", content))
-        self.assertNoResult(uploaded)
-        (payload,) = [payload for kind, payload in init.received if kind == frames.UPLOAD]
-        header, _, received = payload.partition(b"\0")
-        self.assertEqual(json.loads(header), {"request": 1, "path": "a/b.bin", "append": False})
-        self.assertEqual(received, content)
-        init.say(frames.REPLY, {"request": 1, "error": None, "result": None})
-        self.flow()
-        self.successResultOf(uploaded)
-
-    def test_uploads_wait_for_each_other(self) -> None:
-        """One file at a time is on the channel; an error belongs to its own file."""
-        init = self.create()
-        first = self.start(self.kernels.upload(self.kernel_id, "../x", b"1"))
-        second = self.start(self.kernels.upload(self.kernel_id, "y", b"2"))
-        self.assertEqual(len([1 for kind, _ in init.received if kind == frames.UPLOAD]), 1)
-        init.say(frames.REPLY, {"request": 1, "error": {"kind": "refused", "detail": "climbs out"}, "result": None})
-        self.flow()
-        self.assertEqual(self.failureResultOf(first, AgentRefused).value.detail, "climbs out")
-        init.say(frames.REPLY, {"request": 2, "error": {"kind": "failed", "detail": "disk"}, "result": None})
-        self.flow()
-        self.agent_failed(second)
-
-    def test_upload_bounds(self) -> None:
-        """Too large a file, an empty name and too long a name are refused at once."""
-        self.create()
-        for path, content in (("x", b"x" * (module.MAX_UPLOAD + 1)), ("", b""), ("x" * 5000, b"")):
-            self.failureResultOf(self.start(self.kernels.upload(self.kernel_id, path, content)), AgentRefused)
-
-    def test_upload_without_an_answer(self) -> None:
-        """A kernel that does not answer is not waited for without end."""
-        self.create()
-        uploaded = self.start(self.kernels.upload(self.kernel_id, "x", b""))
-        self.advance(module.UPLOAD_DEADLINE)
-        self.failureResultOf(uploaded, AgentTimeout)
 
     def test_complete(self) -> None:
         """Completions pass through; options of a wrong type count as missing."""

@@ -158,6 +158,8 @@ class EndedTests(KernelTestCase):
             kernels.interrupt(nobody),
             kernels.complete(nobody, "", {}),
             kernels.upload(nobody, "x", b""),
+            kernels.list_files(nobody, ".", recursive=False),
+            kernels.read_file(nobody, "x", 0, 1),
             kernels.usage(nobody),
             kernels.logs(nobody),
             kernels.destroy_kernel(nobody, "x"),

@@ -6,12 +6,16 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
 
 from sorna.errors import KernelNotFound
+from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import KernelSpec, Usage
 from sorna.model.limits import Limits
 from sorna.model.run import RunMode, RunReply, RunRequest, RunStatus
+from sorna.model.terminal import Terminal, TerminalViewer
+from sorna.testing.terminals import MemoryTerminal
 
 KERNEL = uuid.UUID(int=7)
 OTHER = uuid.UUID(int=8)
@@ -27,6 +31,8 @@ REPLY = RunReply(
     first_seq=3,
     next_seq=6,
 )
+ENTRY = FileEntry("a/é.txt", 0o100644, 12, 1.5, 2.0, 3.25)
+PIECE = FilePiece(1 << 40, bytes(range(256)) * 1200)
 QUERY = RunRequest(RunMode.QUERY, "1+1", "run-1")
 
 
@@ -37,6 +43,7 @@ class ScriptedOperations:
         self.calls: list[tuple[Any, ...]] = []
         self.cancelled: list[str] = []
         self.kernels = {KERNEL}
+        self.terminal = MemoryTerminal()
         self.script: dict[str, Callable[[], Any]] = {}
 
     async def _do(self, method: str, kernel_id: uuid.UUID, *rest: Any) -> None:
@@ -79,6 +86,14 @@ class ScriptedOperations:
     async def upload(self, kernel_id: uuid.UUID, path: str, content: bytes) -> None:
         await self._do("upload", kernel_id, path, content)
 
+    async def list_files(self, kernel_id: uuid.UUID, path: str, *, recursive: bool) -> Sequence[FileEntry]:
+        await self._do("list_files", kernel_id, path, recursive)
+        return (ENTRY, evolve(ENTRY, name="", size=1 << 40))
+
+    async def read_file(self, kernel_id: uuid.UUID, path: str, offset: int, size: int) -> FilePiece:
+        await self._do("read_file", kernel_id, path, offset, size)
+        return PIECE
+
     async def usage(self, kernel_id: uuid.UUID) -> Usage:
         await self._do("usage", kernel_id)
         return USAGE
@@ -86,3 +101,7 @@ class ScriptedOperations:
     async def logs(self, kernel_id: uuid.UUID) -> str:
         await self._do("logs", kernel_id)
         return "printed\n"
+
+    async def open_terminal(self, kernel_id: uuid.UUID, viewer: TerminalViewer, rows: int, columns: int) -> Terminal:
+        await self._do("open_terminal", kernel_id, rows, columns)
+        return self.terminal.open(viewer, rows, columns)

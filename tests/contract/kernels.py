@@ -41,6 +41,8 @@ class KernelsContract(TestCase):
             kernels.interrupt(owner, reference),
             kernels.complete(owner, reference, "", {}),
             kernels.upload(owner, reference, [UploadFile("x", b"")]),
+            kernels.list_files(owner, reference, "."),
+            kernels.read_file(owner, reference, "x", 0, 1),
             kernels.logs(owner, reference),
         ):
             with self.assertRaises(error):
@@ -62,6 +64,8 @@ class KernelsContract(TestCase):
         await self.create()
         with self.assertRaises(KernelAlreadyExists):
             await self.create(runtime="lua")
+        with self.assertRaises(KernelAlreadyExists):
+            await self.kernels.create(CreateRequest(OWNER, TOKEN, "python3", reuse=False))
         await self.create("second-token")
         with self.assertRaises(QuotaExceeded):
             await self.create("third-token")

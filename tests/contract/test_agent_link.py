@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
 
 from sorna import errors
@@ -14,7 +15,7 @@ from sorna.manager.interfaces import AgentLink, KernelEnded, KernelOrder, Upload
 from sorna.model.agent import AgentAddress
 from sorna.model.run import RunMode, RunRequest
 from tests.cluster.real import LinkCase, reactor
-from tests.cluster.scripted import KERNEL, OTHER, QUERY, REPLY, SPEC, USAGE, ScriptedOperations
+from tests.cluster.scripted import ENTRY, KERNEL, OTHER, PIECE, QUERY, REPLY, SPEC, USAGE, ScriptedOperations
 
 
 def _raise(error: Exception) -> Callable[[], None]:
@@ -43,6 +44,9 @@ class AgentLinkContract(LinkCase):
         self.assertEqual(await link.execute(at, OTHER, request), REPLY)
         self.assertEqual(await link.complete(at, KERNEL, "pr", {"row": 0, "col": 2}), ["print", "property"])
         await link.upload(at, KERNEL, UploadFile("a/b.bin", bytes(range(256)) * 2000))
+        entries = await link.list_files(at, KERNEL, "a", recursive=True)
+        self.assertEqual(list(entries), [ENTRY, evolve(ENTRY, name="", size=1 << 40)])
+        self.assertEqual(await link.read_file(at, KERNEL, "a/é.txt", 1 << 33, 99), PIECE)
         await link.interrupt(at, KERNEL)
         await link.restart_kernel(at, KERNEL)
         self.assertEqual(await link.usage(at, KERNEL), USAGE)
@@ -55,6 +59,8 @@ class AgentLinkContract(LinkCase):
                 ("execute", OTHER, request),
                 ("complete", KERNEL, "pr", {"row": 0, "col": 2}),
                 ("upload", KERNEL, "a/b.bin", bytes(range(256)) * 2000),
+                ("list_files", KERNEL, "a", True),
+                ("read_file", KERNEL, "a/é.txt", 1 << 33, 99),
                 ("interrupt", KERNEL),
                 ("restart_kernel", KERNEL),
                 ("usage", KERNEL),

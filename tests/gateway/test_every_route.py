@@ -15,14 +15,35 @@ from tests.gateway.base import INACTIVE, NOW, OTHER, POOR, TOKEN, Answer, Gatewa
 
 FORM = "form"
 
+
+def both(method: str, below: str, value: Any) -> dict[tuple[str, str], Any]:
+    """Give the rows of a route that exists for kernels and for sessions."""
+    return {(method, f"/{collection}/<reference>{below}"): value for collection in ("kernel", "session")}
+
+
 #: For each route that reads a body: one that it accepts, or FORM. A route that is missing here reads none.
 RIGHT_BODIES: Mapping[tuple[str, str], Any] = {
     ("GET", "/authorize"): {"echo": 1},
+    **{(method, path): {"echo": 1} for method in ("GET", "POST") for path in ("/auth", "/auth/test")},
     ("POST", "/kernel/create"): {"lang": "python3", "clientSessionToken": TOKEN},
     ("POST", "/kernel"): {"lang": "python3", "clientSessionToken": TOKEN},
-    ("POST", "/kernel/<reference>"): {"mode": "query", "code": "1"},
-    ("POST", "/kernel/<reference>/complete"): {"code": "1", "options": {"line": "1", "col": 1}},
-    ("POST", "/kernel/<reference>/upload"): FORM,
+    ("POST", "/session"): {"image": "python3", "name": TOKEN},
+    **both("POST", "", {"mode": "query", "code": "1"}),
+    **both("POST", "/complete", {"code": "1", "options": {"line": "1", "col": 1}}),
+    **both("POST", "/upload", FORM),
+    **both("GET", "/files", {"path": "."}),
+    **both("GET", "/download", {"files": ["."]}),
+    **both("GET", "/download_single", {"file": "."}),
+}
+#: Routes that read a body whose being none is a problem of the authorization.
+AUTHORIZATION = frozenset({"/authorize", "/auth", "/auth/test"})
+
+#: What a client that wants a WebSocket sends besides.
+HANDSHAKE = {
+    b"Connection": b"Upgrade",
+    b"Upgrade": b"Websocket",
+    b"Sec-WebSocket-Version": b"13",
+    b"Sec-WebSocket-Key": b"dGhlIHNhbXBsZSBub25jZQ==",
 }
 
 #: For each route, the fields whose type it checks, outermost last.
@@ -37,8 +58,12 @@ TYPED_FIELDS: Mapping[tuple[str, str], Mapping[str, Any]] = {
         "tag": 5,
     },
     ("POST", "/kernel"): {"lang": None, "clientSessionToken": 7},
-    ("POST", "/kernel/<reference>"): {"mode": 1, "code": 2, "runId": [], "options": "x"},
-    ("POST", "/kernel/<reference>/complete"): {"code": 1, "options": []},
+    ("POST", "/session"): {"image": 5, "name": 7, "type": 1, "reuseIfExists": "no"},
+    **both("POST", "", {"mode": 1, "code": 2, "runId": [], "options": "x"}),
+    **both("POST", "/complete", {"code": 1, "options": []}),
+    **both("GET", "/files", {"path": 1}),
+    **both("GET", "/download", {"files": "x"}),
+    **both("GET", "/download_single", {"file": []}),
 }
 
 
@@ -49,13 +74,15 @@ class EveryRouteTests(GatewayTestCase):
         """Give routes with a target of each version they exist in."""
         for route in self.application.routes:
             if (access is None or route.access is access) and kernel in {None, "<reference>" in route.path}:
-                for prefix in VERSIONS if route.versioned else ("",):
-                    yield route, f"/{prefix}{route.path}" if prefix else route.path
+                for prefix in (*VERSIONS, "") if route.versioned else ("",):
+                    yield route, f"/{prefix}{route.path}" if prefix else route.path or "/"
 
     def call(self, route: Route, target: str, reference: str = TOKEN, **signing: Any) -> Answer:
         """Call a route with a body that it accepts."""
         right = RIGHT_BODIES.get((route.method, route.path))
         target = target.replace("<reference>", reference)
+        if route.websocket:
+            signing["changes"] = {**HANDSHAKE, **signing.get("changes", {})}
         if right == FORM:
             content_type, body = form(("x", b"1"))
             return self.request(route.method, target, body=body, content_type=content_type, **signing)
@@ -66,16 +93,18 @@ class EveryRouteTests(GatewayTestCase):
         there = {(route.method, route.path) for route in self.application.routes}
         self.assertLessEqual(set(RIGHT_BODIES) | set(TYPED_FIELDS), there)
         posts = {key for key in there if key[0] == "POST"}
-        self.assertEqual(posts - set(RIGHT_BODIES), {("POST", "/kernel/<reference>/interrupt")})
+        self.assertEqual(posts - set(RIGHT_BODIES), set(both("POST", "/interrupt", None)))
 
     def test_right_calls(self) -> None:
-        """Every route answers a right call, with and without a slash at the end."""
+        """Every route answers a right call, with and without a slash at the end; WebSockets need a real connection."""
         for route, target in self.routes():
+            if route.websocket:
+                continue
             for slash in ("", "/"):
                 self.create()
-                answer = self.call(route, target + slash)
+                answer = self.call(route, target if target == "/" else target + slash)
                 self.assertIn(answer.status, {200, 201, 204}, (target, answer))
-                self.assertEqual(answer.headers["server"], "BackendAI-API/v3.20170615")
+                self.assertEqual(answer.headers["server"], "BackendAI-API/v4.20181215")
                 self.assertEqual(answer.headers["content-length"], str(len(answer.body)))
                 self.assertIn("content-type", answer.headers)
                 self.assertIn("x-request-id", answer.headers)
@@ -128,7 +157,7 @@ class EveryRouteTests(GatewayTestCase):
         """Every route that reads a body refuses one that it cannot read."""
         for route, target in self.routes(Access.KEYPAIR):
             if (route.method, route.path) in RIGHT_BODIES:
-                slug = "invalid-auth-params" if route.path == "/authorize" else "invalid-api-params"
+                slug = "invalid-auth-params" if route.path in AUTHORIZATION else "invalid-api-params"
                 for body in (b"", b"{", b"[1]", b"\xff\xff"):
                     target_of = target.replace("<reference>", self.create())
                     self.assert_problem(self.request(route.method, target_of, body=body), 400, slug)
@@ -161,12 +190,30 @@ class EveryRouteTests(GatewayTestCase):
                 self.assert_problem(answer, 404, "kernel-not-found")
         self.assertEqual(repr(self.kernels.live), before)
 
+    def test_websockets_want_a_handshake(self) -> None:
+        """A plain request, one from a page of another host and one with a body are no handshakes, and open nothing."""
+        kernel = self.create()
+        wrong: tuple[dict[bytes, bytes], ...] = (
+            dict.fromkeys(HANDSHAKE, b""),
+            {b"Sec-WebSocket-Version": b"12"},
+            {b"Upgrade": b"h2c"},
+            {b"Origin": b"https://elsewhere.example"},
+            {b"Origin": b"null"},
+        )
+        for route, target in self.routes():
+            if route.websocket:
+                for changes in wrong:
+                    self.assert_problem(self.call(route, target, kernel, changes=changes), 400, "generic-bad-request")
+                answer = self.request("GET", target.replace("<reference>", kernel), body=b"{}", changes=HANDSHAKE)
+                self.assert_problem(answer, 400, "generic-bad-request")
+        self.assertEqual([one.terminal.seats for one in self.kernels.live.values()], [[]])
+
     def test_not_ready(self) -> None:
         """Routes of kernels wait for the process to be ready, and no others do."""
         self.readiness.reason = "starting"
         for route, target in self.routes():
             answer = self.call(route, target)
-            if route.path.startswith("/kernel"):
+            if route.needs_ready:
                 self.assert_problem(answer, 503, "service-unavailable", "Serivce unavailable. (Server not ready.)")
             elif route.path != "/ready":
                 self.assertEqual(answer.status, 200)

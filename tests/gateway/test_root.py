@@ -11,17 +11,17 @@ from twisted.logger import LogLevel, globalLogPublisher
 
 from sorna.errors import Unavailable
 from sorna.model.keypair import Keypair
-from tests.gateway.base import NOW, OTHER, POOR, TOKEN, GatewayTestCase
+from tests.gateway.base import NOW, OTHER, POOR, TOKEN, Answer, GatewayTestCase
 
 
 class VersionTests(GatewayTestCase):
     def test_version_query(self) -> None:
-        """Every known major version tells the newest one, with and without a slash, without any credentials."""
-        for path in ("/v1", "/v2", "/v3", "/v1/", "/v2/", "/v3/"):
+        """Every known major version and none tell the same one, with and without a slash, without any credentials."""
+        for path in ("/", "/v1", "/v2", "/v3", "/v4", "/v1/", "/v2/", "/v3/", "/v4/"):
             answer = self.send("GET", path, {})
-            self.assertEqual((answer.status, answer.body), (200, b'{"version": "v3.20170615"}'))
+            self.assertEqual((answer.status, answer.body), (200, b'{"version": "v4.20181215"}'))
             self.assertEqual(answer.headers["content-type"], "application/json; charset=utf-8")
-            self.assertEqual(answer.headers["server"], "BackendAI-API/v3.20170615")
+            self.assertEqual(answer.headers["server"], "BackendAI-API/v4.20181215")
             self.assertEqual(answer.headers["content-length"], "26")
             self.assertEqual(answer.headers["x-ratelimit-limit"], "1000")
             self.assertEqual(answer.headers["x-ratelimit-remaining"], "1000")
@@ -36,13 +36,21 @@ class VersionTests(GatewayTestCase):
 
     def test_unsupported_versions(self) -> None:
         """A major version that is not known is a bad request whatever follows it."""
-        for path in ("/v0", "/v4", "/v10/authorize", "/v4/kernel/create", "/v01"):
+        for path in ("/v0", "/v5", "/v10/authorize", "/v5/kernel/create", "/v01"):
             answer = self.send("GET", path, {})
             self.assert_problem(answer, 400, "generic-bad-request", "Bad request. (Unsupported API major version.)")
 
     def test_unknown_urls(self) -> None:
         """What no route has is not found, without a look at the credentials."""
-        for path in ("/", "/v2/nothing", "/favicon.ico", "/v2//authorize", "/vtest", "/v2/kernel/a/b/c", "/v2/stream"):
+        for path in (
+            "/nothing",
+            "/v2/nothing",
+            "/favicon.ico",
+            "/v2//authorize",
+            "/vtest",
+            "/v2/kernel/a/b/c",
+            "/v2/stream",
+        ):
             answer = self.send("GET", path, {})
             self.assert_problem(answer, 404, "generic-not-found", "Unknown URL path.")
             self.assertEqual(answer.headers["x-ratelimit-remaining"], "1000")
@@ -62,6 +70,20 @@ class VersionTests(GatewayTestCase):
         head = self.send("HEAD", "/v2", {})
         self.assertEqual((head.status, head.body), (405, b""))
         self.assertEqual(head.headers["content-type"], "application/problem+json; charset=utf-8")
+
+    def test_problems_of_each_generation(self) -> None:
+        """A problem's type lies where the servers of the request's generation had it."""
+        for path, header, host in (
+            ("/v1/nothing", b"X-BackendAI-Version", "sorna.io"),
+            ("/v2/kernel/nobody-has-this", b"X-BackendAI-Version", "sorna.io"),
+            ("/v3/nothing", b"X-Sorna-Version", "backend.ai"),
+            ("/v4/kernel/nobody-has-this", b"X-BackendAI-Version", "backend.ai"),
+            ("/nothing", b"X-BackendAI-Version", "backend.ai"),
+            ("/kernel/nobody-has-this", b"X-Sorna-Version", "sorna.io"),
+            ("/v5", b"X-BackendAI-Version", "backend.ai"),
+        ):
+            answer = self.request("GET", path, version_header=header)
+            self.assertTrue(answer.json["type"].startswith(f"https://api.{host}/probs/"), (path, answer))
 
     def test_paths_and_hosts_that_are_none(self) -> None:
         """Bytes that are no UTF-8 and hosts that are no names get a problem like everything else."""
@@ -92,6 +114,70 @@ class VersionTests(GatewayTestCase):
         for method in (b"HEAD", b"OPTIONS", b"X" * 1000, b""):
             self.assert_problem(self.send("POST", "/v2", {b"X-Method-Override": method}), 405, "method-not-allowed")
         self.assertEqual(self.send("POST", "/v2", {b"X-Method-Override": b"GET"}).status, 200)
+
+
+class CrossOriginTests(GatewayTestCase):
+    def test_answers(self) -> None:
+        """A page of any origin may read any answer, an error too; other clients are not bothered."""
+        for path, status in (("/v2", 200), ("/nothing", 404), ("/kernel/x", 400)):
+            answer = self.send("GET", path, {b"Origin": b"https://ide.example"})
+            self.assertEqual(answer.status, status)
+            self.assertEqual(answer.headers["access-control-allow-origin"], "*")
+            self.assertEqual(answer.headers["access-control-expose-headers"], "*")
+            self.assertNotIn("access-control-allow-credentials", answer.headers)
+            self.assertNotIn("access-control-allow-origin", self.send("GET", path, {}).headers)
+
+    def preflight(self, path: str, wanted: bytes = b"") -> Answer:
+        """Ask as a browser does."""
+        headers = {b"Origin": b"https://ide.example", b"Access-Control-Request-Method": b"POST"}
+        if wanted:
+            headers[b"Access-Control-Request-Headers"] = wanted
+        return self.send("OPTIONS", path, headers)
+
+    def test_preflight(self) -> None:
+        """A browser is told the methods of the URL and may send the headers it asked for, without credentials."""
+        wanted = b"authorization, content-type,x-backendai-date"
+        answer = self.preflight(f"/v2/kernel/{TOKEN}", wanted)
+        self.assertEqual((answer.status, answer.body), (200, b""))
+        self.assertEqual(answer.headers["access-control-allow-methods"], "DELETE, GET, PATCH, POST")
+        self.assertEqual(answer.headers["access-control-allow-headers"], wanted.decode())
+        self.assertEqual(answer.headers["access-control-allow-origin"], "*")
+        self.assertEqual(self.preflight("/kernel/").headers["access-control-allow-methods"], "POST")
+        self.assertEqual(self.rate_limits.counted, frozenset())
+
+    def test_preflight_bounds(self) -> None:
+        """Nothing is given back that is no list of header names, and URLs that do not exist have no methods."""
+        for wanted in (b"a: b", b"x" * 2000, b"\xc3\xa9", b""):
+            self.assertEqual(self.preflight("/v2", wanted).headers["access-control-allow-headers"], "*")
+        self.assert_problem(self.preflight("/nothing"), 404, "generic-not-found")
+        self.assert_problem(self.preflight("/v9/kernel"), 400, "generic-bad-request")
+        self.assert_problem(self.preflight("/v2/%ff"), 400, "generic-bad-request")
+
+
+class UnversionedTests(GatewayTestCase):
+    def test_bodies_are_not_signed(self) -> None:
+        """Clients of version 4 sign an empty body, and any client may on paths without a version."""
+        for path in ("/auth", "/auth/test", "/authorize"):
+            answer = self.request("GET", path, {"echo": 1}, version=b"v4.20181215")
+            self.assertEqual(answer.json, {"authorized": "yes", "echo": 1})
+        for version, path, status in (
+            (b"v6.20220315", "/auth", 200),
+            (b"v3.20170615", "/auth", 200),
+            (b"v3.20170615", "/v3/auth/test", 401),
+            (b"v2.20170315", "/v2/authorize", 401),
+            (b"v4.20181215", "/v4/auth", 200),
+        ):
+            headers = evolve(self.signer, version=version).headers(b"GET", path.encode(), b"")
+            self.assertEqual(self.send("GET", path, headers, b'{"echo": 1}').status, status, (version, path))
+
+    def test_signed_bodies(self) -> None:
+        """A client of an older version that signs its body may use these paths too."""
+        self.assertEqual(self.request("POST", "/auth", {"echo": 2}, version=b"v3.20170615").json["echo"], 2)
+
+    def test_announcement(self) -> None:
+        """Nothing is announced."""
+        answer = self.request("GET", "/manager/announcement", version=b"v4.20181215")
+        self.assertEqual(answer.json, {"enabled": False, "message": ""})
 
 
 class AuthorizeTests(GatewayTestCase):

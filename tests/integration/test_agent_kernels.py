@@ -318,6 +318,23 @@ class RealKernelTests(RealKernelCase):
             with self.assertRaises(AgentRefused):
                 await self.kernels.upload(kernel_id, path, b"x")
 
+    async def test_files(self) -> None:
+        """What a kernel wrote is listed and read piece by piece; a link leads nowhere, inside the sandbox too."""
+        kernel_id = await self.create()
+        await self.query(
+            kernel_id, "import os; os.mkdir('d'); open('d/f', 'wb').write(bytes(700_000)); os.symlink('/etc', 'd/l')"
+        )
+        entries = {entry.name: entry for entry in await self.kernels.list_files(kernel_id, ".", recursive=True)}
+        self.assertEqual((entries["d/f"].size, entries["d"].is_directory), (700_000, True))
+        self.assertFalse(entries["d/l"].is_file or entries["d/l"].is_directory)
+        content = b""
+        while len(content) < entries["d/f"].size:
+            content += (await self.kernels.read_file(kernel_id, "d/f", len(content), 1 << 30)).content
+        self.assertEqual(content, bytes(700_000))
+        for path in ("d/l/passwd", "../etc/passwd", "/etc/passwd"):
+            with self.assertRaises(AgentRefused):
+                await self.kernels.read_file(kernel_id, path, 0, 10)
+
     async def test_completion(self) -> None:
         """Completions come from the live namespace."""
         kernel_id = await self.create()

@@ -17,6 +17,7 @@ from twisted.trial.unittest import TestCase
 
 from sorna.gateway.request import ReadingLimits
 from sorna.gateway.service import make_site
+from sorna.gateway.websockets import WebSocketLimits
 from sorna.model.limits import MIB
 from sorna.model.run import RunReply, RunRequest
 from sorna.testing.gateway import (
@@ -70,6 +71,7 @@ class WireTestCase(TestCase):
     """A gateway on a loopback port."""
 
     limits = ReadingLimits(linger_time=0.3)
+    websocket_limits = WebSocketLimits()
 
     def setUp(self) -> Deferred[None]:  # type: ignore[override]  # trial waits for it, unittest's type does not know
         return Deferred.fromCoroutine(self.listen())
@@ -85,6 +87,7 @@ class WireTestCase(TestCase):
             operations=self.operations,
             readiness=MemoryReadiness(),
             limits=self.limits,
+            websocket_limits=self.websocket_limits,
         )
         port: IListeningPort = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site)
         self.addCleanup(port.stopListening)
@@ -129,7 +132,7 @@ class WireTests(WireTestCase):
         kernel = await self.create(client)
         client.received = b""
         client.send(self.request(b"PATCH", b"/v2/kernel/" + kernel) + b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
-        received = await client.until(b'"v3.20170615"}')
+        received = await client.until(b'"v4.20181215"}')
         head = received.split(b"\r\n\r\n")[0].split(b"\r\n")
         self.assertEqual(head[0], b"HTTP/1.1 204 No Content")
         self.assertIn(b"Content-Length: 0", head)
@@ -147,7 +150,7 @@ class WireTests(WireTestCase):
         """An answer to HEAD has no body, so what follows is the next answer."""
         client = await self.connect()
         client.send(b"HEAD /v2 HTTP/1.1\r\nHost: x\r\n\r\nGET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
-        received = await client.until(b'"v3.20170615"}')
+        received = await client.until(b'"v4.20181215"}')
         self.assertTrue(received.startswith(b"HTTP/1.1 405 "))
         self.assertEqual(received.count(b'{"'), 1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 
 from sorna.errors import (
@@ -57,6 +58,11 @@ class CreationTests(ManagerTestCase):
         """The token of a live kernel of another runtime cannot be used."""
         self.make()
         self.fails(self.registry.create(self.wish(runtime="c")), KernelAlreadyExists)
+
+    def test_a_new_session_is_wanted(self) -> None:
+        """Whoever wants no existing session is told that there is one."""
+        self.make()
+        self.fails(self.registry.create(evolve(self.wish(), reuse=False)), KernelAlreadyExists)
 
     def test_owners_do_not_share_tokens(self) -> None:
         """The same token of two owners is two kernels."""

@@ -14,6 +14,9 @@ INPUT          ``{"run", "text"}``: one line as typed, the newline is added by i
 INTERRUPT      ``{}``: SIGINT to what runs now
 COMPLETE       ``{"request", "code", "row", "col", "line", "post"}``; answered by REPLY
 UPLOAD         JSON header ``{"request", "path", "append": bool}``, a NUL byte, then the raw content; answered by REPLY
+LIST           ``{"request", "path", "recursive": bool}``; answered by REPLY with a list of ``[name, mode, size, modified,
+               changed, used]``, times in seconds
+READ           ``{"request", "path", "offset", "size"}``; answered by CONTENT, or by REPLY when it is refused
 RESTART        ``{"request"}``: kill everything but init, fresh state, same files; answered by REPLY
 KILL_RUN       ``{"run", "message"}``: end this run at once: kill its processes, print the message to stderr, answer
                FINISHED with ``"reset": true``
@@ -34,6 +37,7 @@ BUILD_FINISHED ``{"run", "exit_code"}``: the build step of a batch is over and e
 FINISHED       ``{"run", "exit_code": int|null, "exceptions": [{"name", "args", "before_exec", "traceback"}],
                "files": [relative paths], "reset": bool}``; all output of the run was sent before. ``reset`` tells that
                the in-memory state was lost; ``signal`` (int) is there when a signal ended the process
+CONTENT        JSON header ``{"request", "size": of the whole file}``, a NUL byte, then a piece of its content
 REPLY          ``{"request", "error": null|{"kind": "refused"|"failed", "detail"}, "result"}``
 RESTARTED      ``{"reason"}``: the runner died between two runs and was started again
 =============  ==========================================================================================
@@ -57,6 +61,8 @@ RESTART = 7
 KILL_RUN = 8
 CREDIT = 9
 ASSIGN = 10
+LIST = 20
+READ = 21
 
 READY = 65
 STDOUT = 66
@@ -67,6 +73,7 @@ BUILD_FINISHED = 70
 FINISHED = 71
 REPLY = 72
 RESTARTED = 73
+CONTENT = 84
 
 OUTPUT_KINDS = frozenset({STDOUT, STDERR, EMIT})
 

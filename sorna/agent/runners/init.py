@@ -23,13 +23,15 @@ from sorna.agent.runners import frames
 from sorna.agent.runners.commands import Commands, base_environ, exit_code_of
 from sorna.agent.runners.language import Language, language_from_json
 from sorna.agent.runners.output_files import Fingerprints, changed, fingerprints
+from sorna.agent.runners.paths import PathRefused
 from sorna.agent.runners.poller import Link, Poller
 from sorna.agent.runners.processes import Processes
 from sorna.agent.runners.pump import Pump
+from sorna.agent.runners.reading import list_files, read_piece
 from sorna.agent.runners.repl import our_modules
 from sorna.agent.runners.repl_host import ReplHost
 from sorna.agent.runners.repl_link import to_json
-from sorna.agent.runners.upload import UploadRefused, write_upload
+from sorna.agent.runners.upload import write_upload
 
 # Most typed-ahead text that is kept for a run.
 MOST_TYPED = 1024 * 1024
@@ -77,6 +79,8 @@ class Init:
             frames.COMPLETE: self._complete,
             frames.RESTART: self._restart,
             frames.KILL_RUN: self._kill_run,
+            frames.LIST: self._list,
+            frames.READ: self._read,
         }
 
     def serve(self) -> None:
@@ -211,10 +215,27 @@ class Init:
         message = json.loads(header)
         try:
             write_upload(self._root, str(message["path"]), content, bool(message.get("append")))
-        except UploadRefused as refusal:
+        except PathRefused as refusal:
             self._reply(message["request"], None, str(refusal))
         else:
             self._reply(message["request"], None)
+
+    def _list(self, message: dict[str, Any]) -> None:
+        try:
+            rows = list_files(self._root, str(message["path"]), bool(message.get("recursive")))
+        except PathRefused as refusal:
+            self._reply(message["request"], None, str(refusal))
+        else:
+            self._reply(message["request"], rows)
+
+    def _read(self, message: dict[str, Any]) -> None:
+        try:
+            size, piece = read_piece(self._root, str(message["path"]), int(message["offset"]), int(message["size"]))
+        except PathRefused as refusal:
+            self._reply(message["request"], None, str(refusal))
+        else:
+            header = to_json({"request": message["request"], "size": size})
+            self._link.send(frames.CONTENT, header + b"\0" + piece)
 
     def _restart(self, message: dict[str, Any]) -> None:
         self._end_everything()

@@ -115,6 +115,9 @@ class Kernel:
                 self.console[-1][1].append(payload)
             else:
                 self.console.append([name, [payload]])
+        elif kind == frames.CONTENT:
+            header, _nul, content = payload.partition(b"\0")
+            self.seen.append((kind, {**json.loads(header), "content": content}))
         else:
             self.seen.append((kind, json.loads(payload)))
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sorna.agent.runners import frames
-from sorna.agent.runners.upload import UploadRefused, components, write_upload
+from sorna.agent.runners.paths import PathRefused, components
+from sorna.agent.runners.upload import write_upload
 from sorna.testing.unit import UnitTestCase
 from tests.agent.runners.driver import KernelTestCase
 
@@ -31,7 +32,7 @@ class UploadTests(UnitTestCase):
 
     def refused(self, path: str, append: bool = False) -> str:
         before = sorted(str(entry) for entry in self.outside.rglob("*"))
-        with self.assertRaises(UploadRefused) as caught:
+        with self.assertRaises(PathRefused) as caught:
             self.write(path, append=append)
         self.assertEqual(sorted(str(entry) for entry in self.outside.rglob("*")), before)
         return str(caught.exception)
@@ -102,7 +103,7 @@ class UploadTests(UnitTestCase):
         """Whatever the path, the components are plain names or it is refused."""
         try:
             parts = components(path)
-        except UploadRefused:
+        except PathRefused:
             return
         self.assertTrue(parts)
         for part in parts:
