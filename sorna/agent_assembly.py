@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from sorna.agent.channel import Channel
-from sorna.agent.detection import Detection, detect
+from sorna.agent.detection import Detection, detect, host_capacity
 from sorna.agent.factory import KernelFactory
 from sorna.agent.heartbeat import AgentIdentity, Heart
 from sorna.agent.interfaces import Sandbox, SandboxSettings
@@ -66,7 +66,7 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
         )
         kernels.report_to(link)
         endpoint = tcp_endpoint(config.ip, config.port)
-        identity = AgentIdentity(config.agent_id, incarnation, endpoint, keys.public, sandbox.name)
+        identity = AgentIdentity(config.agent_id, incarnation, endpoint, keys.public, sandbox.name, host_capacity())
         return AgentParts(
             sandbox,
             pool,

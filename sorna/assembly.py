@@ -40,7 +40,7 @@ from sorna.live.rate_counters import RedisRateCounters
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
 from sorna.manager.interfaces import AgentDirectory, AgentStore
-from sorna.manager.keypairs import CachedKeypairs
+from sorna.manager.keypairs import MAX_AGE, CachedKeypairs
 from sorna.manager.reaper import Reaper
 from sorna.manager.registry import Registry
 from sorna.model.keypair import EXAMPLE_ACCESS_KEY
@@ -98,7 +98,7 @@ class _Server:
         database, redis = await self._databases()
         store = await open_store(self.reactor, database)
         self.parent.addService(store)
-        first = await ensure_keypairs(store.tables.keypairs, self.config)
+        first = await ensure_keypairs(store.tables.keypairs, self.config, self.reactor.seconds())
         if first is not None:
             # At once: a secret that is in the database alone is lost to its operator if a later step fails.
             write_client_file(self.config.state_dir, endpoint_of(self.config), first.keypair)
@@ -173,11 +173,15 @@ class _Server:
         """Build the manager and the gateway on the databases."""
         reactor, parent = self.reactor, self.parent
         kernels_db, instances_db, rates_db = (RedisConnection(reactor, redis, db) for db in (1, 2, 4))
-        announcements = RedisAnnouncements(reactor, redis, kernels_db)
         directory = TrustedDirectory(reactor, RedisAgentDirectory(instances_db), store.agents)
         live = RedisLiveKernels(kernels_db)
         # The link brings news to what is built on it.
         link = ZmqAgentLink(reactor, keys, lambda ended: ending.on_kernel_ended(ended))  # noqa: PLW0108 - made below
+        refused = () if self.config.example_keypair else (EXAMPLE_ACCESS_KEY,)
+        keypairs = CachedKeypairs(reactor, store.keypairs, refused)
+        # Whatever was announced while nobody listened is caught up with.
+        announcements = RedisAnnouncements(reactor, redis, kernels_db, on_resync=keypairs.changed)
+        keypairs.listen(announcements)
         ending = Ending(reactor, store.kernels, live, directory, link, announcements)
         creation = Creation(
             reactor,
@@ -187,12 +191,11 @@ class _Server:
             link,
             announcements,
             ending,
+            keypairs,
             self.config.limits,
             self.config.gpu_instances,
         )
         registry = Registry(reactor, store.kernels, live, directory, link, creation, ending)
-        refused = () if self.config.example_keypair else (EXAMPLE_ACCESS_KEY,)
-        keypairs = CachedKeypairs(reactor, store.keypairs, refused)
         reaper = Reaper(reactor, store.kernels, directory, link, ending)
         operations = Operations()
         for service in (kernels_db, instances_db, rates_db, announcements, link):
@@ -201,6 +204,9 @@ class _Server:
         parent.addService(repeating(reactor, REAPER_INTERVAL, reaper.mend, "while mending"))
         parent.addService(
             repeating(reactor, KEYPAIR_USE_INTERVAL, keypairs.write_use, "while writing the use of keypairs")
+        )
+        parent.addService(
+            repeating(reactor, MAX_AGE, keypairs.check_watched, "while looking at the keypairs of open streams")
         )
         parent.addService(Draining(operations))
         site = make_site(

@@ -39,7 +39,7 @@ class RateLimitExceeded(SornaError):
 
 
 class QuotaExceeded(SornaError):
-    """The keypair already has as many live kernels as it may have."""
+    """The keypair has no room for this: its own limits or its policy's; the detail says which, and what is in use."""
 
 
 class KernelNotFound(SornaError):

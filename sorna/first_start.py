@@ -32,17 +32,17 @@ class FirstKeypair:
     made_now: bool
 
 
-async def ensure_keypairs(store: KeypairStore, config: ServerConfig) -> FirstKeypair | None:
+async def ensure_keypairs(store: KeypairStore, config: ServerConfig, now: float) -> FirstKeypair | None:
     """Make the first keypair of an empty installation, add the example one where asked for, and find the operator's own.
 
     :returns: None when there are keypairs and this host's file names none of them.
     """
     empty = await store.count() == 0
     if config.example_keypair:
-        await store.add(Keypair(EXAMPLE_ACCESS_KEY, EXAMPLE_SECRET_KEY, is_admin=True))
+        await store.add(Keypair(EXAMPLE_ACCESS_KEY, EXAMPLE_SECRET_KEY, is_admin=True, created_at=now))
     path = config.state_dir / CLIENT_FILE
     if empty or (config.example_keypair and not path.exists() and await store.count() == 1):
-        keypair = generate_keypair(is_admin=True)
+        keypair = generate_keypair(is_admin=True, created_at=now)
         await store.add(keypair)
         return FirstKeypair(keypair, made_now=True)
     access_key = _access_key_in(path)

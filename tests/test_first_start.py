@@ -6,7 +6,7 @@ import stat
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from twisted.internet.defer import Deferred
@@ -32,6 +32,9 @@ class DictStore:
     async def count(self) -> int:
         return len(self.keypairs)
 
+    async def by_access_keys(self, access_keys: Collection[str]) -> Sequence[Keypair]:
+        raise AssertionError
+
     async def note_use(self, queries: Mapping[str, int], at: float) -> None:
         raise AssertionError
 
@@ -50,7 +53,7 @@ class FirstStartTests(UnitTestCase):
         )
 
     def start(self, config: ServerConfig) -> FirstKeypair | None:
-        first = self.successResultOf(Deferred.fromCoroutine(ensure_keypairs(self.store, config)))
+        first = self.successResultOf(Deferred.fromCoroutine(ensure_keypairs(self.store, config, 1.5e9)))
         if first is not None:
             write_client_file(self.state_dir, endpoint_of(config), first.keypair)
         return first

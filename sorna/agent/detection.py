@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 
 from sorna.agent.deadlines import cancel
 from sorna.agent.languages import RUNTIMES, Runtime, Tool
+from sorna.model.agent import Capacity
 
 PROBE_DEADLINE = 5.0
 MAX_ANSWER = 64 * 1024
@@ -35,6 +36,15 @@ _SHARED_PLACES = frozenset({"/", "/opt", "/srv", "/home", "/root", "/var", "/tmp
 _ASK_MODULES = "import importlib.util, sys; print(*[m for m in sys.argv[1:] if importlib.util.find_spec(m)])"
 
 _log = Logger()
+
+
+def host_capacity() -> Capacity:
+    """Count the processors this process may use, the host's memory, and its GPUs."""
+    return Capacity(
+        cpu_millis=1000 * len(os.sched_getaffinity(0)),
+        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        gpus=len(glob.glob("/dev/nvidia[0-9]*")),  # noqa: PTH207 - no file is opened
+    )
 
 
 @frozen

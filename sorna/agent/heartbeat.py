@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -20,7 +20,7 @@ from sorna.agent.deadlines import cancel
 from sorna.agent.interfaces import HeartbeatStore
 from sorna.agent.kernel import Kernel
 from sorna.agent.kernels import Kernels
-from sorna.model.agent import Heartbeat
+from sorna.model.agent import Capacity, Heartbeat
 from sorna.model.kernel import Usage, short_id
 
 INTERVAL = 3.0
@@ -39,6 +39,7 @@ class AgentIdentity:
     endpoint: str
     public_key: str
     isolation: str
+    capacity: Capacity = field(factory=Capacity)
 
 
 def stats_of(kernel: Kernel, usage: Usage) -> Mapping[str, str]:
@@ -158,6 +159,7 @@ class Heart:
             kernels=live,
             max_kernels=self._kernels.max_kernels,
             isolation=identity.isolation,
+            capacity=identity.capacity,
             stats={name: one for name, one in stats.items() if name in live},
         )
         await self._store.beat(beat, self._interval)

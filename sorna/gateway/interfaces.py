@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -104,6 +104,15 @@ class Keypairs(Protocol):
 
     async def find(self, access_key: str) -> Keypair | None:
         """Give the keypair, active or not; changes are seen within a second."""
+        ...
+
+    def watch(self, access_key: str, on_change: Callable[[Keypair | None], None]) -> Callable[[], None]:
+        """Call ``on_change`` with the keypair as it is now, None when it is gone: soon, and within a second of every change.
+
+        A stream that is open in the keypair's name closes when there is no keypair or it is not active.
+
+        :returns: a callable that ends the watch.
+        """
         ...
 
     def used(self, access_key: str) -> None:

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from sorna.errors import InvalidRequest
 from sorna.live.connection import RedisConnection, Script
-from sorna.model.agent import Agent, AgentAddress, Heartbeat
+from sorna.model.agent import Agent, AgentAddress, Capacity, Heartbeat
 
 INSTANCES_DB = 2
 
@@ -78,6 +78,7 @@ _DESCRIBE = """
 local function describe(id)
   if redis.call('EXISTS', 'shadow:' .. id) == 0 then return nil end
   local row = redis.call('HMGET', id, 'addr', 'public_key', 'incarnation', 'runtimes', 'max_kernels', 'isolation')
+  row[9] = redis.call('HMGET', id, 'cpu_millis', 'memory', 'gpus')
   row[7] = redis.call('SCARD', id .. '.kernels')
   row[8] = id
   return row
@@ -133,6 +134,9 @@ def instance_fields(heartbeat: Heartbeat) -> dict[str, str]:
         "public_key": heartbeat.public_key,
         "runtimes": ",".join(sorted(heartbeat.runtimes)),
         "isolation": heartbeat.isolation,
+        "cpu_millis": str(heartbeat.capacity.cpu_millis),
+        "memory": str(heartbeat.capacity.memory),
+        "gpus": str(heartbeat.capacity.gpus),
     }
 
 
@@ -238,11 +242,13 @@ def _decode(answer: bytes) -> Any:
 
 def _agent(row: Sequence[Any]) -> Agent | None:
     """Read one row of a script's answer; a field that is missing in the hash is False."""
-    endpoint, public_key, incarnation, runtimes, max_kernels, isolation, num_kernels, agent_id = row
+    endpoint, public_key, incarnation, runtimes, max_kernels, isolation, num_kernels, agent_id, capacity = row
     if not (endpoint and public_key and incarnation and isinstance(runtimes, str)):
         return None
     try:
         most = int(max_kernels)
+        # Agents of before did not say what their hosts have.
+        cpu_millis, memory, gpus = (int(one or 0) for one in capacity)
     except ValueError:
         return None
     return Agent(
@@ -252,4 +258,5 @@ def _agent(row: Sequence[Any]) -> Agent | None:
         num_kernels=num_kernels,
         max_kernels=most,
         isolation=isolation or "",
+        capacity=Capacity(cpu_millis, memory, gpus),
     )

@@ -7,7 +7,8 @@ from it. Decides nothing about whether a kernel or its agent still lives.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import uuid
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 
 from sorna.live.connection import RedisConnection, Script
@@ -69,6 +70,19 @@ if agent ~= '' then redis.call('SREM', agent .. '.kernels', ARGV[1]) end
 redis.call('SELECT', 3)
 if redis.call('GET', ARGV[2]) == ARGV[1] then redis.call('DEL', ARGV[2]) end
 return 1
+"""
+)
+
+# ARGV: short ids.
+_FIGURES = Script(
+    """
+local rows = {}
+for _, id in ipairs(ARGV) do
+  local row = redis.call('HGETALL', id)
+  if #row > 0 then rows[#rows + 1] = row end
+end
+if #rows == 0 then return '[]' end
+return cjson.encode(rows)
 """
 )
 
@@ -158,10 +172,7 @@ class RedisLiveKernels:
                 int(count),
             ),
         )
-        if answer is None:
-            return None
-        flat = iter(json.loads(answer.decode("utf-8", "replace")))
-        return place_of(dict(zip(flat, flat, strict=True)))
+        return None if answer is None else place_of(_paired(json.loads(answer.decode("utf-8", "replace"))))
 
     async def forget(self, kernel: Kernel) -> None:
         """Remove every trace of a kernel; harmless when there is none."""
@@ -173,3 +184,16 @@ class RedisLiveKernels:
                 kernel.agent_id or "",
             ),
         )
+
+    async def figures(self, kernel_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, Mapping[str, str]]:
+        """Give what agents last said of these kernels; one round trip."""
+        if not kernel_ids:
+            return {}
+        answer = await self._connection.run(_FIGURES, arguments=tuple(short_id(one) for one in kernel_ids))
+        places = (place_of(_paired(flat)) for flat in json.loads(answer.decode("utf-8", "replace")))
+        return {place.kernel_id: place.stats for place in places if place is not None}
+
+
+def _paired(flat: Iterable[str]) -> dict[str, str]:
+    words = iter(flat)
+    return dict(zip(words, words, strict=True))

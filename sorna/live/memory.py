@@ -6,7 +6,8 @@ counts on its agent, and an agent's figures show up in its kernels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from attrs import define, evolve, field, frozen
 from twisted.internet.interfaces import IReactorTime
@@ -73,6 +74,7 @@ class MemoryHeartbeatStore:
             num_kernels=0,
             max_kernels=heartbeat.max_kernels,
             isolation=heartbeat.isolation,
+            capacity=heartbeat.capacity,
         )
         until = self._redis.clock.seconds() + 2 * interval
         self._redis.instances[heartbeat.agent_id] = _Beaten(agent, until)
@@ -157,6 +159,12 @@ class MemoryLiveKernels:
         key = session_key(kernel.access_key, kernel.session_token)
         if self._redis.sessions.get(key) == short:
             del self._redis.sessions[key]
+
+    async def figures(self, kernel_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, Mapping[str, str]]:
+        """Give what agents last said of these kernels."""
+        self._redis.touch()
+        places = (place_of(dict(self._redis.kernels.get(short_id(one), {}))) for one in kernel_ids)
+        return {place.kernel_id: place.stats for place in places if place is not None}
 
     def _owned(self, access_key: str, short: str) -> dict[str, str] | None:
         fields = self._redis.kernels.get(short)

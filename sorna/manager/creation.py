@@ -21,6 +21,7 @@ from sorna.errors import (
     KernelAlreadyExists,
     KernelCreationFailed,
     NoAgentAvailable,
+    QuotaExceeded,
     RuntimeUnknown,
     SornaError,
     Unavailable,
@@ -32,12 +33,14 @@ from sorna.manager.interfaces import (
     Announcements,
     KernelOrder,
     KernelStore,
+    KeypairFinder,
     LiveKernels,
 )
 from sorna.manager.requests import Created, CreateRequest
 from sorna.model.agent import Agent, place
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, new_kernel_id, short_id, valid_session_token
 from sorna.model.limits import LimitPolicy
+from sorna.model.policy import within
 from sorna.model.runtime import resolve_runtime
 
 # Seconds that a request waits for a kernel which another request is making or ending.
@@ -55,6 +58,7 @@ class Creation:
     link: AgentLink
     announcements: Announcements
     ending: Ending
+    keypairs: KeypairFinder
     policy: LimitPolicy
     gpu_instances: Collection[str] = field(factory=tuple)
 
@@ -62,7 +66,7 @@ class Creation:
 
     async def create(self, request: CreateRequest) -> Created:
         """Get or create; see :meth:`sorna.gateway.interfaces.Kernels.create` for what it raises."""
-        spec = self._spec(request)
+        spec = await self._spec(request)
         deadline = self.clock.seconds() + SETTLE_DEADLINE
         while True:
             kernel, made = await self.kernels.reserve(new_kernel_id(), spec, self.clock.seconds())
@@ -81,7 +85,7 @@ class Creation:
             if self.clock.seconds() >= deadline:
                 raise Unavailable("Another request is still working on this session.")
 
-    def _spec(self, request: CreateRequest) -> KernelSpec:
+    async def _spec(self, request: CreateRequest) -> KernelSpec:
         if not valid_session_token(request.session_token):
             raise InvalidRequest(
                 "clientSessionToken must be 4 to 80 of A-Z a-z 0-9 _ . - with a letter or digit at both ends"
@@ -89,12 +93,17 @@ class Creation:
         runtime = resolve_runtime(request.runtime)
         if runtime is None:
             raise RuntimeUnknown(request.runtime[:80])
+        owner = await self.keypairs.find(request.access_key)
+        policy = owner.policy if owner is not None else None
+        if policy is not None and not policy.allows(runtime):
+            raise QuotaExceeded(f"the policy {policy.name} does not allow {request.runtime[:80]}")
+        limits = self.policy.limits_for(runtime, request.memory, request.execution_timeout, request.cpu_cores)
         return KernelSpec(
             access_key=request.access_key,
             session_token=request.session_token,
             runtime=runtime,
             requested_runtime=request.runtime,
-            limits=self.policy.limits_for(runtime, request.memory, request.execution_timeout, request.cpu_cores),
+            limits=within(limits, policy),
             environ=request.environ,
             tag=request.tag,
         )

@@ -7,7 +7,7 @@ Every method raises :class:`sorna.errors.Unavailable` when what it stands on doe
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from attrs import frozen
@@ -15,9 +15,11 @@ from attrs import frozen
 from sorna.model.agent import Agent, AgentAddress
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage
-from sorna.model.keypair import Keypair
+from sorna.model.keypair import Keypair, KeypairChanges
+from sorna.model.policy import ResourcePolicy, Slots
 from sorna.model.run import RunReply, RunRequest
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
+from sorna.model.usage import KeypairUsage
 
 
 class KeypairStore(Protocol):
@@ -27,8 +29,15 @@ class KeypairStore(Protocol):
         """Fetch one keypair, active or not."""
         ...
 
+    async def by_access_keys(self, access_keys: Collection[str]) -> Sequence[Keypair]:
+        """Fetch those of these keypairs that exist, in any order; one statement."""
+        ...
+
     async def add(self, keypair: Keypair) -> bool:
-        """Store a keypair; give False, changing nothing, when its access key is already there."""
+        """Store a keypair; give False, changing nothing, when its access key is already there, or was once.
+
+        :raises InvalidRequest: there is no such resource policy.
+        """
         ...
 
     async def count(self) -> int:
@@ -37,6 +46,59 @@ class KeypairStore(Protocol):
 
     async def note_use(self, queries: Mapping[str, int], at: float) -> None:
         """Add to ``num_queries`` per access key and set ``last_used``; one statement for the whole batch."""
+        ...
+
+
+class KeypairFinder(Protocol):
+    """Keypairs from memory, less than a second old."""
+
+    async def find(self, access_key: str) -> Keypair | None:
+        """Give the keypair, active or not, or None."""
+        ...
+
+
+class KeypairLists(KeypairStore, Protocol):
+    """What administrators do with keypairs in PostgreSQL."""
+
+    async def page(self, user_id: str | None, is_active: bool | None, offset: int, limit: int) -> Sequence[Keypair]:
+        """List the keypairs of a user or of all, active ones or others or both, the newest first."""
+        ...
+
+    async def count_of(self, user_id: str | None, is_active: bool | None) -> int:
+        """Tell how many :meth:`page` would list without a limit."""
+        ...
+
+    async def modify(self, access_key: str, changes: KeypairChanges) -> bool:
+        """Change a keypair; give False when there is none.
+
+        :raises InvalidRequest: there is no such resource policy.
+        """
+        ...
+
+    async def remove(self, access_key: str, now: float) -> bool | None:
+        """Remove a keypair for good; the record of its kernels stays.
+
+        :returns: False, changing nothing, while it has live kernels; None when there is no such keypair.
+        """
+        ...
+
+
+class PolicyStore(Protocol):
+    """Resource policies in PostgreSQL."""
+
+    async def all(self) -> Sequence[ResourcePolicy]:
+        """List the policies by name."""
+        ...
+
+    async def put(self, policy: ResourcePolicy) -> None:
+        """Store a policy, or replace the one of its name."""
+        ...
+
+    async def remove(self, name: str) -> bool | None:
+        """Remove a policy.
+
+        :returns: False, changing nothing, while a keypair has it; None when there is no such policy.
+        """
         ...
 
 
@@ -89,6 +151,52 @@ class KernelStore(Protocol):
         ...
 
 
+@frozen
+class KernelFilter:
+    """Which kernels; None is any. ``statuses`` lists those that are wanted."""
+
+    access_key: str | None = None
+    session_token: str | None = None
+    statuses: frozenset[KernelStatus] | None = None
+
+
+class KernelReports(Protocol):
+    """Lists of kernels and sums over them, from PostgreSQL; one statement per call."""
+
+    async def page(self, wanted: KernelFilter, offset: int, limit: int) -> Sequence[Kernel]:
+        """List kernels, the newest first."""
+        ...
+
+    async def count(self, wanted: KernelFilter) -> int:
+        """Tell how many kernels :meth:`page` would list without a limit."""
+        ...
+
+    async def newest_of_owners(
+        self, access_keys: Collection[str], statuses: Collection[KernelStatus] | None, limit: int
+    ) -> Sequence[Kernel]:
+        """List the newest kernels of each of these owners, at most ``limit`` each, the newest of all first."""
+        ...
+
+    async def newest_of_agents(
+        self, agent_ids: Collection[str], statuses: Collection[KernelStatus] | None, limit: int
+    ) -> Sequence[Kernel]:
+        """List the newest kernels of each of these agents, likewise."""
+        ...
+
+    async def occupied(self) -> Mapping[str, Slots]:
+        """Give agent id -> what its live kernels take; agents without any are left out."""
+        ...
+
+    async def usage(
+        self, since: float, until: float, access_key: str | None, offset: int, limit: int
+    ) -> Sequence[KeypairUsage]:
+        """Sum up what one keypair or each used in a period (seconds since the epoch), in order of access key.
+
+        Keypairs that used nothing are left out, removed ones are not. What counts is in :mod:`sorna.model.usage`.
+        """
+        ...
+
+
 class AgentStore(Protocol):
     """The agents that were enrolled, in PostgreSQL: an agent that merely claims a name in Redis is not trusted."""
 
@@ -98,6 +206,10 @@ class AgentStore(Protocol):
 
     async def public_keys(self) -> Mapping[str, str]:
         """Give agent id -> public key of every enrolled agent."""
+        ...
+
+    async def enrolled(self) -> Mapping[str, float]:
+        """Give agent id -> when it was first enrolled, in seconds since the epoch, of every agent."""
         ...
 
 
@@ -131,6 +243,10 @@ class LiveKernels(Protocol):
 
     async def forget(self, kernel: Kernel) -> None:
         """Remove every trace of a kernel; harmless when there is none."""
+        ...
+
+    async def figures(self, kernel_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, Mapping[str, str]]:
+        """Give what agents last said of these kernels, by field name; one round trip, unknown ones are left out."""
         ...
 
 

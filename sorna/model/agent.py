@@ -21,11 +21,21 @@ class AgentAddress:
 
 
 @frozen
+class Capacity:
+    """What a host has; nothing where that is not known. Thousandths of processors, bytes, devices."""
+
+    cpu_millis: int = 0
+    memory: int = 0
+    gpus: int = 0
+
+
+@frozen
 class Agent:
     """A live agent.
 
     :ivar incarnation: drawn anew at every start of the agent; kernels do not survive a change.
     :ivar runtimes: canonical names of the runtimes it can hold now.
+    :ivar capacity: what its host has.
     """
 
     address: AgentAddress
@@ -34,6 +44,7 @@ class Agent:
     num_kernels: int
     max_kernels: int
     isolation: str = ""
+    capacity: Capacity = Capacity()
 
     @property
     def id(self) -> str:
@@ -58,6 +69,7 @@ class Heartbeat:
     max_kernels: int
     isolation: str
     stats: Mapping[str, Mapping[str, str]]
+    capacity: Capacity = Capacity()
 
 
 def place(

@@ -10,9 +10,10 @@ from sorna.store.pool import Pool
 
 _ENROL = """
 INSERT INTO agents (agent_id, public_key, enrolled_at) VALUES (%s, %s, to_timestamp(%s))
-ON CONFLICT (agent_id) DO UPDATE SET public_key = excluded.public_key, enrolled_at = excluded.enrolled_at
+ON CONFLICT (agent_id) DO UPDATE SET public_key = excluded.public_key
 """
 _PUBLIC_KEYS = "SELECT agent_id, public_key FROM agents"
+_ENROLLED = "SELECT agent_id, extract(epoch FROM enrolled_at)::float8 FROM agents"
 
 
 def require_agent(agent_id: str, public_key: str) -> None:
@@ -39,3 +40,7 @@ class PostgresAgents:
     async def public_keys(self) -> Mapping[str, str]:
         """Give agent id -> public key of every enrolled agent."""
         return dict(await self._pool.query(_PUBLIC_KEYS))
+
+    async def enrolled(self) -> Mapping[str, float]:
+        """Give agent id -> when it was first enrolled."""
+        return dict(await self._pool.query(_ENROLLED))

@@ -26,6 +26,7 @@ from sorna.errors import QuotaExceeded, Unavailable
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage, statuses_before
 from sorna.store import rows
 from sorna.store.connection import Conflict, Row
+from sorna.store.keypairs import PostgresKeypairs
 from sorna.store.pool import Pool
 
 ATTEMPTS = 10
@@ -38,15 +39,26 @@ _FIRST_USAGE = ", ".join(str(value) for value in attrs.astuple(Usage()))
 _RESERVE = f"""
 WITH found AS (
     SELECT * FROM kernels WHERE access_key = %(access_key)s AND session_token = %(session_token)s AND {_LIVE}
+), allowed AS (
+    SELECT owner.access_key, p.* FROM keypairs owner LEFT JOIN resource_policies p ON p.name = owner.resource_policy
+     WHERE owner.access_key = %(access_key)s AND owner.removed_at IS NULL
 ), taken AS (
-    UPDATE keypairs SET concurrency_used = concurrency_used + 1
-     WHERE access_key = %(access_key)s AND concurrency_used < concurrency_limit AND NOT EXISTS (SELECT FROM found)
-    RETURNING access_key
+    UPDATE keypairs k
+       SET concurrency_used = k.concurrency_used + 1, memory_used = k.memory_used + %(memory)s,
+           cpu_millis_used = k.cpu_millis_used + %(cpu_millis)s, gpus_used = k.gpus_used + %(gpus)s
+      FROM allowed a
+     WHERE k.access_key = a.access_key AND k.removed_at IS NULL AND NOT EXISTS (SELECT FROM found)
+       AND k.concurrency_used < least(k.concurrency_limit, a.max_kernels)
+       AND (a.memory IS NULL OR k.memory_used + %(memory)s <= a.memory)
+       AND (a.cpu_cores IS NULL OR k.cpu_millis_used + %(cpu_millis)s <= round((a.cpu_cores * 1000)::numeric))
+       AND (a.gpus IS NULL OR k.gpus_used + %(gpus)s <= a.gpus)
+    RETURNING k.access_key
 ), made AS (
     INSERT INTO kernels (id, access_key, session_token, runtime, requested_runtime, status, status_reason,
-                         status_changed_at, created_at, limits, environ, tag, num_queries, {_USAGE})
+                         status_changed_at, created_at, limits, environ, tag, num_queries, memory, cpu_millis, gpus, {_USAGE})
     SELECT %(id)s::uuid, access_key, %(session_token)s, %(runtime)s, %(requested_runtime)s, 'PREPARING', %(reason)s,
-           to_timestamp(%(now)s), to_timestamp(%(now)s), %(limits)s::jsonb, %(environ)s::jsonb, %(tag)s, 0, {_FIRST_USAGE}
+           to_timestamp(%(now)s), to_timestamp(%(now)s), %(limits)s::jsonb, %(environ)s::jsonb, %(tag)s, 0,
+           %(memory)s, %(cpu_millis)s, %(gpus)s, {_FIRST_USAGE}
       FROM taken
     RETURNING *
 )
@@ -64,8 +76,10 @@ WITH changed AS (
      WHERE id = %(id)s::uuid AND status = ANY(%(before)s)
     RETURNING *
 ), freed AS (
-    UPDATE keypairs SET concurrency_used = concurrency_used - 1
-     WHERE %(final)s AND access_key = (SELECT access_key FROM changed)
+    UPDATE keypairs k
+       SET concurrency_used = k.concurrency_used - 1, memory_used = k.memory_used - c.memory,
+           cpu_millis_used = k.cpu_millis_used - c.cpu_millis, gpus_used = k.gpus_used - c.gpus
+      FROM changed c WHERE %(final)s AND k.access_key = c.access_key
 )
 SELECT {rows.kernel_columns("changed")} FROM changed
 """  # noqa: S608 - see above
@@ -85,6 +99,7 @@ class PostgresKernels:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._keypairs = PostgresKeypairs(pool)
 
     async def reserve(self, kernel_id: uuid.UUID, spec: KernelSpec, now: float) -> tuple[Kernel, bool]:
         """Find the owner's live kernel of this token, or write a PREPARING one; see Note [Exact under concurrency].
@@ -99,7 +114,8 @@ class PostgresKernels:
             return rows.kernel(found[0][1:]), bool(found[0][0])
         existing = await self.live_by_token(spec.access_key, spec.session_token)
         if existing is None:
-            raise QuotaExceeded("You have reached your resource limit.")
+            owner = await self._keypairs.by_access_key(spec.access_key)
+            raise QuotaExceeded(rows.why_refused(owner, spec))
         return existing, False
 
     async def _persist(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:

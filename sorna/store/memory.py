@@ -6,64 +6,150 @@ Knows no time and does no I/O: every method is done when its coroutine is.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import attrs
 
-from sorna.errors import QuotaExceeded
+from sorna.errors import InvalidRequest, QuotaExceeded
+from sorna.manager.interfaces import KernelFilter
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage, may_change
-from sorna.model.keypair import Keypair
+from sorna.model.keypair import Keypair, KeypairChanges
+from sorna.model.policy import ResourcePolicy, Slots, shortages, slots_of
+from sorna.model.usage import KeypairUsage, usage_of
 from sorna.store import rows
 from sorna.store.agents import require_agent
 from sorna.store.kernels import PAGE
 
 
+class MemoryPolicies:
+    """Resource policies in a dict, and who has them in ``users``."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, ResourcePolicy] = {}
+        self.users: Callable[[], Collection[str | None]] = list
+
+    async def all(self) -> Sequence[ResourcePolicy]:
+        """List the policies by name."""
+        return sorted(self.by_name.values(), key=lambda policy: policy.name)
+
+    async def put(self, policy: ResourcePolicy) -> None:
+        """Store a policy, or replace the one of its name."""
+        rows.require_storable((policy.name, *(policy.runtimes or ())))
+        self.by_name[policy.name] = policy
+
+    async def remove(self, name: str) -> bool | None:
+        """Remove a policy; False while a keypair has it, None when there is no such policy."""
+        if name not in self.by_name:
+            return None
+        if name in self.users():
+            return False
+        del self.by_name[name]
+        return True
+
+
 class MemoryKeypairs:
-    """Keypairs in a dict.
+    """Keypairs in a dict; one that is removed stays in it without a use."""
 
-    :ivar last_used: access key -> when, for tests.
-    """
-
-    def __init__(self, keypairs: Iterable[Keypair] = ()) -> None:
+    def __init__(self, keypairs: Iterable[Keypair] = (), policies: MemoryPolicies | None = None) -> None:
         self._keypairs = {keypair.access_key: keypair for keypair in keypairs}
-        self.last_used: dict[str, float] = {}
+        self._removed: set[str] = set()
+        self.policies = policies if policies is not None else MemoryPolicies()
+        self.policies.users = lambda: {keypair.resource_policy for keypair in self._keypairs.values()}
 
     async def by_access_key(self, access_key: str) -> Keypair | None:
         """Fetch one keypair, active or not."""
-        return self._keypairs.get(access_key)
+        keypair = self._keypairs.get(access_key)
+        if keypair is None or access_key in self._removed:
+            return None
+        return attrs.evolve(keypair, policy=self.policies.by_name.get(keypair.resource_policy or ""))
+
+    async def by_access_keys(self, access_keys: Collection[str]) -> Sequence[Keypair]:
+        """Fetch those of these keypairs that exist."""
+        found = [await self.by_access_key(access_key) for access_key in access_keys]
+        return [keypair for keypair in found if keypair is not None]
+
+    async def page(self, user_id: str | None, is_active: bool | None, offset: int, limit: int) -> Sequence[Keypair]:
+        """List the keypairs of a user or of all, the newest first."""
+        found = [
+            keypair
+            for keypair in await self.by_access_keys(list(self._keypairs))
+            if user_id in {None, keypair.user_id} and is_active in {None, keypair.is_active}
+        ]
+        return sorted(found, key=lambda one: (-one.created_at, one.access_key))[offset : offset + limit]
+
+    async def count_of(self, user_id: str | None, is_active: bool | None) -> int:
+        """Tell how many :meth:`page` would list without a limit."""
+        return len(await self.page(user_id, is_active, 0, len(self._keypairs)))
 
     async def add(self, keypair: Keypair) -> bool:
         """Store a keypair; give False, changing nothing, when its access key is already there."""
-        rows.require_storable((keypair.access_key, keypair.secret_key))
+        rows.require_storable((keypair.access_key, keypair.secret_key, keypair.user_id, keypair.resource_policy))
+        self._require_policy(keypair.resource_policy)
         if keypair.access_key in self._keypairs:
             return False
-        self._keypairs[keypair.access_key] = keypair
+        at = rows.to_microseconds(keypair.created_at)
+        self._keypairs[keypair.access_key] = attrs.evolve(keypair, created_at=at, policy=None)
+        return True
+
+    async def modify(self, access_key: str, changes: KeypairChanges) -> bool:
+        """Change a keypair; give False when there is none."""
+        rows.require_storable((access_key, changes.resource_policy))
+        if await self.by_access_key(access_key) is None:
+            return False
+        given = {name: value for name, value in attrs.asdict(changes).items() if value is not None}
+        if "resource_policy" in given:
+            given["resource_policy"] = given["resource_policy"] or None
+            self._require_policy(given["resource_policy"])
+        self._keypairs[access_key] = attrs.evolve(self._keypairs[access_key], **given)
+        return True
+
+    async def remove(self, access_key: str, now: float) -> bool | None:  # noqa: ARG002 - kept for people only
+        """Remove a keypair; False while it has live kernels, None when there is no such keypair."""
+        keypair = await self.by_access_key(access_key)
+        if keypair is None:
+            return None
+        if keypair.concurrency_used:
+            return False
+        self._removed.add(access_key)
+        self._keypairs[access_key] = attrs.evolve(keypair, resource_policy=None)
         return True
 
     async def count(self) -> int:
         """Tell how many keypairs there are."""
-        return len(self._keypairs)
+        return len(self._keypairs) - len(self._removed)
 
     async def note_use(self, queries: Mapping[str, int], at: float) -> None:
-        """Add to ``num_queries`` per access key."""
+        """Add to ``num_queries`` per access key and set ``last_used``."""
         for key, count in queries.items():
             if (keypair := self._keypairs.get(key)) is not None:
-                self._keypairs[key] = attrs.evolve(keypair, num_queries=keypair.num_queries + count)
-                self.last_used[key] = max(at, self.last_used.get(key, at))
+                last = max(rows.to_microseconds(at), keypair.last_used or 0.0)
+                self._keypairs[key] = attrs.evolve(keypair, num_queries=keypair.num_queries + count, last_used=last)
 
-    def take_place(self, access_key: str) -> bool:
-        """Take a place of the quota if there is one."""
-        keypair = self._keypairs.get(access_key)
-        if keypair is None or keypair.concurrency_used >= keypair.concurrency_limit:
-            return False
-        self._keypairs[access_key] = attrs.evolve(keypair, concurrency_used=keypair.concurrency_used + 1)
-        return True
+    async def take(self, spec: KernelSpec) -> None:
+        """Take a place of the quota.
 
-    def give_place_back(self, access_key: str) -> None:
+        :raises QuotaExceeded: there is none.
+        """
+        owner = await self.by_access_key(spec.access_key)
+        wanted = slots_of(spec.runtime, spec.limits)
+        if owner is None or any(shortages(owner.taken, wanted, owner.concurrency_limit, owner.policy)):
+            raise QuotaExceeded(rows.why_refused(owner, spec))
+        self._keypairs[spec.access_key] = attrs.evolve(owner, taken=owner.taken + wanted)
+
+    def give_back(self, kernel: Kernel) -> None:
         """Give a place of the quota back."""
-        keypair = self._keypairs[access_key]
-        assert keypair.concurrency_used > 0, "a place was given back twice"
-        self._keypairs[access_key] = attrs.evolve(keypair, concurrency_used=keypair.concurrency_used - 1)
+        keypair = self._keypairs[kernel.access_key]
+        assert keypair.taken.kernels > 0, "a place was given back twice"
+        taken = keypair.taken - slots_of(kernel.runtime, kernel.limits)
+        self._keypairs[kernel.access_key] = attrs.evolve(keypair, taken=taken)
+
+    def user_of(self, access_key: str) -> str:
+        """Tell whose a keypair is, or was."""
+        return self._keypairs[access_key].user_id
+
+    def _require_policy(self, name: str | None) -> None:
+        if name is not None and name not in self.policies.by_name:
+            raise InvalidRequest("there is no such resource policy")
 
 
 class MemoryKernels:
@@ -79,8 +165,7 @@ class MemoryKernels:
         existing = await self.live_by_token(spec.access_key, spec.session_token)
         if existing is not None:
             return existing, False
-        if not self._keypairs.take_place(spec.access_key):
-            raise QuotaExceeded("You have reached your resource limit.")
+        await self._keypairs.take(spec)
         kernel = rows.new_kernel(kernel_id, spec, now)
         self._kernels[kernel_id] = kernel
         return kernel, True
@@ -114,7 +199,7 @@ class MemoryKernels:
         )
         self._kernels[kernel_id] = kernel
         if after.final:
-            self._keypairs.give_place_back(kernel.access_key)
+            self._keypairs.give_back(kernel)
         return kernel
 
     async def by_id(self, kernel_id: uuid.UUID) -> Kernel | None:
@@ -143,6 +228,10 @@ class MemoryKernels:
         ]
         return page[: min(limit, PAGE)]
 
+    def all(self) -> Collection[Kernel]:
+        """Give every kernel that ever was."""
+        return self._kernels.values()
+
     def _of(self, access_key: str, session_token: str) -> list[Kernel]:
         return [
             kernel
@@ -151,17 +240,97 @@ class MemoryKernels:
         ]
 
 
+class MemoryReports:
+    """Lists and sums over the kernels of a :class:`MemoryKernels`."""
+
+    def __init__(self, kernels: MemoryKernels, keypairs: MemoryKeypairs) -> None:
+        self._kernels = kernels
+        self._keypairs = keypairs
+
+    async def page(self, wanted: KernelFilter, offset: int, limit: int) -> Sequence[Kernel]:
+        """List kernels, the newest first."""
+        return self._wanted(wanted)[offset : offset + limit]
+
+    async def count(self, wanted: KernelFilter) -> int:
+        """Tell how many kernels :meth:`page` would list without a limit."""
+        return len(self._wanted(wanted))
+
+    async def newest_of_owners(
+        self, access_keys: Collection[str], statuses: Collection[KernelStatus] | None, limit: int
+    ) -> Sequence[Kernel]:
+        """List the newest kernels of each of these owners."""
+        return self._newest(
+            [[one for one in self._all() if one.access_key == key] for key in access_keys], statuses, limit
+        )
+
+    async def newest_of_agents(
+        self, agent_ids: Collection[str], statuses: Collection[KernelStatus] | None, limit: int
+    ) -> Sequence[Kernel]:
+        """List the newest kernels of each of these agents."""
+        return self._newest([[one for one in self._all() if one.agent_id == key] for key in agent_ids], statuses, limit)
+
+    async def occupied(self) -> Mapping[str, Slots]:
+        """Give agent id -> what its live kernels take."""
+        taken: dict[str, Slots] = {}
+        for kernel in self._all():
+            if not kernel.status.final and kernel.agent_id is not None:
+                slots = slots_of(kernel.runtime, kernel.limits)
+                taken[kernel.agent_id] = taken.get(kernel.agent_id, Slots()) + slots
+        return taken
+
+    async def usage(
+        self, since: float, until: float, access_key: str | None, offset: int, limit: int
+    ) -> Sequence[KeypairUsage]:
+        """Sum up what keypairs used in a period, in order of access key."""
+        owners = sorted({kernel.access_key for kernel in self._all()} if access_key is None else {access_key})
+        found = (
+            usage_of(owner, self._keypairs.user_of(owner), mine, since, until)
+            for owner in owners
+            if (mine := [kernel for kernel in self._all() if kernel.access_key == owner])
+        )
+        return [one for one in found if one is not None][offset : offset + limit]
+
+    def _all(self) -> list[Kernel]:
+        return sorted(self._kernels.all(), key=lambda one: (one.created_at, one.id), reverse=True)
+
+    def _wanted(self, wanted: KernelFilter) -> list[Kernel]:
+        return [
+            kernel
+            for kernel in self._all()
+            if wanted.access_key in {None, kernel.access_key}
+            and wanted.session_token in {None, kernel.session_token}
+            and (wanted.statuses is None or kernel.status in wanted.statuses)
+        ]
+
+    @staticmethod
+    def _newest(
+        groups: Iterable[list[Kernel]], statuses: Collection[KernelStatus] | None, limit: int
+    ) -> Sequence[Kernel]:
+        found = [
+            kernel
+            for group in groups
+            for kernel in [one for one in group if statuses is None or one.status in statuses][:limit]
+        ]
+        return sorted(found, key=lambda one: (one.created_at, one.id), reverse=True)
+
+
 class MemoryAgents:
     """Enrolled agents in a dict."""
 
     def __init__(self) -> None:
         self._public_keys: dict[str, str] = {}
+        self._enrolled: dict[str, float] = {}
 
-    async def enrol(self, agent_id: str, public_key: str, now: float) -> None:  # noqa: ARG002 - kept for people only
+    async def enrol(self, agent_id: str, public_key: str, now: float) -> None:
         """Trust this public key for this agent from now on."""
         require_agent(agent_id, public_key)
         self._public_keys[agent_id] = public_key
+        self._enrolled.setdefault(agent_id, rows.to_microseconds(now))
 
     async def public_keys(self) -> Mapping[str, str]:
         """Give agent id -> public key of every enrolled agent."""
         return dict(self._public_keys)
+
+    async def enrolled(self) -> Mapping[str, float]:
+        """Give agent id -> when it was first enrolled."""
+        return dict(self._enrolled)

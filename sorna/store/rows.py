@@ -16,6 +16,7 @@ from sorna.errors import InvalidRequest
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage
 from sorna.model.keypair import Keypair
 from sorna.model.limits import Limits
+from sorna.model.policy import ResourcePolicy, Slots, shortages, slots_of
 from sorna.store.connection import Row
 
 USAGE_COLUMNS = tuple(field.name for field in attrs.fields(Usage))
@@ -25,7 +26,9 @@ _KERNEL_TEXT = ("access_key", "session_token", "runtime", "requested_runtime", "
 _KERNEL_TIMES = ("status_changed_at", "created_at", "terminated_at")
 _KERNEL_REST = ("agent_id", "limits", "environ", "tag", "num_queries")
 
-KEYPAIR_COLUMNS = tuple(field.name for field in attrs.fields(Keypair))
+KEYPAIR_PLAIN = ("user_id", "is_active", "is_admin", "concurrency_limit", "rate_limit", "num_queries")
+_KEYPAIR_FIRST = ("access_key", "secret_key", *KEYPAIR_PLAIN, "resource_policy")
+_TAKEN = ("concurrency_used", "memory_used", "cpu_millis_used", "gpus_used")
 
 
 def kernel_columns(table: str) -> str:
@@ -53,9 +56,28 @@ def kernel(row: Row) -> Kernel:
     )
 
 
+def keypair_columns(table: str, policies: str) -> str:
+    """Give the select list that :func:`keypair` reads, for aliases of the two tables."""
+    parts = [f"{table}.{name}" for name in _KEYPAIR_FIRST]
+    parts.append(f"CASE WHEN {policies}.name IS NOT NULL THEN to_jsonb({policies}) END")
+    parts += [f"extract(epoch FROM {table}.{name})::float8" for name in ("created_at", "last_used")]
+    parts += [f"{table}.{name}" for name in _TAKEN]
+    return ", ".join(parts)
+
+
 def keypair(row: Row) -> Keypair:
-    """Read a row of :data:`KEYPAIR_COLUMNS`."""
-    return Keypair(**dict(zip(KEYPAIR_COLUMNS, row, strict=True)))
+    """Read a row of :func:`keypair_columns`."""
+    names = (*_KEYPAIR_FIRST, "policy", "created_at", "last_used")
+    values: dict[str, Any] = dict(zip(names, row, strict=False))
+    if values["policy"] is not None:
+        values["policy"] = policy(values["policy"])
+    return Keypair(**values, taken=Slots(*row[len(names) :]))
+
+
+def policy(values: Mapping[str, Any]) -> ResourcePolicy:
+    """Read a policy from its columns by name."""
+    runtimes = values["runtimes"]
+    return ResourcePolicy(**{**values, "runtimes": None if runtimes is None else frozenset(runtimes)})
 
 
 def to_microseconds(seconds: float) -> float:
@@ -84,8 +106,12 @@ def new_kernel(kernel_id: uuid.UUID, spec: KernelSpec, now: float) -> Kernel:
 
 def kernel_parameters(value: Kernel) -> dict[str, Any]:
     """Give a new kernel as named parameters."""
+    slots = slots_of(value.runtime, value.limits)
     return {
         "id": str(value.id),
+        "memory": slots.memory,
+        "cpu_millis": slots.cpu_millis,
+        "gpus": slots.gpus,
         **{name: getattr(value, name) for name in _KERNEL_TEXT[:4]},
         "reason": value.status_reason,
         "now": value.created_at,
@@ -93,6 +119,15 @@ def kernel_parameters(value: Kernel) -> dict[str, Any]:
         "environ": json.dumps(dict(value.environ)),
         "tag": value.tag,
     }
+
+
+def why_refused(owner: Keypair | None, spec: KernelSpec) -> str:
+    """Say why a reservation found no place; what is in use may have changed since then."""
+    if owner is None:
+        return "There is no such keypair."
+    wanted = slots_of(spec.runtime, spec.limits)
+    reasons = "; ".join(shortages(owner.taken, wanted, owner.concurrency_limit, owner.policy))
+    return reasons or "A place was taken by another request and has become free again."
 
 
 def storable(text: str) -> bool:

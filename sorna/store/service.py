@@ -13,7 +13,9 @@ from sorna.store.connection import Connector
 from sorna.store.kernels import PostgresKernels
 from sorna.store.keypairs import PostgresKeypairs
 from sorna.store.migrate import migrate
+from sorna.store.policies import PostgresPolicies
 from sorna.store.pool import Pool
+from sorna.store.reports import PostgresReports
 
 
 @frozen
@@ -23,6 +25,8 @@ class Tables:
     keypairs: PostgresKeypairs
     kernels: PostgresKernels
     agents: PostgresAgents
+    policies: PostgresPolicies
+    reports: PostgresReports
 
 
 class Store(Service):
@@ -33,7 +37,13 @@ class Store(Service):
 
     def __init__(self, reactor: IReactorTime, address: DatabaseAddress) -> None:
         self._pool = Pool(reactor, Connector(reactor, address))
-        self.tables = Tables(PostgresKeypairs(self._pool), PostgresKernels(self._pool), PostgresAgents(self._pool))
+        self.tables = Tables(
+            PostgresKeypairs(self._pool),
+            PostgresKernels(self._pool),
+            PostgresAgents(self._pool),
+            PostgresPolicies(self._pool),
+            PostgresReports(self._pool),
+        )
 
     def startService(self) -> None:
         """Begin to connect."""

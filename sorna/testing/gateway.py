@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -29,11 +29,26 @@ class MemoryKeypairs:
         self.all = {keypair.access_key: keypair for keypair in keypairs}
         self.uses: list[str] = []
         self.searches: list[str] = []
+        self.watchers: dict[str, list[Callable[[Keypair | None], None]]] = {}
 
     async def find(self, access_key: str) -> Keypair | None:
         """Give a keypair."""
         self.searches.append(access_key)
         return self.all.get(access_key)
+
+    def watch(self, access_key: str, on_change: Callable[[Keypair | None], None]) -> Callable[[], None]:
+        """Keep a watcher until its watch is ended."""
+        watchers = self.watchers.setdefault(access_key, [])
+        watchers.append(on_change)
+        return lambda: watchers.remove(on_change)
+
+    def change(self, access_key: str, keypair: Keypair | None) -> None:
+        """Replace or remove a keypair and tell who watches it."""
+        self.all.pop(access_key, None)
+        if keypair is not None:
+            self.all[access_key] = keypair
+        for on_change in tuple(self.watchers.get(access_key, ())):
+            on_change(keypair)
 
     def used(self, access_key: str) -> None:
         """Remember a use."""

@@ -27,7 +27,7 @@ from sorna.live.memory import (
 )
 from sorna.live.rate_counters import RedisRateCounters
 from sorna.manager.interfaces import AgentDirectory, Announcements, LiveKernels, RateCounters
-from sorna.model.agent import AgentAddress, Heartbeat
+from sorna.model.agent import AgentAddress, Capacity, Heartbeat
 from sorna.model.kernel import Kernel, KernelStatus
 from sorna.model.limits import Limits
 from sorna.testing.valkey import ValkeyServer, start_valkey
@@ -148,6 +148,7 @@ def beat_of(agent_id: str = "i-one", **changes: Any) -> Heartbeat:
         "max_kernels": 10,
         "isolation": "zygote",
         "stats": {},
+        "capacity": Capacity(4000, 1024, 1),
     }
     return Heartbeat(**{**fields, **changes})
 

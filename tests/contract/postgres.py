@@ -65,7 +65,7 @@ async def fresh_pool(test: TestCase, reactor: IReactorTime, settings: PoolSettin
     pool = Pool(reactor, Connector(reactor, where), settings or PoolSettings(size=6))
     pool.start()
     test.addCleanup(lambda: Deferred.fromCoroutine(pool.stop()))
-    await pool.query("TRUNCATE keypairs, kernels, agents")
+    await pool.query("TRUNCATE keypairs, kernels, agents, resource_policies")
     return pool
 
 

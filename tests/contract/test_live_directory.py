@@ -8,7 +8,7 @@ from twisted.logger import capturedLogs
 
 from sorna.errors import InvalidRequest
 from sorna.live.instances import RedisAgentDirectory
-from sorna.model.agent import Agent
+from sorna.model.agent import Agent, Capacity
 from sorna.model.kernel import short_id
 from tests.contract.live_backends import MemoryCase, ValkeyCase, address_of, beat_of, kernel_of
 
@@ -28,7 +28,7 @@ class DirectoryContract(_Case):
     async def test_alive_after_a_beat(self) -> None:
         """An agent that has beaten is listed as it described itself."""
         await self.heartbeats.beat(beat_of(kernels=frozenset({"k1", "k2"})), 3)
-        expected = Agent(address_of(), "one", frozenset({"python3", "c"}), 2, 10, "zygote")
+        expected = Agent(address_of(), "one", frozenset({"python3", "c"}), 2, 10, "zygote", Capacity(4000, 1024, 1))
         self.assertEqual(list(await self.directory.alive()), [expected])
         self.assertEqual(await self.directory.find("i-one"), expected)
 
@@ -159,6 +159,9 @@ class ValkeyDirectoryTests(DirectoryContract, ValkeyCase):
                 b"public_key": address_of().public_key.encode(),
                 b"runtimes": b"c,python3",
                 b"isolation": b"zygote",
+                b"cpu_millis": b"4000",
+                b"memory": b"1024",
+                b"gpus": b"1",
             },
         )
         self.assertEqual(await self.db[2].command("SMEMBERS", "i-vm.kernels"), [b"k1"])
@@ -178,6 +181,7 @@ class ValkeyDirectoryTests(DirectoryContract, ValkeyCase):
         for agent_id in ("i-bad", "i-good", "i-gone"):
             await self.heartbeats.beat(beat_of(agent_id), 3)
         await self.db[2].command("HSET", "i-bad", "max_kernels", "many")
+        await self.db[2].command("HDEL", "i-good", "cpu_millis", "memory", "gpus")
         await self.db[2].command("DEL", "i-gone")
         directory = RedisAgentDirectory(self.db[2])
         with capturedLogs() as events:

@@ -9,7 +9,7 @@ from attrs import evolve
 from twisted.internet.defer import Deferred, gatherResults
 
 from sorna.model.kernel import short_id
-from tests.contract.live_backends import MemoryCase, ValkeyCase, address_of, kernel_of
+from tests.contract.live_backends import MemoryCase, ValkeyCase, address_of, beat_of, kernel_of
 
 if TYPE_CHECKING:
     from tests.contract.live_backends import LiveCase as _Case
@@ -37,6 +37,19 @@ class LiveKernelsContract(_Case):
         self.assertEqual(
             dict(place.stats), {"exec_timeout": "180", "idle_timeout": "600", "mem_limit": str(512 * 1024)}
         )
+
+    async def test_figures(self) -> None:
+        """What an agent said of several kernels is read at once; kernels that are not there are left out."""
+        kernels = [kernel_of(session=f"token-{number}") for number in range(3)]
+        for kernel in kernels[:2]:
+            await self.kernels.add(kernel, address_of())
+        name = short_id(kernels[0].id)
+        await self.heartbeats.beat(beat_of(kernels=frozenset({name}), stats={name: {"cpu_used": "1.5"}}), 3)
+        figures = await self.kernels.figures([kernel.id for kernel in kernels])
+        self.assertEqual(set(figures), {kernel.id for kernel in kernels[:2]})
+        self.assertEqual(figures[kernels[0].id]["cpu_used"], "1.5")
+        self.assertNotIn("cpu_used", figures[kernels[1].id])
+        self.assertEqual(await self.kernels.figures([]), {})
 
     async def test_not_counted(self) -> None:
         """A use that is not a query leaves the count alone."""

@@ -97,7 +97,10 @@ class KeypairStoreContract(Contract):
     async def test_added_is_found(self) -> None:
         """A stored keypair comes back with every field."""
         one = attrs.evolve(
-            generate_keypair(is_admin=True, rate_limit=7, concurrency_limit=3), is_active=False, user_id=9
+            generate_keypair(is_admin=True, rate_limit=7, concurrency_limit=3),
+            is_active=False,
+            user_id="me@example.com",
+            created_at=NOW,
         )
         self.assertTrue(await self.stores.keypairs.add(one))
         self.assertEqual(await self.stores.keypairs.by_access_key(one.access_key), one)
@@ -109,9 +112,9 @@ class KeypairStoreContract(Contract):
 
     async def test_second_add_changes_nothing(self) -> None:
         """Adding an access key again gives False and keeps the first one."""
-        await self.stores.keypairs.add(keypair(user_id=1))
-        self.assertFalse(await self.stores.keypairs.add(keypair(user_id=2)))
-        self.assertEqual(await self.stores.keypairs.by_access_key(KEY), keypair(user_id=1))
+        await self.stores.keypairs.add(keypair(user_id="1"))
+        self.assertFalse(await self.stores.keypairs.add(keypair(user_id="2")))
+        self.assertEqual(await self.stores.keypairs.by_access_key(KEY), keypair(user_id="1"))
         self.assertEqual(await self.stores.keypairs.count(), 1)
 
     async def test_unstorable_is_refused(self) -> None:
@@ -126,8 +129,11 @@ class KeypairStoreContract(Contract):
         await self.stores.keypairs.note_use({KEY: 2, "AKIAGONE": 5, "AKIA\0": 1}, NOW)
         await self.stores.keypairs.note_use({KEY: 3, "AKIAOTHER": 1}, NOW + 1)
         await self.stores.keypairs.note_use({}, NOW)
-        self.assertEqual(await self.stores.keypairs.by_access_key(KEY), keypair(num_queries=5))
-        self.assertEqual(await self.stores.keypairs.by_access_key("AKIAOTHER"), keypair("AKIAOTHER", num_queries=1))
+        self.assertEqual(await self.stores.keypairs.by_access_key(KEY), keypair(num_queries=5, last_used=NOW + 1))
+        self.assertEqual(
+            await self.stores.keypairs.by_access_key("AKIAOTHER"),
+            keypair("AKIAOTHER", num_queries=1, last_used=NOW + 1),
+        )
 
     async def test_concurrent_note_use(self) -> None:
         """Batches that name the same keys in another order, at once, lose nothing."""
@@ -137,7 +143,9 @@ class KeypairStoreContract(Contract):
         orders = [random.Random(seed).sample(names, len(names)) for seed in range(12)]
         await together([self._note(dict.fromkeys(order, 1)) for order in orders])
         for name in names:
-            self.assertEqual(await self.stores.keypairs.by_access_key(name), keypair(name, num_queries=12))
+            self.assertEqual(
+                await self.stores.keypairs.by_access_key(name), keypair(name, num_queries=12, last_used=NOW)
+            )
 
     async def _note(self, queries: dict[str, int]) -> None:
         await self.stores.keypairs.note_use(queries, NOW)

@@ -20,14 +20,15 @@ from sorna.store.migrate import SCHEMA_DIRECTORY, SchemaError, migrate, migrate_
 from sorna.store.pool import Pool, PoolSettings
 from tests.contract.postgres import address, fresh_pool
 
-SECOND = """
+HEAD, NEXT = "0002", "0003"
+NEWER = f"""
 from alembic import op
-revision = "0002"
-down_revision = "0001"
+revision = "{NEXT}"
+down_revision = "{HEAD}"
 def upgrade():
     op.execute("ALTER TABLE agents ADD COLUMN note text")
 """
-BROKEN = SECOND.replace("ADD COLUMN note text", "ADD COLUMN note nonsense")
+BROKEN = NEWER.replace("ADD COLUMN note text", "ADD COLUMN note nonsense")
 
 
 class DatabaseCase(TestCase):
@@ -184,45 +185,69 @@ class MigrationTests(DatabaseCase):
         directory = Path(tempfile.mkdtemp(prefix="sorna-schema-"))
         self.addCleanup(shutil.rmtree, directory)
         shutil.copytree(SCHEMA_DIRECTORY, directory / "schema", ignore=shutil.ignore_patterns("__pycache__"))
-        for number, text in enumerate(more, 2):
+        for number, text in enumerate(more, int(NEXT)):
             (directory / "schema" / f"m{number:04}_more.py").write_text(text)
         return directory / "schema"
 
     async def test_twice(self) -> None:
         """The first start makes the schema, the second finds it."""
         first = await migrate(self.reactor, address(), self.schema)
-        self.assertEqual((first.before, first.after), (None, "0001"))
+        self.assertEqual((first.before, first.after), (None, HEAD))
         second = await migrate(self.reactor, address(), self.schema)
-        self.assertEqual((second.before, second.after), ("0001", "0001"))
+        self.assertEqual((second.before, second.after), (HEAD, HEAD))
 
     async def test_several_managers_at_once(self) -> None:
         """Of several that start at once, one makes the schema."""
         done = await gatherResults(
             [Deferred.fromCoroutine(migrate(self.reactor, address(), self.schema)) for _ in range(5)]
         )
-        self.assertEqual(sorted(str(one.before) for one in done), ["0001"] * 4 + ["None"])
+        self.assertEqual(sorted(str(one.before) for one in done), [HEAD] * 4 + ["None"])
 
     async def test_next_migration(self) -> None:
         """A newer version brings its migration, and its drift check covers it."""
         migrate_blocking(address(), self.schema)
-        newer = self.migrations(SECOND)
+        newer = self.migrations(NEWER)
         done = migrate_blocking(address(), self.schema, newer)
-        self.assertEqual((done.before, done.after), ("0001", "0002"))
-        self.assertEqual(migrate_blocking(address(), self.schema, newer).before, "0002")
+        self.assertEqual((done.before, done.after), (HEAD, NEXT))
+        self.assertEqual(migrate_blocking(address(), self.schema, newer).before, NEXT)
         await self.admin.query(f"ALTER TABLE {self.schema}.agents DROP COLUMN note")
         self.assertRaises(SchemaError, migrate_blocking, address(), self.schema, newer)
 
+    async def test_what_live_kernels_take_is_counted(self) -> None:
+        """A database from before the policies learns what its live kernels take, so that their ends give it back."""
+        older = self.migrations()
+        (older / "m0002_administration.py").unlink()
+        migrate_blocking(address(), self.schema, older)
+        old = self.inside()
+        await old.query(
+            "INSERT INTO keypairs VALUES ('AKIA', 's', 7, true, false, 30, 2, 1000, 0), ('AKIB', 's', 8, true, false, 30, 0, 9, 0)"
+        )
+        limits = '{"memory": 1000, "cpu_cores": 0.25}'
+        for number, (runtime, status, ended) in enumerate(
+            (("c", "RUNNING", None), ("python3-torch-gpu", "PREPARING", None), ("c", "ERROR", "now()"))
+        ):
+            await old.query(
+                f"INSERT INTO kernels SELECT gen_random_uuid(), 'AKIA', '{number}', '{runtime}', '', '{status}', '', now(),"
+                f" now(), {ended or 'NULL'}, NULL, '{limits}', '{{}}', NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0"
+            )
+        done = migrate_blocking(address(), self.schema)
+        self.assertEqual((done.before, done.after), ("0001", HEAD))
+        counted = await self.inside().query(
+            "SELECT user_id, concurrency_used, memory_used, cpu_millis_used, gpus_used FROM keypairs ORDER BY access_key"
+        )
+        self.assertEqual(counted, [("7", 2, 2000, 500, 1), ("8", 0, 0, 0, 0)])
+
     async def test_newer_database(self) -> None:
         """An older version refuses what a newer one wrote, and says so."""
-        migrate_blocking(address(), self.schema, self.migrations(SECOND))
-        await self.failing(migrate(self.reactor, address(), self.schema), SchemaError, "0002", "newer Sorna")
+        migrate_blocking(address(), self.schema, self.migrations(NEWER))
+        await self.failing(migrate(self.reactor, address(), self.schema), SchemaError, NEXT, "newer Sorna")
 
     async def test_failing_migration(self) -> None:
         """A migration that fails leaves everything as it was."""
         migrate_blocking(address(), self.schema)
         with self.assertRaises(SchemaError):
             migrate_blocking(address(), self.schema, self.migrations(BROKEN))
-        self.assertEqual(migrate_blocking(address(), self.schema).before, "0001")
+        self.assertEqual(migrate_blocking(address(), self.schema).before, HEAD)
 
     async def test_drift(self) -> None:
         """Every kind of change by hand is named, and putting it back makes peace."""

@@ -25,7 +25,9 @@ from sorna.errors import (
 from sorna.manager.creation import SETTLE_DEADLINE
 from sorna.manager.interfaces import UploadFile
 from sorna.model.kernel import KernelSpec, KernelStatus, new_kernel_id, short_id
-from sorna.model.limits import Limits
+from sorna.model.keypair import KeypairChanges
+from sorna.model.limits import MIB, Limits
+from sorna.model.policy import ResourcePolicy
 from sorna.model.run import RunMode, RunRequest
 from tests.cluster.scripted import USAGE
 from tests.manager.world import OWNER, STRANGER, ManagerTestCase
@@ -109,6 +111,21 @@ class CreationTests(ManagerTestCase):
         self.done(self.registry.destroy(OWNER, short_id(first)))
         self.assertEqual(self.used(), 1)
         self.make("token-3")
+
+    def test_policy(self) -> None:
+        """The owner's policy names the runtimes, bounds the limits, and is told of when there is no room."""
+        policies = self.keypairs.policies
+        course = ResourcePolicy("course", memory=600 * MIB, runtimes=frozenset({"python3"}), idle_timeout=30.0)
+        self.done(policies.put(course))
+        self.done(self.keypairs.modify(OWNER, KeypairChanges(resource_policy="course")))
+        error = self.fails(self.registry.create(self.wish(runtime="c")), QuotaExceeded)
+        self.assertEqual(error.detail, "the policy course does not allow c")
+        kernel = self.done(self.kernels.by_id(self.make()))
+        assert kernel is not None
+        self.assertEqual(kernel.limits, Limits(idle_timeout=30.0))
+        error = self.fails(self.registry.create(self.wish("token-2")), QuotaExceeded)
+        self.assertEqual(error.detail, "memory: 512 of 600 MiB in use, 512 MiB more asked for")
+        self.assertEqual(self.used(), 1)
 
     def test_failures_leave_nothing(self) -> None:
         """Whatever fails, the quota is free, the row final, and the agent was told to take the kernel back."""

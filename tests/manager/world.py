@@ -21,6 +21,7 @@ from sorna.live.memory import (
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
 from sorna.manager.interfaces import KernelEnded
+from sorna.manager.keypairs import CachedKeypairs
 from sorna.manager.reaper import Reaper
 from sorna.manager.registry import Registry
 from sorna.manager.requests import CreateRequest
@@ -58,7 +59,15 @@ class ManagerTestCase(UnitTestCase):
         self.link = MemoryAgentLink(self.clock, {"i-1": self.agent}, self._ended)
         self.ending = Ending(self.clock, self.kernels, self.live, self.directory, self.link, announcements)
         self.creation = Creation(
-            self.clock, self.kernels, self.live, self.directory, self.link, announcements, self.ending, LimitPolicy()
+            self.clock,
+            self.kernels,
+            self.live,
+            self.directory,
+            self.link,
+            announcements,
+            self.ending,
+            CachedKeypairs(self.clock, self.keypairs),
+            LimitPolicy(),
         )
         self.registry = Registry(
             self.clock, self.kernels, self.live, self.directory, self.link, self.creation, self.ending
