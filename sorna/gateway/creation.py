@@ -11,9 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from sorna.errors import InvalidRequest
+from sorna.errors import FolderNotFound, InvalidRequest
 from sorna.gateway.parameters import Parameters
-from sorna.gateway.problems import FolderNotFound
 from sorna.manager.requests import CreateRequest
 from sorna.model.kernel import valid_session_token
 from sorna.model.limits import KIB, MIB

@@ -47,10 +47,6 @@ class PayloadTooLarge(errors.SornaError):
     """The body is larger than this door reads."""
 
 
-class FolderNotFound(errors.SornaError):
-    """No virtual folder has this name."""
-
-
 @frozen
 class Problem:
     """A row of the table."""
@@ -76,7 +72,13 @@ TABLE: Mapping[type[BaseException], Problem] = {
     errors.InvalidRequest: Problem(400, "invalid-api-params", "Missing or invalid API parameters."),
     errors.KernelNotFound: Problem(404, "kernel-not-found", "No such kernel."),
     errors.RuntimeUnknown: Problem(404, "image-not-found", "No such environment image."),
-    FolderNotFound: Problem(404, "folder-not-found", "No such virtual folder."),
+    errors.FolderNotFound: Problem(404, "folder-not-found", "No such virtual folder."),
+    errors.FolderAlreadyExists: Problem(
+        400, "folder-already-exists", "The virtual folder already exists with the same name."
+    ),
+    errors.FolderForbidden: Problem(403, "generic-forbidden", "Forbidden operation."),
+    errors.InvitationNotFound: Problem(404, "invitation-not-found", "No such invitation."),
+    errors.UploadConflict: Problem(409, "upload-conflict", "The upload is at another offset."),
     errors.KernelAlreadyExists: Problem(
         400, "kernel-already-exists", "The kernel already exists with a different runtime type (language)."
     ),
