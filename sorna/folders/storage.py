@@ -183,8 +183,9 @@ class DiskFolders:
         await self._run(self._make_directory, folder_id, path, bounds)
 
     def _make_directory(self, folder_id: uuid.UUID, path: str, bounds: FolderBounds) -> None:
+        needed = len(components(path))
         with self._locked(folder_id), self._open(folder_id, "content") as content:
-            self._require_room(folder_id, content, path.count("/") + 1, 0, bounds)
+            self._require_room(folder_id, content, needed, 0, bounds)
             tree.make_directory(content, path)
 
     async def remove_files(self, folder_id: uuid.UUID, paths: Sequence[str], *, recursive: bool) -> None:
