@@ -18,6 +18,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.web.server import Site
 
+from sorna.beneath.storage_root import prepare_root
 from sorna.boot import Boot, Listening, Stopping, repeating
 from sorna.cluster.enrolment import TrustedDirectory
 from sorna.cluster.link import ZmqAgentLink
@@ -28,6 +29,8 @@ from sorna.embedded.postgres import EmbeddedPostgres
 from sorna.embedded.redis import EmbeddedRedis
 from sorna.errors import Unavailable
 from sorna.first_start import banner, endpoint_of, ensure_keypairs, write_client_file
+from sorna.folders.housekeeping import Housekeeping
+from sorna.folders.storage import DiskFolders, Threads
 from sorna.gateway.service import make_site
 from sorna.gateway.starting import FrontDoor
 from sorna.lifecycle import Draining, Operations, OrderedServices, Readiness, fail_process
@@ -39,10 +42,12 @@ from sorna.live.kernels import RedisLiveKernels
 from sorna.live.rate_counters import RedisRateCounters
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
+from sorna.manager.folders import Folders
 from sorna.manager.interfaces import AgentDirectory, AgentStore
 from sorna.manager.keypairs import MAX_AGE, CachedKeypairs
 from sorna.manager.reaper import Reaper
 from sorna.manager.registry import Registry
+from sorna.manager.transfers import Transfers
 from sorna.model.keypair import EXAMPLE_ACCESS_KEY
 from sorna.observability import show_debug
 from sorna.store.address import DatabaseAddress
@@ -51,6 +56,7 @@ from sorna.store.service import Tables, open_store
 REAPER_INTERVAL = 0.5
 KEYPAIR_USE_INTERVAL = 1.0
 AGENT_DEADLINE = 60.0
+HOUSEKEEPING_INTERVAL = 3600.0
 
 _log = Logger()
 
@@ -81,6 +87,7 @@ class _Server:
     readiness: Readiness
     front_door: FrontDoor
     parent: OrderedServices
+    storage_id: str = ""
 
     def listening(self) -> IService:
         """Bind the HTTP port when the process starts; a taken port ends it at once, with its reason."""
@@ -118,6 +125,7 @@ class _Server:
         """Make the directories that only this user may look into."""
         for path in (self.config.state_dir, self.config.state_dir / "manager", self.config.state_dir / "agent"):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.storage_id = prepare_root(self.config.folders.root)
 
     async def _databases(self) -> tuple[DatabaseAddress, RedisAddress]:
         """Find both databases: the operator's, or private ones started side by side."""
@@ -172,6 +180,7 @@ class _Server:
     def _serve(self, store: Tables, redis: RedisAddress, keys: CurveKeypair) -> tuple[AgentDirectory, Site]:
         """Build the manager and the gateway on the databases."""
         reactor, parent = self.reactor, self.parent
+        threads = Threads(reactor)
         kernels_db, instances_db, rates_db = (RedisConnection(reactor, redis, db) for db in (1, 2, 4))
         directory = TrustedDirectory(reactor, RedisAgentDirectory(instances_db), store.agents)
         live = RedisLiveKernels(kernels_db)
@@ -183,6 +192,10 @@ class _Server:
         announcements = RedisAnnouncements(reactor, redis, kernels_db, on_resync=keypairs.changed)
         keypairs.listen(announcements)
         ending = Ending(reactor, store.kernels, live, directory, link, announcements)
+        storage = DiskFolders(self.config.folders.root, self.storage_id, threads)
+        folders = Folders(
+            reactor, store.folders, storage, keypairs, self.config.folders.bounds, self.config.folders.most
+        )
         creation = Creation(
             reactor,
             store.kernels,
@@ -192,13 +205,14 @@ class _Server:
             announcements,
             ending,
             keypairs,
+            folders,
             self.config.limits,
             self.config.gpu_instances,
         )
         registry = Registry(reactor, store.kernels, live, directory, link, creation, ending)
         reaper = Reaper(reactor, store.kernels, directory, link, ending)
         operations = Operations()
-        for service in (kernels_db, instances_db, rates_db, announcements, link):
+        for service in (threads, kernels_db, instances_db, rates_db, announcements, link):
             parent.addService(service)
         parent.addService(Stopping(keypairs.write_use))
         parent.addService(repeating(reactor, REAPER_INTERVAL, reaper.mend, "while mending"))
@@ -208,14 +222,19 @@ class _Server:
         parent.addService(
             repeating(reactor, MAX_AGE, keypairs.check_watched, "while looking at the keypairs of open streams")
         )
+        housekeeping = Housekeeping(reactor, storage, store.folders)
+        parent.addService(repeating(reactor, HOUSEKEEPING_INTERVAL, housekeeping.tidy, "while tidying folders"))
         parent.addService(Draining(operations))
         site = make_site(
             reactor,
             kernels=registry,
+            folders=folders,
+            transfers=Transfers(reactor, keypairs, folders),
             keypairs=keypairs,
             rate_limits=RedisRateCounters(rates_db),
             operations=operations,
             readiness=self.readiness,
+            tls=self.config.tls,
         )
         return directory, site
 
@@ -231,6 +250,7 @@ class _Server:
             "max-kernels": self.config.kernels.max_kernels,
             "kernel-pool": self.config.kernels.pool,
             "kernel-python": self.config.kernels.python,
+            "folder-root": str(self.config.folders.root),
             "kernel-preload": ",".join(self.config.kernels.preload),
             "debug": self.config.debug,
         }

@@ -18,6 +18,7 @@ from typing import Any
 import platformdirs
 from attrs import field, frozen
 
+from sorna.model.folder import FolderBounds
 from sorna.model.limits import MIB, LimitPolicy, Limits
 
 
@@ -68,6 +69,14 @@ _COMMON = (
     Setting("redis-password", None, "password of that Redis"),
     Setting("agent-port", "6011", "port on which an agent listens for managers"),
 )
+_FOLDERS = (
+    Setting(
+        "folder-root",
+        None,
+        "directory of the virtual folders' content, on all hosts the same one",
+        shown="folders in the state directory",
+    ),
+)
 _AGENT_ONLY = (
     Setting("agent-id", None, "name of this agent, stable over restarts", shown="i- and the host's name"),
     Setting("agent-ip", "127.0.0.1", "address the agent listens on and tells the managers"),
@@ -95,8 +104,11 @@ _LIMITS = (
     Setting("kernel-output", "256", "MiB that one run may print"),
     Setting("kernel-file-size", "128", "MiB of the largest file in a kernel"),
     Setting("kernel-scratch", "256", "MiB of the working directory and /tmp together"),
+    Setting("folder-size", "1024", "MiB that a virtual folder may hold"),
+    Setting("folder-files", "10000", "files and directories that a virtual folder may hold"),
+    Setting("folders", "10", "virtual folders that a keypair may own"),
 )
-AGENT_SETTINGS = (*_COMMON, *_AGENT_ONLY, *_KERNELS)
+AGENT_SETTINGS = (*_COMMON, *_AGENT_ONLY, *_FOLDERS, *_KERNELS)
 SERVER_SETTINGS = (
     Setting("service-ip", None, "address of the REST service", shown="0.0.0.0, 127.0.0.1 in the embedded mode"),
     Setting("service-port", "0", "port of the REST service", shown="8080, 8443 with TLS"),
@@ -113,6 +125,7 @@ SERVER_SETTINGS = (
     Setting("example-keypair", None, "add the published example keypair; on loopback only", is_flag=True),
     Setting("kernel-ip-override", None, "address that ZeroMQ clients are told instead of a loopback agent's"),
     Setting("gpu-instances", None, "comma list of agents that alone get runtimes whose names end in -gpu"),
+    *_FOLDERS,
     *_KERNELS,
     *_LIMITS,
 )
@@ -149,6 +162,15 @@ class KernelsConfig:
 
 
 @frozen
+class FoldersConfig:
+    """Where virtual folders are, and how many and how large a keypair may have where no policy says otherwise."""
+
+    root: Path
+    bounds: FolderBounds
+    most: int
+
+
+@frozen
 class AgentConfig:
     """Everything ``twistd sorna-agent`` needs."""
 
@@ -157,6 +179,7 @@ class AgentConfig:
     port: int
     redis: RedisConfig
     state_dir: Path
+    folder_root: Path
     kernels: KernelsConfig
     exit_with_parent: bool
     debug: bool
@@ -181,6 +204,7 @@ class ServerConfig:
     gpu_instances: frozenset[str]
     kernels: KernelsConfig
     limits: LimitPolicy
+    folders: FoldersConfig
     debug: bool
 
     @property
@@ -245,6 +269,7 @@ def agent_config(flags: Mapping[str, Any], environ: Mapping[str, str]) -> AgentC
         port=read.port("agent-port"),
         redis=redis,
         state_dir=read.state_dir(),
+        folder_root=read.folder_root(),
         kernels=read.kernels(),
         exit_with_parent=read.yes("exit-with-parent"),
         debug=read.yes("debug"),
@@ -287,6 +312,7 @@ def server_config(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Serve
         gpu_instances=frozenset(read.names("gpu-instances")),
         kernels=read.kernels(),
         limits=read.limits(),
+        folders=read.folders(),
         debug=read.yes("debug"),
     )
 
@@ -369,6 +395,17 @@ class _Reader:
 
     def state_dir(self) -> Path:
         return Path(self.text("state-dir") or default_state_dir()).expanduser().absolute()
+
+    def folder_root(self) -> Path:
+        root = self.text("folder-root")
+        return Path(root).expanduser().absolute() if root else self.state_dir() / "folders"
+
+    def folders(self) -> FoldersConfig:
+        size = int(self.number("folder-size", 1, 1 << 30) * MIB)
+        files = int(self.number("folder-files", 1, 1_000_000, int))
+        return FoldersConfig(
+            self.folder_root(), FolderBounds(files, size), int(self.number("folders", 0, 1_000_000, int))
+        )
 
     def database(self) -> DatabaseConfig | None:
         address = self.text("db-addr")

@@ -27,6 +27,7 @@ from attrs import frozen
 
 from sorna import errors
 from sorna.model.file import FileEntry, FilePiece
+from sorna.model.folder import Mount
 from sorna.model.kernel import KernelSpec, Usage
 from sorna.model.limits import Limits
 from sorna.model.run import RunException, RunMode, RunReply, RunRequest, RunStatus
@@ -233,7 +234,8 @@ def unpack_limits(raw: Any) -> Limits:
 def unpack_spec(raw: Any) -> KernelSpec:
     """Read what a kernel shall be. :raises MalformedMessage:."""
     with _reading(KernelSpec):
-        return _build(KernelSpec, {**raw, "limits": unpack_limits(raw["limits"])})
+        mounts = tuple(_build(Mount, one) for one in raw["mounts"])
+        return _build(KernelSpec, {**raw, "limits": unpack_limits(raw["limits"]), "mounts": mounts})
 
 
 def unpack_usage(raw: Any) -> Usage:

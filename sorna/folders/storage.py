@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -32,6 +31,7 @@ from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
+from sorna.beneath.measuring import measure
 from sorna.beneath.paths import DIRECTORY, PathRefused, components
 from sorna.beneath.reading import list_files, read_piece
 from sorna.errors import FolderNotFound, InvalidRequest, QuotaExceeded, Unavailable, UploadConflict
@@ -49,7 +49,8 @@ MOST_WAITING = 256
 MAX_UPLOADS = 64
 # Seconds without a byte after which an unfinished upload is forgotten.
 UPLOAD_RETENTION = 24 * 3600.0
-_ID_FILE = "storage-id"
+# Seconds for which what lies here may not be known elsewhere yet.
+YOUNG = 3600.0
 _PARTIAL = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -79,26 +80,6 @@ class Threads(Service):
         if not self.running or len(self._turns.waiting) >= MOST_WAITING:
             raise Unavailable("Too many requests for folders at once.")
         return self._turns.run(deferToThreadPool, self._reactor, self._pool, function, *arguments)
-
-
-def prepare_root(root: Path) -> str:
-    """Make the root directory if need be, for its owner alone, and give the storage's id.
-
-    :raises OSError: it cannot be made or written to.
-    """
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if root.stat().st_mode & 0o077:
-        root.chmod(0o700)
-    fresh = root / f".{_ID_FILE}-{secrets.token_hex(8)}"
-    if not (root / _ID_FILE).exists():
-        fresh.write_text(f"{secrets.token_hex(16)}\n", encoding="ascii")
-        with suppress(FileExistsError):  # another process was quicker
-            os.link(fresh, root / _ID_FILE)
-        fresh.unlink()
-    found = (root / _ID_FILE).read_text(encoding="ascii").strip()
-    if not found.isalnum() or len(found) > 64:
-        raise OSError(f"{root / _ID_FILE} does not hold the id of a storage")
-    return found
 
 
 class DiskFolders:
@@ -145,7 +126,7 @@ class DiskFolders:
 
     def _measure(self, folder_id: uuid.UUID, bounds: FolderBounds) -> FolderUse:
         with self._open(folder_id, "content") as content:
-            return FolderUse(*tree.measure(content, bounds.files, bounds.size))
+            return FolderUse(*measure(content, bounds.files, bounds.size))
 
     async def list_files(self, folder_id: uuid.UUID, path: str, *, recursive: bool = False) -> Sequence[FileEntry]:
         """List a directory; what is no directory is one entry without a name."""
@@ -289,7 +270,7 @@ class DiskFolders:
     async def sweep(self, now: float) -> Sequence[uuid.UUID]:
         """Remove what was left behind: uploads that nobody goes on with, and what was being removed when a process ended.
 
-        :returns: the folders that lie here, so that those which nobody knows any more can be removed.
+        :returns: the folders that lie here and are not :data:`YOUNG`, so that those which nobody knows any more can be removed.
         """
         return await self._run(self._sweep, now)
 
@@ -303,10 +284,11 @@ class DiskFolders:
                 if name.startswith(".removed-"):
                     tree.clear(root, name)
                 elif len(name) == 32:
-                    with suppress(ValueError, FolderNotFound):
+                    with suppress(ValueError, FolderNotFound, FileNotFoundError):
                         folder_id = uuid.UUID(hex=name)
                         self._sweep_uploads(folder_id, now)
-                        found.append(folder_id)
+                        if os.lstat(name, dir_fd=root).st_mtime < now - YOUNG:
+                            found.append(folder_id)
         finally:
             os.close(root)
         return found
@@ -353,7 +335,7 @@ class DiskFolders:
 
     def _require_room(self, folder_id: uuid.UUID, content: int, files: int, size: int, bounds: FolderBounds) -> None:
         """See Note [Room in a folder]."""
-        use = FolderUse(*tree.measure(content, bounds.files, bounds.size))
+        use = FolderUse(*measure(content, bounds.files, bounds.size))
         with self._open(folder_id, "uploads") as uploads:
             reserved = [_size_in(name) for name in _pending(uploads)]
         if not use.complete or use.files + len(reserved) + files > bounds.files:

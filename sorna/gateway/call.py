@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import parse_qs
@@ -28,6 +28,8 @@ class Access(Enum):
 
     PUBLIC = "public"
     KEYPAIR = "keypair"
+    #: Whoever brings a token, which the route itself believes or not.
+    TOKEN = "token"  # noqa: S105 - a word
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -44,6 +46,10 @@ _decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 _encode = json.JSONEncoder(allow_nan=False).encode
 
 
+def _no_header(_name: bytes) -> bytes | None:
+    return None
+
+
 @frozen
 class Call:
     """One request to one route.
@@ -53,6 +59,7 @@ class Call:
     :ivar target: path and query, not decoded.
     :ivar content_type: the whole header; empty when there is none.
     :ivar keypair: who asks; None on a public route.
+    :ivar header: gives the last value of a header by its name, None where there is none.
     """
 
     request_id: str
@@ -63,6 +70,7 @@ class Call:
     body: bytes = field(repr=False)
     keypair: Keypair | None
     target: bytes = b""
+    header: Callable[[bytes], bytes | None] = _no_header
 
     @property
     def access_key(self) -> str:

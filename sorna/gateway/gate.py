@@ -85,6 +85,7 @@ class Gate:
                     body=incoming.body,
                     keypair=keypair,
                     target=incoming.target,
+                    header=lambda name: (incoming.headers.getRawHeaders(name) or (None,))[-1],
                 )
             )
         except CancelledError:

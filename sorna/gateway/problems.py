@@ -47,6 +47,14 @@ class PayloadTooLarge(errors.SornaError):
     """The body is larger than this door reads."""
 
 
+class UnsupportedMediaType(errors.SornaError):
+    """The body is of another type than the route reads."""
+
+
+class PreconditionFailed(errors.SornaError):
+    """A header that the protocol of the route wants is missing or says something else."""
+
+
 @frozen
 class Problem:
     """A row of the table."""
@@ -67,6 +75,8 @@ TABLE: Mapping[type[BaseException], Problem] = {
     BadRequest: Problem(400, "generic-bad-request", "Bad request."),
     MethodNotAllowed: Problem(405, "method-not-allowed", "HTTP Method Not Allowed."),
     PayloadTooLarge: Problem(413, "payload-too-large", "The request body is too large."),
+    UnsupportedMediaType: Problem(415, "unsupported-media-type", "The content type is not supported here."),
+    PreconditionFailed: Problem(412, "precondition-failed", "The protocol version is not supported here."),
     errors.InvalidAuthentication: Problem(400, "invalid-auth-params", "Missing or invalid authorization parameters."),
     errors.AuthenticationFailed: Problem(401, "auth-failed", "Credential/signature mismatch."),
     errors.InvalidRequest: Problem(400, "invalid-api-params", "Missing or invalid API parameters."),

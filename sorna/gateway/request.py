@@ -40,7 +40,7 @@ _REASONS = {400: b"Bad Request", 413: b"Request Entity Too Large", 503: b"Servic
 class ReadingLimits:
     """How much and how long this door reads. Sizes in bytes, times in seconds.
 
-    :ivar form: largest ``multipart`` body: twenty files of a mebibyte, and their headers.
+    :ivar form: largest ``multipart`` body, twenty files of a mebibyte and their headers; and largest piece of an upload.
     :ivar other: largest body of any other type; it is hashed and decoded in one go, so it must stay small.
     :ivar together: all bodies that are being read or answered at once, those below ``small`` not counted.
     :ivar head_time: from the first byte of a request to the end of its headers.
@@ -98,7 +98,9 @@ class Request(TwistedRequest):
         site = self.channel.site
         content_type = self.requestHeaders.getRawHeaders(b"Content-Type", (b"",))[0]
         self._budget = site.budget
-        self._limit = site.limits.form if content_type.strip().lower().startswith(b"multipart/") else site.limits.other
+        # Neither is hashed or decoded in one go.
+        in_pieces = content_type.strip().lower().startswith((b"multipart/", b"application/offset+octet-stream"))
+        self._limit = site.limits.form if in_pieces else site.limits.other
         self.content = self._body = BytesIO()
         self.channel.expect_body(self._limit if length is None else length)
         if length is not None and length > self._limit:

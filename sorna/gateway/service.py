@@ -6,6 +6,8 @@ from twisted.internet.interfaces import IReactorTime
 
 from sorna.gateway.authentication import Authentication
 from sorna.gateway.files import FileRoutes
+from sorna.gateway.folder_files import FolderFileRoutes
+from sorna.gateway.folders import FolderRoutes
 from sorna.gateway.gate import Gate
 from sorna.gateway.interfaces import Kernels, Keypairs, Operations, RateLimits, Readiness
 from sorna.gateway.kernels import KernelRoutes
@@ -15,17 +17,23 @@ from sorna.gateway.root import RootRoutes
 from sorna.gateway.router import Application
 from sorna.gateway.run_streams import RunRoutes
 from sorna.gateway.terminals import TerminalRoutes
+from sorna.gateway.transfers import TransferRoutes
 from sorna.gateway.websockets import WebSocketLimits, WebSockets
+from sorna.manager.folders import Folders
+from sorna.manager.transfers import Transfers
 
 
 def make_application(
     reactor: IReactorTime,
     *,
     kernels: Kernels,
+    folders: Folders,
+    transfers: Transfers,
     keypairs: Keypairs,
     rate_limits: RateLimits,
     operations: Operations,
     readiness: Readiness,
+    tls: bool = False,
     websocket_limits: WebSocketLimits | None = None,
 ) -> Application:
     """Put the routes of every area behind one gate; the result is the root resource."""
@@ -36,6 +44,9 @@ def make_application(
         FileRoutes.router.bind(FileRoutes(kernels)),
         RunRoutes.router.bind(RunRoutes(kernels)),
         TerminalRoutes.router.bind(TerminalRoutes(kernels, operations)),
+        FolderRoutes.router.bind(FolderRoutes(folders, operations)),
+        FolderFileRoutes.router.bind(FolderFileRoutes(folders, operations)),
+        TransferRoutes.router.bind(TransferRoutes(transfers, operations, tls)),
         OperationRoutes.router.bind(OperationRoutes(readiness)),
     )
     websockets = WebSockets(reactor, websocket_limits or WebSocketLimits())
@@ -46,10 +57,13 @@ def make_site(
     reactor: IReactorTime,
     *,
     kernels: Kernels,
+    folders: Folders,
+    transfers: Transfers,
     keypairs: Keypairs,
     rate_limits: RateLimits,
     operations: Operations,
     readiness: Readiness,
+    tls: bool = False,
     limits: ReadingLimits | None = None,
     websocket_limits: WebSocketLimits | None = None,
 ) -> LimitedSite:
@@ -60,10 +74,13 @@ def make_site(
     application = make_application(
         reactor,
         kernels=kernels,
+        folders=folders,
+        transfers=transfers,
         keypairs=keypairs,
         rate_limits=rate_limits,
         operations=operations,
         readiness=readiness,
+        tls=tls,
         websocket_limits=websocket_limits,
     )
     return LimitedSite(application, reactor, limits or ReadingLimits())

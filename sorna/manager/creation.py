@@ -27,6 +27,7 @@ from sorna.errors import (
     Unavailable,
 )
 from sorna.manager.ending import KERNEL_TOPIC, Ending
+from sorna.manager.folders import Folders
 from sorna.manager.interfaces import (
     AgentDirectory,
     AgentLink,
@@ -59,6 +60,7 @@ class Creation:
     announcements: Announcements
     ending: Ending
     keypairs: KeypairFinder
+    folders: Folders
     policy: LimitPolicy
     gpu_instances: Collection[str] = field(factory=tuple)
 
@@ -106,6 +108,7 @@ class Creation:
             limits=within(limits, policy),
             environ=request.environ,
             tag=request.tag,
+            mounts=await self.folders.mounts(request.access_key, request.mounts),
         )
 
     async def _make(self, kernel: Kernel, spec: KernelSpec) -> Kernel:
@@ -133,7 +136,10 @@ class Creation:
     async def _on_some_agent(self, kernel: Kernel, spec: KernelSpec) -> Agent:
         """Ask agents, best first, until one makes the kernel; a full one is passed over, a broken one ends the search."""
         full: set[str] = set()
-        agents = await self.directory.alive()
+        alive = await self.directory.alive()
+        agents = [agent for agent in alive if not spec.mounts or agent.storage == self.folders.storage.storage_id]
+        if alive and not agents:
+            raise NoAgentAvailable("No agent has the storage of the folders that are to be mounted.")
         while True:
             agent = place(spec.runtime, agents, full, self.gpu_instances)
             if agent is None:

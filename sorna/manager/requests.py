@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from attrs import field, frozen
 
 from sorna.model.kernel import KernelStatus
+
+
+@frozen
+class MountWish:
+    """A folder that a kernel shall see, by the name its owner or the one it is shared with knows.
+
+    :ivar alias: where, below the working directory; empty for a directory of the folder's name.
+    """
+
+    name: str
+    alias: str = ""
 
 
 @frozen
@@ -30,6 +41,7 @@ class CreateRequest:
     environ: Mapping[str, str] = field(factory=dict)
     tag: str | None = None
     reuse: bool = True
+    mounts: Sequence[MountWish] = ()
 
 
 @frozen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -205,7 +205,7 @@ class MemoryFolderTests(FolderStoreContract, TestCase):
 class PostgresFolderTests(FolderStoreContract, TestCase):
     """The real store."""
 
-    def setUp(self) -> Deferred[None]:
+    def setUp(self) -> Any:
         return Deferred.fromCoroutine(self.prepare())
 
     async def prepare(self) -> None:

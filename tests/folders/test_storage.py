@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 import attrs
 from twisted.internet.defer import Deferred, maybeDeferred
 
+from sorna.beneath.storage_root import prepare_root
 from sorna.errors import FolderNotFound, InvalidRequest, QuotaExceeded, SornaError, Unavailable, UploadConflict
 from sorna.folders import tree
-from sorna.folders.storage import MAX_UPLOADS, UPLOAD_RETENTION, DiskFolders, prepare_root
+from sorna.folders.storage import MAX_UPLOADS, UPLOAD_RETENTION, DiskFolders
 from sorna.manager.folder_interfaces import SmallFile, Upload
 from sorna.model.folder import FolderBounds
 from sorna.testing.unit import UnitTestCase

@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 
 from sorna.gateway.service import make_application
 from sorna.model.keypair import Keypair
+from sorna.testing.folders import memory_folders
 from sorna.testing.gateway import (
     EXAMPLE,
     MemoryKeypairs,
@@ -60,9 +61,12 @@ class GatewayTestCase(UnitTestCase):
         self.rate_limits = MemoryRateLimits(self.clock)
         self.operations = MemoryOperations()
         self.readiness = MemoryReadiness()
+        self.folders, self.transfers = memory_folders(self, self.clock, EXAMPLE, OTHER, INACTIVE, POOR)
         self.application = make_application(
             self.clock,
             kernels=self.kernels,
+            folders=self.folders,
+            transfers=self.transfers,
             keypairs=self.keypairs,
             rate_limits=self.rate_limits,
             operations=self.operations,

@@ -20,6 +20,7 @@ from sorna.gateway.service import make_site
 from sorna.gateway.websockets import WebSocketLimits
 from sorna.model.limits import MIB
 from sorna.model.run import RunReply, RunRequest
+from sorna.testing.folders import memory_folders
 from sorna.testing.gateway import (
     EXAMPLE,
     MemoryKeypairs,
@@ -79,9 +80,12 @@ class WireTestCase(TestCase):
     async def listen(self) -> None:
         self.kernels = MemoryKernels(reactor)
         self.operations = MemoryOperations()
+        folders, transfers = memory_folders(self, reactor, EXAMPLE)
         site = make_site(
             reactor,
             kernels=self.kernels,
+            folders=folders,
+            transfers=transfers,
             keypairs=MemoryKeypairs(EXAMPLE),
             rate_limits=MemoryRateLimits(reactor),
             operations=self.operations,
