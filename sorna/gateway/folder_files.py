@@ -60,9 +60,8 @@ class FolderFileRoutes:
     @router.route("POST", "/folders/<folder>/upload", needs_ready=True)
     async def upload(self, call: Call) -> Reply:
         """Write up to twenty small files."""
-        folder = await self._open(call)
-        folder.require_write()
         files = [SmallFile(below(one.path), one.content) for one in read_files(call.content_type, call.body)]
+        folder = await self._open(call)
         await self.operations.detach(folder.write_files(files))
         return json_reply({}, 201)
 

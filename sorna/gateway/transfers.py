@@ -72,7 +72,7 @@ class TransferRoutes:
     @router.route("OPTIONS", UPLOAD, access=Access.PUBLIC)
     async def abilities(self, _call: Call) -> Reply:
         """Tell what of the protocol there is."""
-        return Reply(204, headers={**_TUS, b"Tus-Version": TUS_VERSION, b"Tus-Extension": b"termination"})
+        return Reply(200, headers={**_TUS, b"Tus-Version": TUS_VERSION, b"Tus-Extension": b"termination"})
 
     @router.route("HEAD", UPLOAD, access=Access.TOKEN, needs_ready=True)
     async def offset(self, call: Call) -> Reply:
