@@ -40,6 +40,7 @@ from sorna.live.connection import RedisConnection
 from sorna.live.instances import RedisAgentDirectory
 from sorna.live.kernels import RedisLiveKernels
 from sorna.live.rate_counters import RedisRateCounters
+from sorna.manager.administration import Administration
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
 from sorna.manager.folders import Folders
@@ -210,6 +211,17 @@ class _Server:
             self.config.gpu_instances,
         )
         registry = Registry(reactor, store.kernels, live, directory, link, creation, ending)
+        administration = Administration(
+            reactor,
+            store.keypairs,
+            store.policies,
+            store.kernels,
+            store.reports,
+            store.agents,
+            directory,
+            live,
+            announcements,
+        )
         reaper = Reaper(reactor, store.kernels, directory, link, ending)
         operations = Operations()
         for service in (threads, kernels_db, instances_db, rates_db, announcements, link):
@@ -230,6 +242,7 @@ class _Server:
             kernels=registry,
             folders=folders,
             transfers=Transfers(reactor, keypairs, folders),
+            administration=administration,
             keypairs=keypairs,
             rate_limits=RedisRateCounters(rates_db),
             operations=operations,

@@ -42,6 +42,10 @@ class QuotaExceeded(SornaError):
     """The keypair has no room for this: its own limits or its policy's; the detail says which, and what is in use."""
 
 
+class NotFound(SornaError):
+    """What an administrator wants to change is not there."""
+
+
 class KernelNotFound(SornaError):
     """No live kernel of this owner has the id."""
 

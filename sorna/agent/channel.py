@@ -35,6 +35,22 @@ class FrameReceiver(Protocol):
         ...
 
 
+class FrameSender(Protocol):
+    """A channel as a kernel uses it; :class:`Channel` is the real one."""
+
+    def send(self, kind: int, *parts: bytes) -> None:
+        """Send one frame. :raises WriteBufferFull: the peer does not read."""
+        ...
+
+    def drain(self) -> None:
+        """Read what is still there."""
+        ...
+
+    def close(self) -> None:
+        """Close at once."""
+        ...
+
+
 class WriteBufferFull(Exception):
     """The peer does not read: the frame was not taken."""
 

@@ -15,7 +15,7 @@ from sorna.model.file import FileEntry, FilePiece
 from sorna.model.folder import Mount
 from sorna.model.kernel import KernelSpec, Usage
 from sorna.model.limits import Limits
-from sorna.model.run import RunReply, RunRequest
+from sorna.model.run import OutputRequest, RunReply, RunRequest
 from sorna.model.terminal import Terminal, TerminalViewer
 
 
@@ -162,6 +162,10 @@ class AgentOperations(Protocol):
 
         :raises InvalidRequest: nothing waits for input, or the run is unknown.
         """
+        ...
+
+    async def read_output(self, kernel_id: uuid.UUID, request: OutputRequest) -> RunReply:
+        """Read a run's output from a number on, waiting for something new. :raises InvalidRequest: the run is unknown."""
         ...
 
     async def interrupt(self, kernel_id: uuid.UUID) -> None:

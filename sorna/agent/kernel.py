@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from sorna.agent import verdicts
-from sorna.agent.channel import FrameReceiver, WriteBufferFull
+from sorna.agent.channel import FrameReceiver, FrameSender, WriteBufferFull
 from sorna.agent.deadlines import Budget, IdleWatch, cancel
 from sorna.agent.interfaces import ConfinedKernel, KernelExit, LimitHits
 from sorna.agent.kernel_files import KernelFiles, to_json
@@ -34,11 +34,12 @@ from sorna.agent.runners.frames import FrameError
 from sorna.agent.runners.language import Language
 from sorna.agent.runs import WINDOW, Runs
 from sorna.agent.sharing import Shared
+from sorna.agent.terminal import SharedTerminal
 from sorna.agent.verdicts import Verdict
 from sorna.errors import AgentFailed, AgentRefused, AgentTimeout
 from sorna.model.kernel import Usage
 from sorna.model.limits import Limits
-from sorna.model.run import RunReply, RunRequest
+from sorna.model.run import OutputRequest, RunReply, RunRequest
 
 READY_DEADLINE = 8.0
 OBEY_DEADLINE = 2.0
@@ -46,22 +47,6 @@ RESTART_DEADLINE = 10.0
 COMPLETE_DEADLINE = 5.0
 # What a run that is being ended may still say: what is left in its pipes and in init.
 LAST_WORDS = 4 * 1024 * KIB
-
-
-class FrameSender(Protocol):
-    """The channel as the kernel uses it; :class:`sorna.agent.channel.Channel` is the real one."""
-
-    def send(self, kind: int, *parts: bytes) -> None:
-        """Send one frame. :raises WriteBufferFull: the peer does not read."""
-        ...
-
-    def drain(self) -> None:
-        """Read what is still there."""
-        ...
-
-    def close(self) -> None:
-        """Close at once."""
-        ...
 
 
 OpenChannel = Callable[[socket.socket, FrameReceiver], FrameSender]
@@ -93,6 +78,7 @@ class Kernel:
         self._credit = CreditWindow(WINDOW)
         self._replies = Replies(reactor)
         self.files = KernelFiles(self._replies, self._send, self._touch)
+        self.terminal = SharedTerminal(reactor, self._send_about_terminal, self._touch)
         self._ready: Shared[None] = Shared()
         self._ended: Shared[Usage] = Shared()
         self._restart: Shared[None] | None = None
@@ -118,6 +104,8 @@ class Kernel:
             frames.REPLY: lambda payload: self._replies.received(read_object(payload)),
             frames.CONTENT: self.files.content_received,
             frames.RESTARTED: self._on_restarted,
+            frames.TERMINAL_OUTPUT: self.terminal.output_received,
+            frames.TERMINAL_CLOSED: self.terminal.closed_received,
         }
         self._channel = open_channel(confined.channel, self)
         confined.exited.addCallbacks(self._on_exit, self._on_exit_unknown)
@@ -168,6 +156,11 @@ class Kernel:
             return await self.runs.execute(request)
         finally:
             self._touch()
+
+    async def read_output(self, request: OutputRequest) -> RunReply:
+        """Read a run's output from a number on; see :meth:`sorna.agent.runs.Runs.read`."""
+        self._touch()
+        return await self.runs.read(request)
 
     def interrupt(self) -> None:
         """Send SIGINT to what runs now."""
@@ -358,6 +351,7 @@ class Kernel:
             "run": run.wire_id,
             "mode": request.mode.value,
             "code": request.code,
+            "clean": request.clean,
             "build": request.build,
             "exec": request.exec,
             "build_log": request.build_log,
@@ -412,6 +406,9 @@ class Kernel:
         if due:
             self._send(frames.CREDIT, due.to_bytes(4, "big"))
 
+    def _send_about_terminal(self, kind: int, content: Mapping[str, Any] | bytes) -> None:
+        self._send(kind, content if isinstance(content, bytes) else to_json(content))
+
     def _send(self, kind: int, *parts: bytes) -> None:
         try:
             self._channel.send(kind, *parts)
@@ -459,5 +456,6 @@ class Kernel:
         self.runs.close(verdict.exit_code, verdict.sentence)
         self._replies.fail_all(f"The kernel has ended ({reason}).")
         self._ready.fail(AgentFailed(f"The kernel ended before it was ready ({reason})."))
+        self.terminal.end(f"The kernel has ended ({reason}).")
         self._on_ended(self, reason, end.usage)
         self._ended.succeed(end.usage)

@@ -28,7 +28,8 @@ from sorna.errors import AgentFailed, InvalidRequest, KernelNotFound, NoAgentAva
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import KernelSpec, Usage, short_id
 from sorna.model.limits import MIB
-from sorna.model.run import RunReply, RunRequest
+from sorna.model.run import OutputRequest, RunReply, RunRequest
+from sorna.model.terminal import Terminal, TerminalViewer
 
 DESTROY_DEADLINE = 8.0
 ENDED_RETENTION = 300.0
@@ -284,6 +285,13 @@ class Kernels:
             return await ended.runs.execute(request)
         return await self._kernel(kernel_id).execute(request)
 
+    async def read_output(self, kernel_id: uuid.UUID, request: OutputRequest) -> RunReply:
+        """Read a run's output from a number on, also of a kernel that has ended while its output is kept."""
+        ended = self._ended.get(kernel_id)
+        if ended is not None:
+            return await ended.runs.read(request)
+        return await self._kernel(kernel_id).read_output(request)
+
     async def interrupt(self, kernel_id: uuid.UUID) -> None:
         """Send SIGINT to what runs now."""
         self._kernel(kernel_id).interrupt()
@@ -311,6 +319,10 @@ class Kernels:
     async def logs(self, kernel_id: uuid.UUID) -> str:
         """Give the kernel's recent console output as text."""
         return self._kernel(kernel_id).logs()
+
+    async def open_terminal(self, kernel_id: uuid.UUID, viewer: TerminalViewer, rows: int, columns: int) -> Terminal:
+        """Look at the kernel's terminal. :raises Unavailable: too many do."""
+        return self._kernel(kernel_id).terminal.open(viewer, rows, columns)
 
     def _kernel(self, kernel_id: uuid.UUID) -> Kernel:
         kernel = self._live.get(kernel_id)

@@ -16,6 +16,7 @@ from sorna.cluster.messages import (
     pack_file_entries,
     pack_value,
     unpack_kernel_id,
+    unpack_output_request,
     unpack_run_request,
     unpack_spec,
 )
@@ -67,6 +68,10 @@ def _execute(operations: AgentOperations, parameters: Parameters) -> Awaitable[A
     return _packed(operations.execute(_kernel_id(parameters), unpack_run_request(parameters["request"])))
 
 
+def _read_output(operations: AgentOperations, parameters: Parameters) -> Awaitable[Any]:
+    return _packed(operations.read_output(_kernel_id(parameters), unpack_output_request(parameters["request"])))
+
+
 def _interrupt(operations: AgentOperations, parameters: Parameters) -> Awaitable[None]:
     return operations.interrupt(_kernel_id(parameters))
 
@@ -114,6 +119,7 @@ _METHODS: Mapping[str, tuple[frozenset[str], Callable[[AgentOperations, Paramete
     "destroy_kernel": (frozenset({"kernel_id", "reason"}), _destroy_kernel),
     "restart_kernel": (frozenset({"kernel_id"}), _restart_kernel),
     "execute": (frozenset({"kernel_id", "request"}), _execute),
+    "read_output": (frozenset({"kernel_id", "request"}), _read_output),
     "interrupt": (frozenset({"kernel_id"}), _interrupt),
     "complete": (frozenset({"kernel_id", "code", "options"}), _complete),
     "upload": (frozenset({"kernel_id", "path", "content"}), _upload),

@@ -29,6 +29,7 @@ from twisted.python.failure import Failure
 
 from sorna.agent.interfaces import AgentOperations
 from sorna.agent.link_calls import perform
+from sorna.agent.link_terminals import PeerTerminals
 from sorna.cluster.messages import (
     MAX_MESSAGE,
     Acknowledge,
@@ -38,6 +39,7 @@ from sorna.cluster.messages import (
     Event,
     Failed,
     MalformedMessage,
+    Steer,
     decode,
     encode,
     error_to_failed,
@@ -97,6 +99,7 @@ class Peer:
     repeat_after: float = FIRST_REPEAT
     repeat_at: float = 0.0
     garbage: int = 0
+    terminals: PeerTerminals = field(init=False)
 
     @property
     def unsent(self) -> int:
@@ -192,6 +195,9 @@ class Sessions:
                 running = peer.calls.get(message.id)
                 if running is not None:
                     running.stop()
+                peer.terminals.close(message.id)  # its answer and this may have crossed
+            case Steer():
+                peer.terminals.steer(message)
             case Acknowledge():
                 self._acknowledged(message.number)
             case _:
@@ -199,9 +205,10 @@ class Sessions:
 
     def _new_peer(self, identity: bytes, key: str) -> Peer:
         if len(self._peers) >= MAX_PEERS:
-            oldest = min(self._peers.values(), key=lambda peer: (bool(peer.calls), peer.heard_at))
+            oldest = min(self._peers.values(), key=lambda peer: (bool(peer.calls or peer.terminals), peer.heard_at))
             self._forget(oldest, "too many managers are connected")
         peer = self._peers[identity] = Peer(identity, key, self._clock.seconds())
+        peer.terminals = PeerTerminals(lambda raw: self._send_after_answers(peer, raw))
         return peer
 
     def _refuse_garbage(self, peer: Peer, reason: str) -> None:
@@ -217,7 +224,7 @@ class Sessions:
     # Calls.
 
     def _call(self, peer: Peer, call: Call, size: int) -> None:
-        if call.id in peer.calls:
+        if call.id in peer.calls or peer.terminals.has(call.id):
             self._refuse_garbage(peer, "a call has the id of one in flight")
         elif call.method == "ping":
             self._post(peer, encode(Answer(call.id, {"incarnation": self._incarnation})))
@@ -246,7 +253,11 @@ class Sessions:
         call = running.call
         answer: Answer | Failed
         try:
-            answer = Answer(call.id, await perform(self._operations, call.method, call.parameters))
+            if call.method == "open_terminal":
+                await peer.terminals.open(self._operations, call.id, call.parameters)
+                answer = Answer(call.id, None)
+            else:
+                answer = Answer(call.id, await perform(self._operations, call.method, call.parameters))
         except Exception as error:  # noqa: BLE001 -- whatever it is, the manager gets an answer
             answer = error_to_failed(call.id, error)
             if not isinstance(error, SornaError | CancelledError):
@@ -260,7 +271,9 @@ class Sessions:
             if not self._in_flight and self._all_done is not None:
                 done, self._all_done = self._all_done, None
                 done.callback(None)
-        if not running.answered:
+        if running.answered:
+            peer.terminals.close(call.id)
+        else:
             running.answered = True
             self._post(peer, self._encoded(call, answer))
 
@@ -294,9 +307,16 @@ class Sessions:
             if peer.unsent > MAX_UNSENT:
                 self._forget(peer, "it does not read its answers")
 
+    def _send_after_answers(self, peer: Peer, raw: bytes) -> Sent:
+        """Send what a terminal printed if nothing else waits: it never stands before an answer."""
+        sent = Sent.FULL if peer.unsent else self._send(peer.identity, raw)
+        if sent is Sent.GONE:
+            self._forget(peer, "it is no longer connected")
+        return sent
+
     def writable(self) -> None:
         """Send what waited for room."""
-        for peer in [peer for peer in self._peers.values() if peer.unsent]:
+        for peer in list(self._peers.values()):
             while peer.unsent:
                 queue = peer.small or peer.large
                 sent = self._send(peer.identity, queue[0])
@@ -306,6 +326,7 @@ class Sessions:
                     self._forget(peer, "it is no longer connected")
                     break
                 queue.popleft()
+            peer.terminals.writable()
 
     # Who is there.
 
@@ -335,6 +356,7 @@ class Sessions:
             )
         peer.small.clear()
         peer.large.clear()
+        peer.terminals.close_all()
         for running in list(peer.calls.values()):
             if running.call.method in UNFINISHED_WITHOUT_CALLER:
                 running.answered = True
@@ -346,7 +368,7 @@ class Sessions:
         for peer in list(self._peers.values()):
             if not self._permits(peer.key):
                 self._forget(peer, "its key is no longer authorised")
-            elif now - peer.heard_at > SILENCE and not peer.calls:
+            elif now - peer.heard_at > SILENCE and not peer.calls and not peer.terminals:
                 self._forget(peer, "nothing was heard of it")
             elif peer.told and now >= peer.repeat_at:
                 peer.repeat_after = min(2 * peer.repeat_after, LAST_REPEAT)

@@ -148,6 +148,11 @@ class OutputLog:
             self._remember(record)
         return Piece(first, self.cursor, tuple(taken))
 
+    def acknowledge(self, seq: int) -> None:
+        """Let what lies before a number count as read."""
+        if seq > self.cursor:
+            self.take(seq - self.cursor)
+
     def _split(self, record: Record, room: int) -> Record:
         """Cut the first unread record; its rest stays first."""
         position = _cut(record.content, room)

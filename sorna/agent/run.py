@@ -124,6 +124,27 @@ class Run:
             next_seq=piece.next_seq,
         )
 
+    def read(self, seq: int, most: int) -> RunReply:
+        """Give up to ``most`` bytes of output from a number on and say how things stand; nothing moves on."""
+        piece = self.log.read_from(seq, most)
+        status, options, exit_code = RunStatus.CONTINUED, None, None
+        if piece.next_seq >= self.log.next_seq:
+            if self.ending is not None:
+                status, options, exit_code = RunStatus.FINISHED, {}, self.ending.exit_code
+                self.delivered = True
+            elif self.state is RunState.WAITING:
+                status, options = RunStatus.WAITING_INPUT, {"is_password": self.is_password}
+        return RunReply(
+            run_id=self.id,
+            status=status,
+            console=console_of(piece.records),
+            options=options,
+            exit_code=exit_code,
+            first_seq=piece.first_seq,
+            next_seq=piece.next_seq,
+            missing=piece.missing,
+        )
+
 
 def console_of(records: Iterable[Record]) -> tuple[tuple[str, Any], ...]:
     """Turn records into what an answer carries: neighbours of one text stream become one item, bytes become text."""

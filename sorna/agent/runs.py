@@ -18,6 +18,7 @@ from typing import Protocol
 
 from attrs import define
 from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from sorna.agent.deadlines import cancel
@@ -26,7 +27,7 @@ from sorna.agent.run import Ending, Run, RunState
 from sorna.agent.run_rules import Action, decide
 from sorna.agent.runners.frames import STDERR
 from sorna.errors import InvalidRequest, KernelNotFound
-from sorna.model.run import RunReply, RunRequest, new_run_id
+from sorna.model.run import OutputRequest, RunReply, RunRequest, RunStatus, new_run_id
 
 # A call is answered when this much has gathered; one that waits for the end, later.  Decoding can turn one byte that is
 # no UTF-8 into three, and the answer has to fit into one message of the link.
@@ -42,6 +43,7 @@ MAX_TYPED_AHEAD = 64 * KIB
 KEEP_RUNS = 32
 KEEP_BYTES = 8 * 1024 * KIB
 KEEP_PER_RUN = 256 * KIB
+READ_PIECE = 256 * KIB
 RETENTION = 300.0
 
 
@@ -81,6 +83,7 @@ class Runs:
         self._named: dict[str, Run] = {}
         self._finished: list[Run] = []
         self._calls: dict[Run, _Call] = {}
+        self._readers: dict[Run, list[Deferred[None]]] = {}
         self._background = OutputLog(keep=0)
         self._held = False
         self._closed = False
@@ -126,9 +129,47 @@ class Runs:
             self._feed(run, request.code)
         return await self._answer_to(run, request.wait, eager=request.eager)
 
+    async def read(self, request: OutputRequest) -> RunReply:
+        """Read the output of a run from a number on, and wait for something new if there is nothing.
+
+        What is not acknowledged stays unread, so that a program waits rather than that it is lost.
+
+        :raises InvalidRequest: no run has this id, or it has been forgotten.
+        """
+        run = self._named.get(request.run_id)
+        if run is None:
+            raise InvalidRequest("No run of this session has this run id.")
+        run.log.acknowledge(min(request.acknowledged, request.seq))
+        self._commands.room_changed()
+        reply = run.read(request.seq, READ_PIECE)
+        if reply.console or request.wait <= 0 or reply.status not in {RunStatus.CONTINUED, request.known}:
+            return self._told(run, reply)
+        news: Deferred[None] = Deferred()
+        self._readers.setdefault(run, []).append(news)
+        try:
+            await news.addTimeout(request.wait, self._reactor)
+        except DeferredTimeoutError:
+            pass
+        finally:
+            readers = self._readers.get(run, [])
+            if news in readers:
+                readers.remove(news)
+            if not readers:
+                self._readers.pop(run, None)
+        return self._told(run, run.read(request.seq, READ_PIECE))
+
+    def _told(self, run: Run, reply: RunReply) -> RunReply:
+        if run.delivered and run in self._undelivered:
+            self._undelivered.remove(run)
+        return reply
+
+    def _wake_readers(self, run: Run) -> None:
+        for news in self._readers.pop(run, ()):
+            news.callback(None)
+
     def _start(self, request: RunRequest) -> Run:
         self._refuse_if_closed()
-        size = len(request.code) + len(request.build or "") + len(request.exec or "")
+        size = sum(len(text or "") for text in (request.code, request.clean, request.build, request.exec))
         if size > MAX_CODE:
             raise InvalidRequest(f"The code is larger than {MAX_CODE // KIB} KiB.")
         waiting = sum(len(run.request.code) for run in self._queue)
@@ -191,14 +232,13 @@ class Runs:
         call.deferred.callback(self._reply(run, call.most))
 
     def _answer_if_due(self, run: Run) -> None:
+        self._wake_readers(run)
         call = self._calls.get(run)
         if call is not None and run.answerable(call.enough):
             self._answer(run)
 
     def _reply(self, run: Run, most: int) -> RunReply:
-        reply = run.reply(most)
-        if run.delivered and run in self._undelivered:
-            self._undelivered.remove(run)
+        reply = self._told(run, run.reply(most))
         self._commands.room_changed()
         return reply
 

@@ -9,8 +9,9 @@ import stat
 
 from sorna.beneath.paths import DIRECTORY, MAX_DEPTH, PathRefused, components, open_directory, reason_of
 
-MAX_ENTRIES = 10_000
-MAX_NAMES = 2 * 1024 * 1024
+# Every part that a listing passes handles it in one go.
+MAX_ENTRIES = 3000
+MAX_NAMES = 512 * 1024
 MAX_PIECE = 256 * 1024
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 

@@ -180,6 +180,10 @@ class ApiClient:
         options = {"build": build, "exec": execute, "buildLog": False}
         return Run(self, kernel_id, Call("batch", options=options), read_input)
 
+    async def ask(self, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask the administration a GraphQL query, or tell it a mutation, and give the data of the answer."""
+        return await self._json("POST", "/admin/graphql", SLOW, {"query": query, "variables": dict(variables)})
+
     async def _json(
         self, method: str, path: str, deadline: float, body: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:

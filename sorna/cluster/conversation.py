@@ -21,14 +21,18 @@ from sorna.cluster.messages import (
     Answer,
     Call,
     Cancel,
+    Ended,
     Event,
     Failed,
     MalformedMessage,
+    Output,
     decode,
     encode,
     failed_to_error,
 )
+from sorna.cluster.terminals import MAX_TERMINALS, Terminals
 from sorna.errors import AgentFailed, AgentTimeout, InvalidRequest, SornaError, Unavailable
+from sorna.model.terminal import Terminal, TerminalViewer
 from sorna.zeromq import Sent
 
 MAX_CALLS = 2048
@@ -84,6 +88,7 @@ class Conversation:
         self._sent: dict[int, Pending] = {}
         self._bytes = 0
         self._garbage = 0
+        self._terminals = Terminals(send)
         self._greeting = LoopingCall(self._ping) if greets else None
         if self._greeting is not None:
             self._greeting.clock = clock
@@ -94,6 +99,11 @@ class Conversation:
     def calls(self) -> int:
         """How many calls have not ended."""
         return len(self._waiting) + len(self._sent)
+
+    @property
+    def terminals(self) -> int:
+        """How many terminals are looked at."""
+        return len(self._terminals)
 
     def call(self, method: str, parameters: Mapping[str, Any], deadline: float) -> Deferred[Any]:
         """Make a call; gives its result as plain values.
@@ -126,6 +136,15 @@ class Conversation:
             self.writable()
         return answer
 
+    def open_terminal(
+        self, parameters: Mapping[str, Any], viewer: TerminalViewer, deadline: float
+    ) -> Deferred[Terminal]:
+        """Look at a terminal until it is closed, has ended, or the connection is lost; fails as :meth:`call` does."""
+        if self.closed or self.terminals >= MAX_TERMINALS:
+            return fail(Unavailable(f"no more terminals of agent {self._agent_id} can be looked at"))
+        answer = self.call("open_terminal", parameters, deadline)
+        return self._terminals.opened_by(self._last_id, answer, viewer)
+
     def acknowledge(self, number: int) -> None:
         """Tell the agent that an event is taken care of; when that gets lost, the agent repeats the event."""
         if self.connected:
@@ -156,6 +175,7 @@ class Conversation:
         self._stop_greeting()
         lost = AgentTimeout(f"the connection to agent {self._agent_id} was lost before it answered")
         self._fail(list(self._sent), lost)
+        self._terminals.end_all(f"the connection to agent {self._agent_id} was lost")
 
     def refused(self) -> None:
         """Fail everything: the agent does not accept this manager's key."""
@@ -163,6 +183,7 @@ class Conversation:
         self._stop_greeting()
         refusal = AgentFailed(f"agent {self._agent_id} does not accept this manager's key")
         self._fail([*self._sent, *self._waiting], refusal)
+        self._terminals.end_all(refusal.detail)
 
     def writable(self) -> None:
         """Send what waits, for as long as there is room."""
@@ -173,6 +194,8 @@ class Conversation:
             del self._waiting[id_]
             pending.raw = b""
             self._sent[id_] = pending
+        if self.connected:
+            self._terminals.writable()
 
     def receive(self, raw: bytes | memoryview) -> None:
         """Take one message of the agent. Never raises for what it holds."""
@@ -192,6 +215,8 @@ class Conversation:
                     pending.answer.errback(failed_to_error(message))
             case Event():
                 self._on_event(message)
+            case Output() | Ended():
+                self._terminals.received(message)
             case _:
                 self._count_garbage("not a message for a manager")
 
@@ -201,6 +226,7 @@ class Conversation:
         self.connected = False
         self._stop_greeting()
         self._fail([*self._sent, *self._waiting], Unavailable("the link to the agent is closed"))
+        self._terminals.end_all("the link to the agent is closed")
 
     # How calls end.
 

@@ -3,11 +3,12 @@
 Implements :class:`sorna.manager.interfaces.AgentLink`. It knows which method goes over which connection and how long it may
 take; it does not decide what a failure means for a kernel, nor which agents to trust (``enrolment`` does).
 
-Note [Three connections]
-------------------------
+Note [Four connections]
+-----------------------
 ZeroMQ does not interleave messages of one connection, and encrypts each as a whole: behind 20 MiB everything waits for
 some 50 ms on one machine, and for seconds on a slow network. So each agent has a connection for control, another for
-output, and, once it is needed, one for uploads. Only the control connection asks for the agent's news.
+output, and, once they are needed, one for uploads and one for terminals. Only the control connection asks for the agent's
+news.
 """
 
 from __future__ import annotations
@@ -41,13 +42,15 @@ from sorna.manager.interfaces import KernelEnded, KernelOrder, OnKernelEnded, Up
 from sorna.model.agent import AgentAddress
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Usage
-from sorna.model.run import RunReply, RunRequest
+from sorna.model.run import OutputRequest, RunReply, RunRequest
+from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer, within_bounds
 from sorna.zeromq import Sockets, valid_endpoint
 
 T = TypeVar("T")
 
 CONTROL = LaneKind("control", greets=True, heartbeat=1.0, silence=3.0)
 OUTPUT = LaneKind("output", greets=False, heartbeat=1.0, silence=3.0)
+TERMINAL = LaneKind("terminal", greets=False, heartbeat=1.0, silence=3.0)
 # A slow network may need long for one large message, and a heartbeat cannot overtake it.
 UPLOAD = LaneKind("upload", greets=False, heartbeat=5.0, silence=30.0)
 
@@ -63,6 +66,7 @@ DEADLINES: Mapping[str, float] = {
     "read_file": 10.0,
     "usage": 5.0,
     "logs": 10.0,
+    "open_terminal": 5.0,
     "ping": 5.0,
 }
 EXECUTE_MARGIN = 10.0
@@ -86,8 +90,8 @@ class _Agent:
     news: dict[int, Deferred[None]] = field(factory=dict)
 
     @property
-    def calls(self) -> int:
-        return sum(lane.conversation.calls for lane in self.lanes.values())
+    def in_use(self) -> bool:
+        return any(lane.conversation.calls or lane.conversation.terminals for lane in self.lanes.values())
 
     def over(self, _result: object, number: int) -> None:
         del self.news[number]
@@ -186,7 +190,7 @@ class ZmqAgentLink(Service):
         if not valid_endpoint(address.endpoint) or not valid_public_key(address.public_key):
             raise AgentFailed(f"agent {address.agent_id} advertises no tcp://ADDRESS:PORT or no public key")
         for other in list(self._agents.values()):
-            if other.address.agent_id == address.agent_id and not other.calls:
+            if other.address.agent_id == address.agent_id and not other.in_use:
                 self._drop(other, "the agent is now elsewhere or has another key")
         if len(self._agents) >= MAX_AGENTS:
             raise Unavailable("too many agents are connected")
@@ -213,7 +217,7 @@ class ZmqAgentLink(Service):
     def _sweep(self) -> None:
         now = self._reactor.seconds()
         for agent in list(self._agents.values()):
-            if now - agent.used_at >= self._idle and not agent.watched and not agent.calls and not agent.news:
+            if now - agent.used_at >= self._idle and not agent.watched and not agent.in_use and not agent.news:
                 self._drop(agent, "nobody uses it")
 
     def _drop(self, agent: _Agent, reason: str) -> None:
@@ -271,6 +275,15 @@ class ZmqAgentLink(Service):
         except MalformedMessage as error:
             raise _unreadable(agent, "execute", error) from error
 
+    async def read_output(self, agent: AgentAddress, kernel_id: uuid.UUID, request: OutputRequest) -> RunReply:
+        """Read a run's output; within ``request.wait`` and a margin."""
+        parameters = {"kernel_id": kernel_id.bytes, "request": pack_value(request)}
+        answer = await self._call(agent, OUTPUT, "read_output", parameters, max(0.0, request.wait) + EXECUTE_MARGIN)
+        try:
+            return unpack_run_reply(answer)
+        except MalformedMessage as error:
+            raise _unreadable(agent, "read_output", error) from error
+
     async def interrupt(self, agent: AgentAddress, kernel_id: uuid.UUID) -> None:
         """Interrupt what runs; within 5 s."""
         await self._call(agent, CONTROL, "interrupt", {"kernel_id": kernel_id.bytes})
@@ -322,6 +335,20 @@ class ZmqAgentLink(Service):
         if not isinstance(answer, str):
             raise _unreadable(agent, "logs", "not a text")
         return answer
+
+    async def open_terminal(
+        self,
+        agent: AgentAddress,
+        kernel_id: uuid.UUID,
+        viewer: TerminalViewer,
+        rows: int = ROWS,
+        columns: int = COLUMNS,
+    ) -> Terminal:
+        """Look at a kernel's terminal; within 5 s."""
+        rows, columns = within_bounds(rows, columns)
+        parameters = {"kernel_id": kernel_id.bytes, "rows": rows, "columns": columns}
+        lane = self._lane(self._agent(agent), TERMINAL)
+        return await lane.conversation.open_terminal(parameters, viewer, DEADLINES["open_terminal"])
 
     # News.
 

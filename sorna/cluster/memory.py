@@ -35,7 +35,7 @@ from sorna.manager.interfaces import KernelEnded, KernelOrder, OnKernelEnded, Up
 from sorna.model.agent import AgentAddress
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Usage
-from sorna.model.run import RunReply, RunRequest
+from sorna.model.run import OutputRequest, RunReply, RunRequest
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer, within_bounds
 
 if TYPE_CHECKING:
@@ -87,6 +87,14 @@ class MemoryAgentLink:
             {"request": pack_value(request)},
             lambda there: _packed(there.execute(kernel_id, request)),
             deadline,
+        )
+        return unpack_run_reply(answer)
+
+    async def read_output(self, agent: AgentAddress, kernel_id: uuid.UUID, request: OutputRequest) -> RunReply:
+        """Read a run's output."""
+        wish = {"request": pack_value(request)}
+        answer = await self._call(
+            agent, wish, lambda there: _packed(there.read_output(kernel_id, request)), request.wait + DEADLINE
         )
         return unpack_run_reply(answer)
 

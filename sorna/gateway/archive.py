@@ -31,17 +31,42 @@ class FileChanged(Exception):
 class Member:
     """A file or directory in an archive.
 
+    :ivar name: in the archive.
     :ivar path: below the working directory; empty for a directory, whose content is none.
     """
 
-    header: bytes
+    name: str
     path: str
-    size: int
+    entry: FileEntry
+
+    @property
+    def size(self) -> int:
+        """Bytes of content."""
+        return self.entry.size if self.path else 0
 
     @property
     def length(self) -> int:
         """Bytes in the archive, filled up to whole blocks."""
-        return len(self.header) + self.size + -self.size % _BLOCK
+        return self._header_length + self.size + -self.size % _BLOCK
+
+    @property
+    def _header_length(self) -> int:
+        # As the GNU format has it; building thousands of headers only to measure them would block the reactor.
+        name = len(self.name.encode("utf-8", "replace")) + (not self.path)
+        if name <= tarfile.LENGTH_NAME:
+            return _BLOCK
+        return 2 * _BLOCK + (name + 1) + -(name + 1) % _BLOCK
+
+    def header(self) -> bytes:
+        """Build what stands before the content."""
+        info = tarfile.TarInfo(self.name)
+        info.mode = self.entry.mode & 0o777
+        info.mtime = max(0, int(self.entry.modified))
+        info.uname = info.gname = "work"
+        info.size = self.size
+        if not self.path:
+            info.type = tarfile.DIRTYPE
+        return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "replace")
 
 
 def members(path: str, entries: Sequence[FileEntry]) -> Sequence[Member]:
@@ -55,27 +80,14 @@ def members(path: str, entries: Sequence[FileEntry]) -> Sequence[Member]:
     if len(entries) == 1 and not entries[0].name:
         if not entries[0].is_file:
             raise InvalidRequest(f"{path!r} is neither a file nor a directory")
-        return [_member(name, path, entries[0])]
+        return [Member(name, path, entries[0])]
     top = "work" if path == "." else name
+    below = "" if path == "." else f"{path}/"
     return [
-        _member(f"{top}/{entry.name}", entry.name if path == "." else f"{path}/{entry.name}", entry)
+        Member(f"{top}/{entry.name}", below + entry.name if entry.is_file else "", entry)
         for entry in entries
         if entry.is_file or entry.is_directory
     ]
-
-
-def _member(name: str, path: str, entry: FileEntry) -> Member:
-    # A reader takes a lone surrogate, or any other thing that is no text, for another name; init has replaced those.
-    info = tarfile.TarInfo(name)
-    info.mode = entry.mode & 0o777
-    info.mtime = max(0, int(entry.modified))
-    info.uname = info.gname = "work"
-    if entry.is_directory:
-        info.type = tarfile.DIRTYPE
-    else:
-        info.size = entry.size
-    header = info.tobuf(tarfile.GNU_FORMAT, "utf-8", "replace")
-    return Member(header, "" if entry.is_directory else path, info.size)
 
 
 def archive_length(parts: Sequence[Member]) -> int:
@@ -89,7 +101,7 @@ async def archive(parts: Sequence[Member], read: ReadPiece) -> AsyncGenerator[by
     :raises FileChanged: a file has another size than it was listed with.
     """
     for member in parts:
-        yield member.header
+        yield member.header()
         offset = 0
         while offset < member.size:
             piece = await read(member.path, offset, min(PIECE, member.size - offset))

@@ -1,14 +1,15 @@
-"""What a route is called with and what it gives back; knows JSON, neither Klein nor Twisted's request."""
+"""What a route is called with and what it gives back; knows JSON and headers, neither Klein nor Twisted's request."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import parse_qs
 
 from attrs import field, frozen
+from twisted.web.http_headers import Headers
 
 from sorna.errors import InvalidRequest, KernelNotFound, RateLimitExceeded, SornaError
 from sorna.gateway.problems import CONTENT_TYPE as PROBLEM_TYPE
@@ -46,10 +47,6 @@ _decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 _encode = json.JSONEncoder(allow_nan=False).encode
 
 
-def _no_header(_name: bytes) -> bytes | None:
-    return None
-
-
 @frozen
 class Call:
     """One request to one route.
@@ -58,8 +55,8 @@ class Call:
     :ivar values: the variable parts of the path, decoded.
     :ivar target: path and query, not decoded.
     :ivar content_type: the whole header; empty when there is none.
+    :ivar handshake: whether it wants to become a WebSocket.
     :ivar keypair: who asks; None on a public route.
-    :ivar header: gives the last value of a header by its name, None where there is none.
     """
 
     request_id: str
@@ -70,28 +67,28 @@ class Call:
     body: bytes = field(repr=False)
     keypair: Keypair | None
     target: bytes = b""
-    header: Callable[[bytes], bytes | None] = _no_header
+    handshake: bool = False
+    headers: Headers = field(factory=Headers, repr=False)
 
     @property
-    def access_key(self) -> str:
-        """The access key of who asks.
+    def caller(self) -> Keypair:
+        """The keypair of who asks.
 
         :raises RuntimeError: the route is public; a fault of ours.
         """
         if self.keypair is None:
             raise RuntimeError("a public route has no access key")
-        return self.keypair.access_key
+        return self.keypair
+
+    @property
+    def access_key(self) -> str:
+        """The access key of who asks; see :attr:`caller`."""
+        return self.caller.access_key
 
     @property
     def kernel_reference(self) -> str:
-        """The kernel id or session token of the path.
-
-        :raises KernelNotFound: it can name no kernel, and may hold what Redis keys and PostgreSQL texts may not.
-        """
-        reference = self.values["reference"]
-        if parse_kernel_id(reference) is None and not valid_session_token(reference):
-            raise KernelNotFound
-        return reference
+        """The kernel id or session token of the path. :raises KernelNotFound: it can name no kernel."""
+        return checked_reference(self.values["reference"])
 
     @property
     def query(self) -> Mapping[str, list[str]]:
@@ -103,6 +100,10 @@ class Call:
             return parse_qs(self.target.partition(b"?")[2].decode("ascii"), errors="strict", max_num_fields=MAX_FIELDS)
         except ValueError:
             raise InvalidRequest("Malformed query") from None
+
+    def header(self, name: bytes) -> bytes | None:
+        """Give the last value of a header, None where there is none."""
+        return (self.headers.getRawHeaders(name) or (None,))[-1]
 
     def json_object(self) -> dict[str, Any]:
         """Read the body as a JSON object, whatever the method and the content type.
@@ -130,6 +131,7 @@ class Reply:
 
     :ivar body: the whole body; a 204 has none.
     :ivar stream: the body instead, where it is long or never ends.
+    :ivar owner: the access key in whose name a stream or a session is open; the gate fills it in.
     :ivar session: what a route for WebSockets answers, instead of everything else.
     """
 
@@ -139,6 +141,17 @@ class Reply:
     headers: Mapping[bytes, bytes] = field(factory=dict)
     stream: Stream | None = None
     session: Session | None = None
+    owner: str | None = None
+
+
+def checked_reference(reference: str) -> str:
+    """Give a reference to a kernel back.
+
+    :raises KernelNotFound: it can name no kernel, and may hold what Redis keys and PostgreSQL texts may not.
+    """
+    if parse_kernel_id(reference) is None and not valid_session_token(reference):
+        raise KernelNotFound
+    return reference
 
 
 def read_json_object(body: bytes) -> dict[str, Any]:

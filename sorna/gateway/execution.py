@@ -48,10 +48,17 @@ def read_run(body: Parameters) -> RunRequest:
         mode=mode,
         code=body.text("code"),
         run_id=body.optional_text("runId", MAX_RUN_ID),
+        clean=_clean(options),
         build=options.optional_text("build", _MAX_COMMAND),
         exec=options.optional_text("exec", _MAX_COMMAND),
         build_log=options.flag("buildLog"),
     )
+
+
+def _clean(options: Parameters) -> str | None:
+    # Clients from 18.12 on ask for the default unasked, and a fresh working directory needs none.
+    command = options.optional_text("clean", _MAX_COMMAND)
+    return None if command == "*" else command
 
 
 def read_streamed_run(body: Parameters) -> RunRequest:

@@ -85,9 +85,11 @@ class Gate:
                     body=incoming.body,
                     keypair=keypair,
                     target=incoming.target,
-                    header=lambda name: (incoming.headers.getRawHeaders(name) or (None,))[-1],
+                    headers=incoming.headers,
                 )
             )
+            if keypair is not None and (reply.stream is not None or reply.session is not None):
+                reply = evolve(reply, owner=keypair.access_key)
         except CancelledError:
             if incoming.gone():
                 raise

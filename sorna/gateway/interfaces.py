@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 
-from sorna.manager.interfaces import RateState, UploadFile
-from sorna.manager.requests import Created, CreateRequest, KernelInfo
+from sorna.manager.interfaces import KernelFilter, RateState, UploadFile
+from sorna.manager.requests import AgentDescription, Created, CreateRequest, KernelEvent, KernelInfo
 from sorna.model.file import FileEntry, FilePiece
-from sorna.model.kernel import Usage
-from sorna.model.keypair import Keypair
-from sorna.model.run import RunReply, RunRequest
+from sorna.model.kernel import Kernel, KernelStatus, Usage
+from sorna.model.keypair import Keypair, KeypairChanges
+from sorna.model.policy import ResourcePolicy
+from sorna.model.run import OutputRequest, RunReply, RunRequest
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
+from sorna.model.usage import KeypairUsage
 
 T = TypeVar("T")
 
@@ -54,6 +57,14 @@ class Kernels(Protocol):
         """
         ...
 
+    async def read_output(self, access_key: str, reference: str, request: OutputRequest) -> RunReply:
+        """Read the output of a run from a number on, not counted as a query.
+
+        :raises InvalidRequest: the run is not known, or not any more.
+        :raises KernelExecutionFailed:.
+        """
+        ...
+
     async def interrupt(self, access_key: str, reference: str) -> None:
         """Interrupt what runs now. :raises KernelExecutionFailed:."""
         ...
@@ -88,6 +99,15 @@ class Kernels(Protocol):
         """
         ...
 
+    async def watch(
+        self, access_key: str, reference: str | None, receive: Callable[[KernelEvent], None]
+    ) -> Callable[[], None]:
+        """Call ``receive`` for every change of one live kernel, or of all of the owner when ``reference`` is None.
+
+        :returns: what ends it.
+        """
+        ...
+
     async def logs(self, access_key: str, reference: str) -> str:
         """Give the kernel's recent console output."""
         ...
@@ -117,6 +137,87 @@ class Keypairs(Protocol):
 
     def used(self, access_key: str) -> None:
         """Note one authorised request; written to the database later, many at a time."""
+        ...
+
+
+class Administration(Protocol):
+    """Questions about many things at once, and changes of keypairs and policies; :class:`sorna.manager.administration.Administration`.
+
+    Lists come the newest first. Whose things a caller may see is for the door to decide. Every method may raise Unavailable.
+    """
+
+    async def keypairs(self, user_id: str | None, is_active: bool | None, offset: int, limit: int) -> Sequence[Keypair]:
+        """List keypairs."""
+        ...
+
+    async def count_keypairs(self, user_id: str | None, is_active: bool | None) -> int:
+        """Tell how many keypairs there are."""
+        ...
+
+    async def keypairs_named(self, access_keys: Collection[str]) -> Mapping[str, Keypair]:
+        """Give access key -> keypair for those that exist."""
+        ...
+
+    async def create_keypair(self, user_id: str, wishes: KeypairChanges) -> Keypair:
+        """Make a keypair. :raises InvalidRequest:."""
+        ...
+
+    async def modify_keypair(self, access_key: str, changes: KeypairChanges) -> None:
+        """Change a keypair. :raises InvalidRequest, NotFound:."""
+        ...
+
+    async def remove_keypair(self, access_key: str) -> None:
+        """Remove a keypair without live kernels for good. :raises InvalidRequest, NotFound:."""
+        ...
+
+    async def policies(self) -> Sequence[ResourcePolicy]:
+        """List the resource policies by name."""
+        ...
+
+    async def put_policy(self, policy: ResourcePolicy) -> None:
+        """Store a policy, or replace the one of its name. :raises InvalidRequest:."""
+        ...
+
+    async def remove_policy(self, name: str) -> None:
+        """Remove a policy that no keypair has. :raises InvalidRequest, NotFound:."""
+        ...
+
+    async def kernels(self, wanted: KernelFilter, offset: int, limit: int) -> Sequence[Kernel]:
+        """List kernels."""
+        ...
+
+    async def count_kernels(self, wanted: KernelFilter) -> int:
+        """Tell how many kernels there are."""
+        ...
+
+    async def kernel(self, access_key: str | None, reference: str) -> Kernel | None:
+        """Give the kernel of an id, or the newest of a session token; of any owner when ``access_key`` is None."""
+        ...
+
+    async def kernels_of_owners(
+        self, access_keys: Collection[str], statuses: Collection[KernelStatus] | None, limit: int
+    ) -> Sequence[Kernel]:
+        """List the newest kernels of each of these owners, at most ``limit`` each."""
+        ...
+
+    async def kernels_of_agents(
+        self, agent_ids: Collection[str], statuses: Collection[KernelStatus] | None, limit: int
+    ) -> Sequence[Kernel]:
+        """List the newest kernels of each of these agents, at most ``limit`` each."""
+        ...
+
+    async def figures(self, kernels: Collection[Kernel]) -> Mapping[uuid.UUID, Kernel]:
+        """Give each of these kernels with what it has used until now."""
+        ...
+
+    async def agents(self) -> Sequence[AgentDescription]:
+        """Describe every agent that was ever enrolled, in order of id."""
+        ...
+
+    async def usage(
+        self, since: float, until: float, access_key: str | None, offset: int, limit: int
+    ) -> Sequence[KeypairUsage]:
+        """Sum up what keypairs used in a period, in order of access key. :raises InvalidRequest:."""
         ...
 
 

@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
-from attrs import frozen
+from attrs import evolve, frozen
 from klein import Klein
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -30,9 +30,11 @@ from werkzeug import exceptions
 
 from sorna.errors import SornaError
 from sorna.gateway import cross_origin, streaming
-from sorna.gateway.call import Access, Call, Reply
+from sorna.gateway.call import Access, Call, Reply, Stream
 from sorna.gateway.gate import Answer, Gate, Incoming, era_of
+from sorna.gateway.interfaces import Keypairs
 from sorna.gateway.problems import BadRequest, Era, MethodNotAllowed, UnknownPath
+from sorna.gateway.revocation import GuardedSession, when_revoked
 from sorna.gateway.websockets import Session, WebSockets
 
 A = TypeVar("A")
@@ -58,6 +60,7 @@ class Route:
     :ivar versioned: whether the path is found below ``/v1`` and so on besides the root.
     :ivar needs_ready: whether it answers 503 until the process is ready.
     :ivar websocket: whether it is opened by a WebSocket's handshake, and answers with a session.
+    :ivar plain: whether it answers requests without a handshake as well.
     """
 
     method: str
@@ -66,6 +69,7 @@ class Route:
     versioned: bool = True
     needs_ready: bool = False
     websocket: bool = False
+    plain: bool = True
 
 
 @frozen
@@ -90,12 +94,25 @@ class Router(Generic[A]):
         versioned: bool = True,
         needs_ready: bool = False,
         websocket: bool = False,
+        plain: bool | None = None,
     ) -> Callable[[Handler[A]], Handler[A]]:
         """Declare that a method of the area's class answers routes; several declarations may be stacked on one method."""
 
         def declare(handler: Handler[A]) -> Handler[A]:
             self._declared.extend(
-                (Route(method, path, access, versioned, needs_ready, websocket), handler) for path in paths
+                (
+                    Route(
+                        method,
+                        path,
+                        access,
+                        versioned,
+                        needs_ready,
+                        websocket,
+                        not websocket if plain is None else plain,
+                    ),
+                    handler,
+                )
+                for path in paths
             )
             return handler
 
@@ -115,9 +132,10 @@ class Application(Resource):
 
     isLeaf = True
 
-    def __init__(self, gate: Gate, websockets: WebSockets, routes: Iterable[BoundRoute]) -> None:
+    def __init__(self, gate: Gate, keypairs: Keypairs, websockets: WebSockets, routes: Iterable[BoundRoute]) -> None:
         super().__init__()
         self._gate = gate
+        self._keypairs = keypairs
         self._websockets = websockets
         self._bound = tuple(routes)
         self._klein = Klein()
@@ -187,21 +205,36 @@ class Application(Resource):
             gone=lambda: getattr(request, "channel", None) is None,
         )
         route = bound.route
-        answer = self._opening(incoming, bound.answer) if route.websocket else bound.answer
+        handshake = route.websocket and (incoming.headers.hasHeader(b"Upgrade") or not route.plain)
+        answer = self._opening(incoming, bound.answer) if handshake else bound.answer
         reply = await self._gate.pass_through(incoming, answer, route.access, needs_ready=route.needs_ready)
         if reply.session is not None:
-            return _Upgrading(self._websockets, reply.session)
+            session = reply.session
+            if reply.owner is not None:
+                session = GuardedSession(session, self._keypairs, reply.owner)
+            return _Upgrading(self._websockets, session)
         body = write_head(request, reply)
         if reply.stream is not None:
-            await streaming.send(request, reply.stream)
+            await self._send(request, reply.stream, reply.owner)
         return body
+
+    async def _send(self, request: Any, stream: Stream, owner: str | None) -> None:
+        clock = self._websockets.clock
+        if owner is None:
+            await streaming.send(request, stream, clock)
+            return
+        unwatch = when_revoked(self._keypairs, owner, request.transport.abortConnection)
+        try:
+            await streaming.send(request, stream, clock)
+        finally:
+            unwatch()
 
     def _opening(self, incoming: Incoming, answer: Answer) -> Answer:
         """Let a route for WebSockets be asked only by what can become one, once the gate knows who asks."""
 
         async def open_session(call: Call) -> Reply:
             self._websockets.check(incoming.headers, incoming.body)
-            return await answer(call)
+            return await answer(evolve(call, handshake=True))
 
         return open_session
 

@@ -159,7 +159,7 @@ class RunSession:
 
     def _following(self, mode: RunMode, code: str, wait: float) -> RunRequest:
         assert self._request is not None
-        return evolve(self._request, mode=mode, code=code, build=None, exec=None, wait=wait)
+        return evolve(self._request, mode=mode, code=code, clean=None, build=None, exec=None, wait=wait)
 
     def _changed(self) -> None:
         change, self._change = self._change, None
@@ -182,7 +182,9 @@ class RunSession:
         if reply.status is RunStatus.CONTINUED and not reply.console:
             return  # only the agent's sign of life
         result = execution.result(reply)
-        self._send({key: result[key] for key in ("status", "console", "exitCode", "options", "files")})
+        told = {key: result[key] for key in ("status", "console", "exitCode", "options", "files", "runId")}
+        # With these two a client that loses the connection reads on elsewhere; see ``outputs``.
+        self._send({**told, "next": reply.next_seq})
 
     def _say_error(self, error: SornaError) -> None:
         status = "server-restarting" if isinstance(error, Unavailable) else "error"

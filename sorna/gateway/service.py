@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from twisted.internet.interfaces import IReactorTime
 
+from sorna.gateway.administration import AdministrationRoutes
 from sorna.gateway.authentication import Authentication
+from sorna.gateway.events import EventRoutes
 from sorna.gateway.files import FileRoutes
 from sorna.gateway.folder_files import FolderFileRoutes
 from sorna.gateway.folders import FolderRoutes
 from sorna.gateway.gate import Gate
-from sorna.gateway.interfaces import Kernels, Keypairs, Operations, RateLimits, Readiness
+from sorna.gateway.interfaces import Administration, Kernels, Keypairs, Operations, RateLimits, Readiness
 from sorna.gateway.kernels import KernelRoutes
 from sorna.gateway.operations import OperationRoutes
+from sorna.gateway.outputs import OutputRoutes
 from sorna.gateway.request import LimitedSite, ReadingLimits
 from sorna.gateway.root import RootRoutes
 from sorna.gateway.router import Application
@@ -29,6 +32,7 @@ def make_application(
     kernels: Kernels,
     folders: Folders,
     transfers: Transfers,
+    administration: Administration,
     keypairs: Keypairs,
     rate_limits: RateLimits,
     operations: Operations,
@@ -47,10 +51,13 @@ def make_application(
         FolderRoutes.router.bind(FolderRoutes(folders, operations)),
         FolderFileRoutes.router.bind(FolderFileRoutes(folders, operations)),
         TransferRoutes.router.bind(TransferRoutes(transfers, operations, tls)),
+        OutputRoutes.router.bind(OutputRoutes(kernels)),
+        EventRoutes.router.bind(EventRoutes(kernels, reactor)),
+        AdministrationRoutes.router.bind(AdministrationRoutes(administration, operations)),
         OperationRoutes.router.bind(OperationRoutes(readiness)),
     )
     websockets = WebSockets(reactor, websocket_limits or WebSocketLimits())
-    return Application(gate, websockets, (route for area in areas for route in area))
+    return Application(gate, keypairs, websockets, (route for area in areas for route in area))
 
 
 def make_site(
@@ -59,6 +66,7 @@ def make_site(
     kernels: Kernels,
     folders: Folders,
     transfers: Transfers,
+    administration: Administration,
     keypairs: Keypairs,
     rate_limits: RateLimits,
     operations: Operations,
@@ -76,6 +84,7 @@ def make_site(
         kernels=kernels,
         folders=folders,
         transfers=transfers,
+        administration=administration,
         keypairs=keypairs,
         rate_limits=rate_limits,
         operations=operations,

@@ -32,7 +32,7 @@ from zope.interface import implementer
 from sorna.gateway.problems import BadRequest
 from sorna.model.limits import KIB, MIB
 
-NORMAL, GOING_AWAY, UNSUPPORTED, POLICY, TOO_LARGE = 1000, 1001, 1003, 1008, 1009
+NORMAL, UNSUPPORTED, POLICY, TOO_LARGE = 1000, 1003, 1008, 1009
 # Frames' headers, and pings between the fragments of a message.
 _OVERHEAD = 64 * KIB
 _LONGEST_REASON = 123
@@ -173,14 +173,16 @@ class _Connection:
         """Wrap what takes bytes of the wire, so that no more of them are kept than one message may have."""
 
         def receive(data: bytes) -> None:
-            if self._closing:
-                deliver(data)  # for the client's own goodbye
-                return
             self._unfinished += len(data)
             if self._unfinished > self._limits.message + _OVERHEAD:
                 self.close(TOO_LARGE, f"a message has at most {self._limits.message} bytes")
-            else:
+                return
+            try:
                 deliver(data)
+            except LocalProtocolError:
+                # Twisted answers a ping behind our goodbye; that is on its way, and nothing else matters any more.
+                if not self._closing:
+                    self._gone()
 
         return receive
 

@@ -74,7 +74,7 @@ return 1
 )
 
 # ARGV: short ids.
-_FIGURES = Script(
+_PLACES = Script(
     """
 local rows = {}
 for _, id in ipairs(ARGV) do
@@ -185,13 +185,13 @@ class RedisLiveKernels:
             ),
         )
 
-    async def figures(self, kernel_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, Mapping[str, str]]:
-        """Give what agents last said of these kernels; one round trip."""
+    async def places(self, kernel_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, KernelPlace]:
+        """Find several kernels of any owner and count nothing; one round trip."""
         if not kernel_ids:
             return {}
-        answer = await self._connection.run(_FIGURES, arguments=tuple(short_id(one) for one in kernel_ids))
+        answer = await self._connection.run(_PLACES, arguments=tuple(short_id(one) for one in kernel_ids))
         places = (place_of(_paired(flat)) for flat in json.loads(answer.decode("utf-8", "replace")))
-        return {place.kernel_id: place.stats for place in places if place is not None}
+        return {place.kernel_id: place for place in places if place is not None}
 
 
 def _paired(flat: Iterable[str]) -> dict[str, str]:

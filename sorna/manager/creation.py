@@ -26,7 +26,8 @@ from sorna.errors import (
     SornaError,
     Unavailable,
 )
-from sorna.manager.ending import KERNEL_TOPIC, Ending
+from sorna.manager.ending import Ending
+from sorna.manager.events import KERNEL_TOPIC
 from sorna.manager.folders import Folders
 from sorna.manager.interfaces import (
     AgentDirectory,
@@ -130,7 +131,7 @@ class Creation:
             await self.link.destroy_kernel(agent.address, kernel.id, "destroyed-while-preparing")
             await self.live.forget(kernel)
             raise KernelCreationFailed("The kernel was destroyed while it was being made.")
-        await self.ending.announce(kernel.id, KernelStatus.RUNNING)
+        await self.ending.announce(running)
         return running
 
     async def _on_some_agent(self, kernel: Kernel, spec: KernelSpec) -> Agent:
@@ -164,8 +165,9 @@ class Creation:
 
     async def _give_up(self, kernel_id: uuid.UUID, error: SornaError) -> None:
         reason = type(error).__name__
-        await self.kernels.change_status(kernel_id, KernelStatus.ERROR, reason, self.clock.seconds())
-        await self.ending.announce(kernel_id, KernelStatus.ERROR)
+        ended = await self.kernels.change_status(kernel_id, KernelStatus.ERROR, reason, self.clock.seconds())
+        if ended is not None:  # else whoever ended it meanwhile has announced that
+            await self.ending.announce(ended)
 
     async def _still_there(self, kernel: Kernel) -> bool:
         """Check that an existing kernel can be used; one whose agent is gone is ended, so that a new one is made."""

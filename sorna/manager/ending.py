@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from sorna.errors import KernelNotFound
+from sorna.manager.events import KERNEL_TOPIC, announcement_of
 from sorna.manager.interfaces import (
     AgentDirectory,
     AgentLink,
@@ -21,9 +22,6 @@ from sorna.manager.interfaces import (
     LiveKernels,
 )
 from sorna.model.kernel import Kernel, KernelStatus, Usage, short_id
-
-# Every change that somebody may wait for is announced here, as ``<short id> <status>``.
-KERNEL_TOPIC = "sorna.kernel-status"
 
 
 @frozen
@@ -69,7 +67,7 @@ class Ending:
             await self.live.forget(kernel)
         if ended is not None:
             self._log.info("kernel {kernel_id} ended: {reason}", kernel_id=short_id(kernel_id), reason=reason)
-            await self.announce(kernel_id, KernelStatus.TERMINATED)
+            await self.announce(ended)
         return kernel
 
     async def lost(self, kernel_id: uuid.UUID, reason: str) -> None:
@@ -80,10 +78,10 @@ class Ending:
         """Take an agent's news; the agent repeats it until this returns."""
         await self.finish(ended.kernel_id, ended.reason, ended.usage)
 
-    async def announce(self, kernel_id: uuid.UUID, status: KernelStatus) -> None:
+    async def announce(self, kernel: Kernel) -> None:
         """Tell whoever waits, in any manager; an announcement that fails is only logged, because waiting has a deadline."""
-        with self._log.failuresHandled("while announcing a change of {kernel_id}", kernel_id=short_id(kernel_id)):
-            await self.announcements.publish(KERNEL_TOPIC, f"{short_id(kernel_id)} {status}")
+        with self._log.failuresHandled("while announcing a change of {kernel_id}", kernel_id=short_id(kernel.id)):
+            await self.announcements.publish(KERNEL_TOPIC, announcement_of(kernel))
 
     async def _effect(self, kernel: Kernel) -> Usage | None:
         if kernel.agent_id is None:

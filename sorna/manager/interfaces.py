@@ -17,7 +17,7 @@ from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage
 from sorna.model.keypair import Keypair, KeypairChanges
 from sorna.model.policy import ResourcePolicy, Slots
-from sorna.model.run import RunReply, RunRequest
+from sorna.model.run import OutputRequest, RunReply, RunRequest
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 from sorna.model.usage import KeypairUsage
 
@@ -245,8 +245,8 @@ class LiveKernels(Protocol):
         """Remove every trace of a kernel; harmless when there is none."""
         ...
 
-    async def figures(self, kernel_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, Mapping[str, str]]:
-        """Give what agents last said of these kernels, by field name; one round trip, unknown ones are left out."""
+    async def places(self, kernel_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, KernelPlace]:
+        """Find several kernels of any owner and count nothing; one round trip, unknown ones are left out."""
         ...
 
 
@@ -333,6 +333,10 @@ class AgentLink(Protocol):
 
     async def execute(self, agent: AgentAddress, kernel_id: uuid.UUID, request: RunRequest) -> RunReply:
         """Start, continue or feed a run; see ``sorna/agent/runs.py`` for which. Cancelling gives the output back to the log."""
+        ...
+
+    async def read_output(self, agent: AgentAddress, kernel_id: uuid.UUID, request: OutputRequest) -> RunReply:
+        """Read a run's output from a number on, again if need be. InvalidRequest when the run is unknown."""
         ...
 
     async def interrupt(self, agent: AgentAddress, kernel_id: uuid.UUID) -> None:

@@ -7,7 +7,7 @@ Knows no HTTP and no ZeroMQ. It decides, writes the truth before the effect, and
 from __future__ import annotations
 
 import uuid
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from attrs import frozen
@@ -25,6 +25,7 @@ from sorna.errors import (
 )
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
+from sorna.manager.events import watch
 from sorna.manager.interfaces import (
     AgentDirectory,
     AgentLink,
@@ -33,10 +34,10 @@ from sorna.manager.interfaces import (
     LiveKernels,
     UploadFile,
 )
-from sorna.manager.requests import Created, CreateRequest, KernelInfo
+from sorna.manager.requests import Created, CreateRequest, KernelEvent, KernelInfo
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Kernel, KernelStatus, Usage, parse_kernel_id, short_id
-from sorna.model.run import RunReply, RunRequest
+from sorna.model.run import OutputRequest, RunReply, RunRequest
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 
 T = TypeVar("T")
@@ -111,6 +112,11 @@ class Registry:
         place = await self._place(access_key, reference)
         return await self._ask(place, self.link.execute(place.agent, place.kernel_id, request))
 
+    async def read_output(self, access_key: str, reference: str, request: OutputRequest) -> RunReply:
+        """Read a run's output from a number on; not counted as a query, because one stream needs many."""
+        place = await self._place(access_key, reference, count=False)
+        return await self._ask(place, self.link.read_output(place.agent, place.kernel_id, request))
+
     async def interrupt(self, access_key: str, reference: str) -> None:
         """Interrupt what runs now."""
         place = await self._place(access_key, reference)
@@ -146,6 +152,13 @@ class Registry:
         """Give the kernel's recent console output."""
         place = await self._place(access_key, reference)
         return await self._ask(place, self.link.logs(place.agent, place.kernel_id))
+
+    async def watch(
+        self, access_key: str, reference: str | None, receive: Callable[[KernelEvent], None]
+    ) -> Callable[[], None]:
+        """Tell of every change of one live kernel, or of all of an owner when there is no reference."""
+        kernel_id = None if reference is None else (await self._place(access_key, reference)).kernel_id
+        return watch(self.ending.announcements, access_key, kernel_id, receive)
 
     async def open_terminal(
         self, access_key: str, reference: str, viewer: TerminalViewer, rows: int = ROWS, columns: int = COLUMNS
@@ -206,7 +219,9 @@ class Registry:
         return kernel
 
     async def _running_again(self, kernel_id: uuid.UUID, reason: str) -> None:
-        await self.kernels.change_status(kernel_id, KernelStatus.RUNNING, reason, self.clock.seconds())
+        kernel = await self.kernels.change_status(kernel_id, KernelStatus.RUNNING, reason, self.clock.seconds())
+        if kernel is not None:
+            await self.ending.announce(kernel)
 
     async def _vanished(self, place: KernelPlace) -> KernelNotFound:
         """Write down that the agent does not hold the kernel any more, and say what is known of its end."""

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from attrs import field, frozen
 
+from sorna.model.agent import Agent
 from sorna.model.kernel import KernelStatus
+from sorna.model.policy import Slots
 
 
 @frozen
@@ -59,6 +61,21 @@ class Created:
 
 
 @frozen
+class AgentDescription:
+    """An agent as its administrator sees it.
+
+    :ivar first_contact: when it was first enrolled, in seconds since the epoch.
+    :ivar taken: by its live kernels.
+    :ivar alive: what it says of itself; None while it does not answer.
+    """
+
+    id: str
+    first_contact: float
+    taken: Slots
+    alive: Agent | None
+
+
+@frozen
 class KernelInfo:
     """What a client may know of a live kernel. Times in seconds, sizes in bytes."""
 
@@ -74,3 +91,14 @@ class KernelInfo:
     memory_used: int
     cpu_used: float
     num_queries: int
+
+
+@frozen
+class KernelEvent:
+    """A change of a kernel's status; ``reason`` may be empty."""
+
+    kernel_id: uuid.UUID
+    status: KernelStatus
+    access_key: str
+    session_token: str
+    reason: str

@@ -34,6 +34,7 @@ class RunRequest:
 
     :ivar run_id: the client's id of the run; None when it sent none.
     :ivar code: the code, or the typed line when the run waits for input.
+    :ivar clean: batch: a command to run before the build, None to skip.
     :ivar build: batch: the build command, ``*`` for the runtime's default, None to skip.
     :ivar exec: batch: the command to run, likewise.
     :ivar build_log: batch: whether the client wants the build's output although it succeeded.
@@ -49,6 +50,7 @@ class RunRequest:
     build_log: bool = False
     wait: float | None = 2.0
     eager: bool = False
+    clean: str | None = None
 
 
 @frozen
@@ -73,6 +75,7 @@ class RunReply:
     :ivar options: for waiting-input ``{"is_password": bool}``; for finished ``{}``; else None.
     :ivar exit_code: the process's exit status once known; None while the run goes on.
     :ivar first_seq: number of the first record of this piece, and ``next_seq`` the one to ask for next.
+    :ivar missing: how many bytes before ``first_seq`` were asked for and are not kept any more.
     """
 
     run_id: str
@@ -84,6 +87,23 @@ class RunReply:
     exceptions: Sequence[RunException] = field(factory=tuple)
     first_seq: int = 0
     next_seq: int = 0
+    missing: int = 0
+
+
+@frozen
+class OutputRequest:
+    """A call to read the output of a run from a number on, again if need be.
+
+    :ivar seq: the number; what lies before it needs not be kept from ``acknowledged`` backwards.
+    :ivar wait: seconds to wait for something new.
+    :ivar known: the status that the caller was told last; that alone is nothing new.
+    """
+
+    run_id: str
+    seq: int
+    acknowledged: int
+    wait: float = 0.0
+    known: str | None = None
 
 
 def new_run_id() -> str:

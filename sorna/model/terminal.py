@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Protocol
 
 WINDOW = 128 * 1024
+MOST_TYPED = 1024 * 1024
 MOST_ROWS_OR_COLUMNS = 1000
 ROWS, COLUMNS = 24, 80
 

@@ -2,10 +2,12 @@
 
 Note [Exact under concurrency]
     A reservation is one statement: it takes a place of the quota with an UPDATE that finds its row only while there is
-    one, and writes the kernel for the row it got. Two reservations of one owner wait for each other at that row. The
-    second does not see the kernel that the first made, since its snapshot is older, and runs into the unique index on
-    (access_key, session_token): the whole statement is undone, the place given back with it, and the next attempt finds
-    the kernel. A reservation that finds neither a kernel nor a place looks once more, with a new snapshot, because the
+    one, and writes the kernel for the row it got. Two reservations of one owner wait for each other at that row, and the
+    second looks at it again as the first has left it. That goes for what is asked of the row itself and for a scalar
+    subquery such as the policy's; an EXISTS would become a join, which PostgreSQL does not do again. The second does not
+    see the kernel that the first made, since its snapshot is older, and runs into the unique index on (access_key,
+    session_token): the whole statement is undone, the place given back with it, and the next attempt finds the kernel. A
+    reservation that finds neither a kernel nor a place looks once more, with a new snapshot, because the
     last place may have gone to the very kernel it asks for.
 
     A change of status is one statement too: the UPDATE names the statuses it may come from, so of two final changes the
@@ -39,19 +41,16 @@ _FIRST_USAGE = ", ".join(str(value) for value in attrs.astuple(Usage()))
 _RESERVE = f"""
 WITH found AS (
     SELECT * FROM kernels WHERE access_key = %(access_key)s AND session_token = %(session_token)s AND {_LIVE}
-), allowed AS (
-    SELECT owner.access_key, p.* FROM keypairs owner LEFT JOIN resource_policies p ON p.name = owner.resource_policy
-     WHERE owner.access_key = %(access_key)s AND owner.removed_at IS NULL
 ), taken AS (
     UPDATE keypairs k
        SET concurrency_used = k.concurrency_used + 1, memory_used = k.memory_used + %(memory)s,
            cpu_millis_used = k.cpu_millis_used + %(cpu_millis)s, gpus_used = k.gpus_used + %(gpus)s
-      FROM allowed a
-     WHERE k.access_key = a.access_key AND k.removed_at IS NULL AND NOT EXISTS (SELECT FROM found)
-       AND k.concurrency_used < least(k.concurrency_limit, a.max_kernels)
-       AND (a.memory IS NULL OR k.memory_used + %(memory)s <= a.memory)
-       AND (a.cpu_cores IS NULL OR k.cpu_millis_used + %(cpu_millis)s <= round((a.cpu_cores * 1000)::numeric))
-       AND (a.gpus IS NULL OR k.gpus_used + %(gpus)s <= a.gpus)
+     WHERE k.access_key = %(access_key)s AND k.removed_at IS NULL AND k.concurrency_used < k.concurrency_limit
+       AND NOT EXISTS (SELECT FROM found)
+       AND (SELECT k.concurrency_used >= p.max_kernels OR k.memory_used + %(memory)s > p.memory
+                   OR k.cpu_millis_used + %(cpu_millis)s > round((p.cpu_cores * 1000)::numeric)
+                   OR k.gpus_used + %(gpus)s > p.gpus
+              FROM resource_policies p WHERE p.name = k.resource_policy) IS NOT TRUE
     RETURNING k.access_key
 ), made AS (
     INSERT INTO kernels (id, access_key, session_token, runtime, requested_runtime, status, status_reason,

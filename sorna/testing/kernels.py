@@ -13,11 +13,11 @@ from twisted.internet.interfaces import IReactorTime
 
 from sorna.errors import InvalidRequest, KernelAlreadyExists, KernelNotFound, QuotaExceeded, RuntimeUnknown
 from sorna.manager.interfaces import UploadFile
-from sorna.manager.requests import Created, CreateRequest, KernelInfo
+from sorna.manager.requests import Created, CreateRequest, KernelEvent, KernelInfo
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import KernelStatus, Usage, new_kernel_id, parse_kernel_id
 from sorna.model.limits import Limits
-from sorna.model.run import RunMode, RunReply, RunRequest, RunStatus, new_run_id
+from sorna.model.run import OutputRequest, RunMode, RunReply, RunRequest, RunStatus, new_run_id
 from sorna.model.runtime import resolve_runtime
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 from sorna.testing.terminals import MemoryTerminal
@@ -32,18 +32,19 @@ class MemoryKernel:
     runtime: str
     created_at: float
     used_at: float
+    terminal: MemoryTerminal
     num_queries: int = 0
     starts: int = 1
     interrupts: int = 0
     files: dict[str, bytes] = field(factory=dict)
     runs: list[RunRequest] = field(factory=list)
-    terminal: MemoryTerminal = field(factory=MemoryTerminal)
 
 
 class MemoryKernels:
     """An implementation of :class:`sorna.gateway.interfaces.Kernels`.
 
     :ivar on_execute: what a run answers; by default it prints its own code and ends.
+    :ivar on_read: what reading a run's output answers; by default no run is known.
     :ivar errors: method name -> what that method raises instead of doing anything.
     """
 
@@ -52,7 +53,9 @@ class MemoryKernels:
         self._concurrency_limit = concurrency_limit
         self.live: dict[uuid.UUID, MemoryKernel] = {}
         self.on_execute: Callable[[RunRequest], Awaitable[RunReply]] = print_code
+        self.on_read: Callable[[OutputRequest], Awaitable[RunReply]] = unknown_run
         self.errors: dict[str, Exception] = {}
+        self.watchers: list[Callable[[KernelEvent], None]] = []
 
     async def create(self, request: CreateRequest) -> Created:
         """Get or create."""
@@ -67,8 +70,10 @@ class MemoryKernels:
             if len(owned) >= self._concurrency_limit:
                 raise QuotaExceeded
             now = self._clock.seconds()
-            kernel = MemoryKernel(new_kernel_id(), request, runtime, created_at=now, used_at=now)
+            terminal = MemoryTerminal(self._clock)
+            kernel = MemoryKernel(new_kernel_id(), request, runtime, created_at=now, used_at=now, terminal=terminal)
             self.live[kernel.id] = kernel
+            self.tell(kernel, KernelStatus.RUNNING)
         elif kernel.runtime != runtime or not request.reuse:
             raise KernelAlreadyExists
         return Created(kernel.id, request.session_token, runtime, KernelStatus.RUNNING, created)
@@ -95,13 +100,16 @@ class MemoryKernels:
 
     async def restart(self, access_key: str, reference: str) -> None:
         """Count one more start."""
-        self._use("restart", access_key, reference).starts += 1
+        kernel = self._use("restart", access_key, reference)
+        kernel.starts += 1
+        self.tell(kernel, KernelStatus.RUNNING, "restarted")
 
     async def destroy(self, access_key: str, reference: str) -> Usage:
         """Forget a kernel."""
         kernel = self._use("destroy", access_key, reference)
         del self.live[kernel.id]
         kernel.terminal.end("user-requested")
+        self.tell(kernel, KernelStatus.TERMINATED, "user-requested")
         return Usage(cpu_used=12.5, mem_max_bytes=1024)
 
     async def execute(self, access_key: str, reference: str, request: RunRequest) -> RunReply:
@@ -109,6 +117,12 @@ class MemoryKernels:
         kernel = self._use("execute", access_key, reference)
         kernel.runs.append(request)
         return await self.on_execute(request)
+
+    async def read_output(self, access_key: str, reference: str, request: OutputRequest) -> RunReply:
+        """Answer with :attr:`on_read`."""
+        self._find(access_key, reference)
+        self._fail("read_output")
+        return await self.on_read(request)
 
     async def interrupt(self, access_key: str, reference: str) -> None:
         """Count one interrupt."""
@@ -157,6 +171,25 @@ class MemoryKernels:
         content = kernel.files[path]
         return FilePiece(len(content), content[offset : offset + size])
 
+    async def watch(
+        self, access_key: str, reference: str | None, receive: Callable[[KernelEvent], None]
+    ) -> Callable[[], None]:
+        """Tell of kernels that are made, restarted and destroyed."""
+        kernel_id = None if reference is None else self._use("watch", access_key, reference).id
+
+        def hear(event: KernelEvent) -> None:
+            if event.access_key == access_key and kernel_id in {None, event.kernel_id}:
+                receive(event)
+
+        self.watchers.append(hear)
+        return lambda: self.watchers.remove(hear)
+
+    def tell(self, kernel: MemoryKernel, status: KernelStatus, reason: str = "") -> None:
+        """Tell every watcher."""
+        token = kernel.request.session_token
+        for hear in tuple(self.watchers):
+            hear(KernelEvent(kernel.id, status, kernel.request.access_key, token, reason))
+
     async def logs(self, access_key: str, reference: str) -> str:
         """Give the code of all runs."""
         return "".join(run.code for run in self._use("logs", access_key, reference).runs)
@@ -196,6 +229,11 @@ class MemoryKernels:
 def _entry(name: str, content: bytes | None) -> FileEntry:
     mode = stat.S_IFDIR | 0o755 if content is None else stat.S_IFREG | 0o644
     return FileEntry(name, mode, len(content or b""), 1_500_000_000.5, 1_500_000_001.0, 1_500_000_002.0)
+
+
+async def unknown_run(_request: OutputRequest) -> RunReply:
+    """Know no run."""
+    raise InvalidRequest("No run of this session has this run id.")
 
 
 async def print_code(request: RunRequest) -> RunReply:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from attrs import define, field
+from twisted.internet.interfaces import IReactorTime
 
 from sorna.model.terminal import WINDOW, TerminalViewer, within_bounds
 
@@ -27,10 +28,12 @@ class MemoryViewer:
 class MemoryTerminal:
     """One kernel's terminal.
 
+    :ivar clock: shows a new viewer the screen in the next turn; without one it sees that with what comes next.
     :ivar screen: everything that was ever printed.
     :ivar size: rows and columns.
     """
 
+    clock: IReactorTime | None = None
     screen: bytearray = field(factory=bytearray)
     typed: bytearray = field(factory=bytearray)
     writes: int = 0
@@ -39,10 +42,12 @@ class MemoryTerminal:
     seats: list[MemorySeat] = field(factory=list)
 
     def open(self, viewer: TerminalViewer, rows: int, columns: int) -> MemorySeat:
-        """Give one more viewer a seat; it is shown the screen once it reads."""
+        """Give one more viewer a seat."""
         seat = MemorySeat(self, viewer)
         self.seats.append(seat)
         seat.resize(rows, columns)
+        if self.clock is not None:
+            self.clock.callLater(0, seat.deliver)
         return seat
 
     def show(self, data: bytes) -> None:

@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from sorna.agent import factory
 from sorna.agent import kernels as module
 from sorna.errors import AgentFailed, InvalidRequest, KernelNotFound, NoAgentAvailable, RuntimeUnknown
-from sorna.model.run import RunStatus
+from sorna.model.run import OutputRequest, RunStatus
 from tests.agent.fakes import USAGE, KernelTestCase, News, poll, query, spec
 
 
@@ -158,6 +158,7 @@ class EndedTests(KernelTestCase):
             kernels.interrupt(nobody),
             kernels.complete(nobody, "", {}),
             kernels.upload(nobody, "x", b""),
+            kernels.read_output(nobody, OutputRequest("x", 0, 0)),
             kernels.list_files(nobody, ".", recursive=False),
             kernels.read_file(nobody, "x", 0, 1),
             kernels.usage(nobody),

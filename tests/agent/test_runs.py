@@ -42,10 +42,20 @@ class CallTests(KernelTestCase):
 
     def test_sends_the_run(self) -> None:
         """What goes to init is the call, under an id of the agent's own."""
-        self.execute(RunRequest(RunMode.BATCH, run_id="mine", build="make", exec="./x", build_log=True))
+        self.execute(RunRequest(RunMode.BATCH, run_id="mine", build="make", exec="./x", build_log=True, clean="rm x"))
         self.assertEqual(
             self.init.sent(frames.RUN),
-            [{"run": "1", "mode": "batch", "code": "", "build": "make", "exec": "./x", "build_log": True}],
+            [
+                {
+                    "run": "1",
+                    "mode": "batch",
+                    "code": "",
+                    "clean": "rm x",
+                    "build": "make",
+                    "exec": "./x",
+                    "build_log": True,
+                }
+            ],
         )
 
     def test_continues_after_the_wait(self) -> None:

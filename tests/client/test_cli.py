@@ -8,8 +8,9 @@ from typing import Any
 from click.testing import CliRunner, Result
 from twisted.internet.defer import Deferred
 
-from sorna.client.cli import Command, Door, cli
+from sorna.client.cli import cli
 from sorna.client.configuration import ClientConfiguration
+from sorna.client.door import Command, Door
 from sorna.first_start import write_client_file
 from sorna.model.keypair import Keypair
 from sorna.testing.unit import UnitTestCase

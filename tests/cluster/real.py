@@ -37,6 +37,7 @@ class LinkCase(TestCase):
         self.authorised.mkdir()
         self.authorise(self.manager_keys)
         self.operations = ScriptedOperations()
+        self.operations.terminal.clock = reactor
         self.news: list[KernelEnded] = []
 
     def authorise(self, keypair: CurveKeypair) -> None:

@@ -13,7 +13,7 @@ from sorna.errors import KernelNotFound
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import KernelSpec, Usage
 from sorna.model.limits import Limits
-from sorna.model.run import RunMode, RunReply, RunRequest, RunStatus
+from sorna.model.run import OutputRequest, RunMode, RunReply, RunRequest, RunStatus
 from sorna.model.terminal import Terminal, TerminalViewer
 from sorna.testing.terminals import MemoryTerminal
 
@@ -30,6 +30,7 @@ REPLY = RunReply(
     files=("a.txt",),
     first_seq=3,
     next_seq=6,
+    missing=2,
 )
 ENTRY = FileEntry("a/é.txt", 0o100644, 12, 1.5, 2.0, 3.25)
 PIECE = FilePiece(1 << 40, bytes(range(256)) * 1200)
@@ -74,6 +75,10 @@ class ScriptedOperations:
 
     async def execute(self, kernel_id: uuid.UUID, request: RunRequest) -> RunReply:
         await self._do("execute", kernel_id, request)
+        return REPLY
+
+    async def read_output(self, kernel_id: uuid.UUID, request: OutputRequest) -> RunReply:
+        await self._do("read_output", kernel_id, request)
         return REPLY
 
     async def interrupt(self, kernel_id: uuid.UUID) -> None:

@@ -10,13 +10,29 @@ from twisted.internet.task import Clock
 from sorna import errors
 from sorna.cluster import conversation
 from sorna.cluster.conversation import Conversation
-from sorna.cluster.messages import Acknowledge, Answer, Call, Cancel, Event, Failed, Message, decode, encode
+from sorna.cluster.messages import (
+    Acknowledge,
+    Answer,
+    Call,
+    Cancel,
+    Ended,
+    Event,
+    Failed,
+    Message,
+    Output,
+    Steer,
+    decode,
+    encode,
+)
+from sorna.cluster.terminals import MAX_UNSENT
+from sorna.model.terminal import WINDOW, Terminal
+from sorna.testing.terminals import MemoryViewer
 from sorna.testing.unit import UnitTestCase
 from sorna.zeromq import Sent
 
 
-class ConversationTests(UnitTestCase):
-    """Against a clock and a list of what was sent."""
+class ConversationTestCase(UnitTestCase):
+    """A clock and a list of what was sent."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -35,6 +51,10 @@ class ConversationTests(UnitTestCase):
 
     def call(self, deadline: float = 10.0, **parameters: Any) -> Deferred[Any]:
         return self.talk.call("usage", parameters, deadline)
+
+
+class ConversationTests(ConversationTestCase):
+    """How calls go and end."""
 
     def test_call_and_answer(self) -> None:
         """A call goes out at once and its answer comes back; nothing stays behind."""
@@ -193,3 +213,95 @@ class GreetingTests(UnitTestCase):
         self.assertEqual(order[3:], ["ping"])
         talk.close()
         self.assertEqual(clock.getDelayedCalls(), [])
+
+
+class TerminalTests(ConversationTestCase):
+    """Terminals over one connection."""
+
+    def look(self) -> tuple[Terminal, MemoryViewer]:
+        viewer = MemoryViewer()
+        opening = self.talk.open_terminal({"rows": 24}, viewer, 5.0)
+        calls = [message.id for message in self.sent if isinstance(message, Call)]
+        self.answer(Answer(calls[-1], None))
+        return self.successResultOf(opening), viewer
+
+    def test_each_viewer_has_its_own_output(self) -> None:
+        """Output goes to the viewer whose call it names; what names nobody is ignored."""
+        self.talk.connection_made()
+        (_, first), (_, second) = self.look(), self.look()
+        self.assertEqual(self.talk.terminals, 2)
+        self.answer(Output(2, b"two"))
+        self.answer(Output(1, b"one"))
+        self.answer(Output(7, b"nobody"))
+        self.answer(Ended(7, "nobody"))
+        self.assertEqual((first.seen, second.seen), (b"one", b"two"))
+        self.answer(Ended(1, "gone"))
+        self.answer(Ended(1, "gone"))
+        self.answer(Output(1, b"late"))
+        self.assertEqual((first.ends, first.seen, second.ends, self.talk.terminals), (["gone"], b"one", [], 1))
+
+    def test_credit_travels_in_good_pieces(self) -> None:
+        """Small pieces that were consumed are told together."""
+        self.talk.connection_made()
+        terminal, _ = self.look()
+        for _ in range(WINDOW // 4):
+            terminal.consumed(1)
+        self.assertEqual(self.sent[1:], [Steer(1, "consumed", WINDOW // 4)])
+
+    def test_keys_wait_for_room_in_order(self) -> None:
+        """What the connection has no room for goes out later, behind what came before it."""
+        self.talk.connection_made()
+        terminal, _ = self.look()
+        self.room = Sent.FULL
+        terminal.write(b"1")
+        terminal.restart()
+        terminal.close()
+        terminal.write(b"not any more")
+        self.room = Sent.AWAY
+        other, _ = self.look()
+        other.write(b"2")
+        self.talk.writable()
+        steps = [message for message in self.sent if isinstance(message, Steer)]
+        self.assertEqual(
+            steps, [Steer(1, "write", b"1"), Steer(1, "restart"), Steer(1, "close"), Steer(2, "write", b"2")]
+        )
+
+    def test_keys_that_nobody_takes_are_bounded(self) -> None:
+        """Who types on and on into a connection without room is ended, and closed at the agent."""
+        self.talk.connection_made()
+        (first, viewer), (_, other) = self.look(), self.look()
+        self.room = Sent.FULL
+        for _ in range(MAX_UNSENT // 1_000_000 + 1):
+            first.write(b"x" * 1_000_000)
+        self.assertEqual(viewer.ends, ["the agent does not take what is typed"])
+        self.room = Sent.AWAY
+        self.talk.writable()
+        self.assertEqual(self.sent[-1], Steer(1, "close"))
+        self.assertEqual(other.ends, [])
+
+    def test_every_loss_ends_every_look(self) -> None:
+        """A lost, refused or closed connection ends its terminals once each, with the reason."""
+        for lose, reason in (
+            (self.talk.connection_lost, "the connection to agent i-1 was lost"),
+            (self.talk.refused, "agent i-1 does not accept this manager's key"),
+            (self.talk.close, "the link to the agent is closed"),
+        ):
+            self.talk.connection_made()
+            _, viewer = self.look()
+            lose()
+            lose()
+            self.assertEqual((viewer.ends, self.talk.terminals), ([reason], 0))
+        self.failureResultOf(self.talk.open_terminal({}, MemoryViewer(), 5.0), errors.Unavailable)
+
+    def test_nothing_typed_reaches_the_next_life(self) -> None:
+        """What waited on a connection that was lost is not sent on the next."""
+        self.talk.connection_made()
+        terminal, _ = self.look()
+        self.room = Sent.FULL
+        terminal.write(b"x")
+        self.talk.connection_lost()
+        self.room = Sent.AWAY
+        before = len(self.sent)
+        self.talk.connection_made()
+        self.talk.writable()
+        self.assertEqual(len(self.sent), before)

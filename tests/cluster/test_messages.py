@@ -18,10 +18,13 @@ from sorna.cluster.messages import (
     Answer,
     Call,
     Cancel,
+    Ended,
     Event,
     Failed,
     MalformedMessage,
     Message,
+    Output,
+    Steer,
     decode,
     encode,
     error_to_failed,
@@ -47,11 +50,17 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
     st.builds(Failed, INTEGER, st.text(), st.text(), st.none() | st.text()),
     st.builds(Event, INTEGER, st.text(), PARAMETERS),
     st.builds(Acknowledge, INTEGER),
+    st.builds(Output, INTEGER, st.binary()),
+    st.builds(Ended, INTEGER, st.text()),
+    st.builds(Steer, INTEGER, st.just("write"), st.binary()),
+    st.builds(Steer, INTEGER, st.just("resize"), st.lists(INTEGER, min_size=2, max_size=2)),
+    st.builds(Steer, INTEGER, st.just("consumed"), st.integers(0, 2**63)),
+    st.builds(Steer, INTEGER, st.sampled_from(["restart", "close"])),
 )
 # Nonsense that is shaped like a message.
 ROWS = st.builds(
     lambda head, rest: [head, *rest],
-    st.sampled_from(["call", "cancel", "answer", "error", "event", "acknowledge", 1]),
+    st.sampled_from(["call", "cancel", "answer", "error", "event", "acknowledge", "steer", "output", "ended", 1]),
     st.lists(PLAIN, max_size=5),
 )
 UNPACKERS: list[Callable[[Any], Any]] = [

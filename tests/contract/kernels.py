@@ -9,9 +9,10 @@ from twisted.trial.unittest import TestCase
 from sorna.errors import InvalidRequest, KernelAlreadyExists, KernelNotFound, QuotaExceeded, RuntimeUnknown
 from sorna.gateway.interfaces import Kernels
 from sorna.manager.interfaces import UploadFile
-from sorna.manager.requests import Created, CreateRequest
+from sorna.manager.requests import Created, CreateRequest, KernelEvent
 from sorna.model.kernel import KernelStatus, short_id
-from sorna.model.run import RunMode, RunRequest, RunStatus
+from sorna.model.run import OutputRequest, RunMode, RunRequest, RunStatus
+from sorna.testing.terminals import MemoryViewer
 
 OWNER = "AKIAIOSFODNN7EXAMPLE"
 STRANGER = "AKIANABBDUSEREXAMPLE"
@@ -41,9 +42,12 @@ class KernelsContract(TestCase):
             kernels.interrupt(owner, reference),
             kernels.complete(owner, reference, "", {}),
             kernels.upload(owner, reference, [UploadFile("x", b"")]),
+            kernels.read_output(owner, reference, OutputRequest("x", 0, 0)),
             kernels.list_files(owner, reference, "."),
             kernels.read_file(owner, reference, "x", 0, 1),
+            kernels.watch(owner, reference, lambda _event: None),
             kernels.logs(owner, reference),
+            kernels.open_terminal(owner, reference, MemoryViewer()),
         ):
             with self.assertRaises(error):
                 await attempt
@@ -70,6 +74,26 @@ class KernelsContract(TestCase):
         with self.assertRaises(QuotaExceeded):
             await self.create("third-token")
         self.assertFalse((await self.create()).created)
+
+    async def test_events(self) -> None:
+        """Whoever watches one kernel, or all, hears of its own owner's alone, until the watching is ended."""
+        kernel_id = (await self.create()).kernel_id
+        one: list[KernelEvent] = []
+        every: list[KernelEvent] = []
+        unwatch = await self.kernels.watch(OWNER, TOKEN, one.append)
+        await self.kernels.watch(OWNER, None, every.append)
+        await self.create("second-token")
+        await self.create("third-token", STRANGER)
+        await self.kernels.restart(OWNER, TOKEN)
+        await self.kernels.destroy(OWNER, TOKEN)
+        told = [(KernelStatus.RUNNING, "restarted"), (KernelStatus.TERMINATED, "user-requested")]
+        self.assertEqual(
+            [(event.kernel_id, event.status, event.reason) for event in one], [(kernel_id, *row) for row in told]
+        )
+        self.assertEqual([event.session_token for event in every], ["second-token", TOKEN, TOKEN])
+        unwatch()
+        await self.create()
+        self.assertEqual(len(one), 2)
 
     async def test_references(self) -> None:
         """A kernel is found by either spelling of its id and by its token; each call counts."""
@@ -113,6 +137,16 @@ class KernelsContract(TestCase):
         for path in ("", "/etc/passwd", "../x", "a/../../x", "a\0b"):
             with self.assertRaises(InvalidRequest):
                 await self.kernels.upload(OWNER, TOKEN, [UploadFile("fine", b""), UploadFile(path, b"")])
+
+    async def test_terminal(self) -> None:
+        """Looking at a terminal counts as a query, and its viewers learn of the kernel's end."""
+        await self.create()
+        viewer, closed = MemoryViewer(), MemoryViewer()
+        await self.kernels.open_terminal(OWNER, TOKEN, viewer)
+        (await self.kernels.open_terminal(OWNER, TOKEN, closed, rows=50, columns=132)).close()
+        self.assertEqual((await self.kernels.info(OWNER, TOKEN)).num_queries, 3)
+        await self.kernels.destroy(OWNER, TOKEN)
+        self.assertEqual((len(viewer.ends), closed.ends), (1, []))
 
     async def test_destroy(self) -> None:
         """A destroyed kernel is gone at once, and its token and its place in the quota are free."""

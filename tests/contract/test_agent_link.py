@@ -13,7 +13,9 @@ from sorna import errors
 from sorna.cluster.memory import MemoryAgentLink
 from sorna.manager.interfaces import AgentLink, KernelEnded, KernelOrder, UploadFile
 from sorna.model.agent import AgentAddress
-from sorna.model.run import RunMode, RunRequest
+from sorna.model.run import OutputRequest, RunMode, RunRequest
+from sorna.model.terminal import WINDOW, Terminal
+from sorna.testing.terminals import MemoryViewer
 from tests.cluster.real import LinkCase, reactor
 from tests.cluster.scripted import ENTRY, KERNEL, OTHER, PIECE, QUERY, REPLY, SPEC, USAGE, ScriptedOperations
 
@@ -42,6 +44,8 @@ class AgentLinkContract(LinkCase):
         request = RunRequest(RunMode.BATCH, "", None, "*", "./a.out", build_log=True, wait=None)
         await link.create_kernel(at, KernelOrder(OTHER, SPEC))
         self.assertEqual(await link.execute(at, OTHER, request), REPLY)
+        reading = OutputRequest("run-1", 1 << 40, 1 << 39, 0.5, "waiting-input")
+        self.assertEqual(await link.read_output(at, OTHER, reading), REPLY)
         self.assertEqual(await link.complete(at, KERNEL, "pr", {"row": 0, "col": 2}), ["print", "property"])
         await link.upload(at, KERNEL, UploadFile("a/b.bin", bytes(range(256)) * 2000))
         entries = await link.list_files(at, KERNEL, "a", recursive=True)
@@ -57,6 +61,7 @@ class AgentLinkContract(LinkCase):
             [
                 ("create_kernel", OTHER, SPEC),
                 ("execute", OTHER, request),
+                ("read_output", OTHER, reading),
                 ("complete", KERNEL, "pr", {"row": 0, "col": 2}),
                 ("upload", KERNEL, "a/b.bin", bytes(range(256)) * 2000),
                 ("list_files", KERNEL, "a", True),
@@ -117,6 +122,89 @@ class AgentLinkContract(LinkCase):
         """Where no agent is, the call ends soon and says so."""
         raised = await self.refused(errors.AgentTimeout, self.link.usage(self.nobody, KERNEL))
         self.assertIn("cannot be reached", raised.detail)
+
+    async def look(self, kernel_id: uuid.UUID = KERNEL, **size: int) -> tuple[Terminal, MemoryViewer]:
+        viewer = MemoryViewer()
+        return await self.link.open_terminal(self.at, kernel_id, viewer, **size), viewer
+
+    async def test_terminal(self) -> None:
+        """What is typed and done arrives in order, and what is printed comes back, byte for byte, to every viewer."""
+        screen = self.operations.terminal
+        terminal, viewer = await self.look(rows=5000, columns=0)
+        self.assertEqual(self.operations.calls, [("open_terminal", KERNEL, 1000, 1)])
+        every = bytes(range(256))
+        _, other = await self.look()
+        for piece in (every, b"", b"x" * 70_000):
+            terminal.write(piece)
+        await self.until(lambda: len(viewer.seen) == len(other.seen) == 70_256)
+        self.assertEqual((viewer.seen, other.seen), (every + b"x" * 70_000,) * 2)
+        self.assertEqual(screen.writes, 3)
+        terminal.restart()
+        terminal.resize(-1, 2**40)
+        await self.until(lambda: screen.restarts == 1 and screen.size == (1, 1000))
+
+    async def test_terminal_shows_the_past(self) -> None:
+        """Who comes later is shown what is on the screen, after the call has returned."""
+        self.operations.terminal.show(b"$ ls\r\n")
+        _, viewer = await self.look()
+        self.assertEqual(viewer.seen, b"")
+        await self.until(lambda: viewer.seen == b"$ ls\r\n")
+
+    async def test_terminal_gives_no_more_than_is_consumed(self) -> None:
+        """A viewer that does not read gets a window full, and everything else once it reads; others are not held up."""
+        content = b"".join(b"%9d\n" % number for number in range(200_000))
+        terminal, viewer = await self.look()
+        self.operations.terminal.show(content)
+        await self.until(lambda: len(viewer.seen) == WINDOW)
+        self.assertEqual(await self.link.logs(self.at, KERNEL), "printed\n")
+        self.assertEqual(len(viewer.seen), WINDOW)
+        taken = 0
+        while len(viewer.seen) < len(content):
+            new = len(viewer.seen) - taken
+            taken += new
+            terminal.consumed(new)
+            most = min(len(content), taken + WINDOW)
+            await self.until(lambda most=most: len(viewer.seen) == most)
+        self.assertEqual(viewer.seen, content)
+
+    async def test_terminal_ends(self) -> None:
+        """The end comes after the last output, once, with its reason; then nothing does anything."""
+        terminal, viewer = await self.look()
+        self.operations.terminal.show(b"last words")
+        self.operations.terminal.end("idle-timeout")
+        await self.until(lambda: viewer.ends)
+        terminal.write(b"x")
+        terminal.close()
+        await self.link.logs(self.at, KERNEL)
+        self.assertEqual((viewer.seen, viewer.ends), (b"last words", ["idle-timeout"]))
+        self.assertEqual(self.operations.terminal.writes, 0)
+
+    async def test_terminal_is_closed_at_the_agent(self) -> None:
+        """Who closes is told nothing more, and the agent forgets the viewer."""
+        terminal, viewer = await self.look()
+        terminal.close()
+        terminal.write(b"x")
+        await self.until(lambda: not self.operations.terminal.seats)
+        self.operations.terminal.show(b"x")
+        self.operations.terminal.end("destroyed")
+        await self.link.logs(self.at, KERNEL)
+        self.assertEqual((viewer.seen, viewer.ends), (b"", []))
+
+    async def test_terminal_of_no_kernel(self) -> None:
+        """A kernel that the agent does not hold has no terminal, and an agent that is not there has none."""
+        await self.refused(errors.KernelNotFound, self.look(OTHER))
+        await self.refused(errors.AgentTimeout, self.link.open_terminal(self.nobody, KERNEL, MemoryViewer()))
+
+    async def test_cancelled_look(self) -> None:
+        """Whoever stops waiting for a terminal leaves no viewer behind."""
+        gate: Deferred[None] = Deferred()
+        self.operations.script["open_terminal"] = lambda: gate
+        call = Deferred.fromCoroutine(self.link.open_terminal(self.at, KERNEL, MemoryViewer()))
+        await self.until(lambda: self.operations.calls)
+        call.cancel()
+        await self.assertFailure(call, CancelledError)
+        await self.until(lambda: self.operations.cancelled == ["open_terminal"])
+        self.assertEqual(self.operations.terminal.seats, [])
 
     async def test_news_is_told_until_taken_care_of(self) -> None:
         """News whose recording failed comes again."""

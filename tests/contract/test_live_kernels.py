@@ -38,18 +38,20 @@ class LiveKernelsContract(_Case):
             dict(place.stats), {"exec_timeout": "180", "idle_timeout": "600", "mem_limit": str(512 * 1024)}
         )
 
-    async def test_figures(self) -> None:
-        """What an agent said of several kernels is read at once; kernels that are not there are left out."""
+    async def test_several_at_once(self) -> None:
+        """Several kernels are found at once with what their agents said; those that are not there are left out."""
         kernels = [kernel_of(session=f"token-{number}") for number in range(3)]
         for kernel in kernels[:2]:
             await self.kernels.add(kernel, address_of())
         name = short_id(kernels[0].id)
         await self.heartbeats.beat(beat_of(kernels=frozenset({name}), stats={name: {"cpu_used": "1.5"}}), 3)
-        figures = await self.kernels.figures([kernel.id for kernel in kernels])
-        self.assertEqual(set(figures), {kernel.id for kernel in kernels[:2]})
-        self.assertEqual(figures[kernels[0].id]["cpu_used"], "1.5")
-        self.assertNotIn("cpu_used", figures[kernels[1].id])
-        self.assertEqual(await self.kernels.figures([]), {})
+        places = await self.kernels.places([kernel.id for kernel in kernels])
+        self.assertEqual(set(places), {kernel.id for kernel in kernels[:2]})
+        for kernel in kernels[:2]:
+            one = await self.kernels.use(kernel.access_key, kernel.session_token, count=False)
+            self.assertEqual(places[kernel.id], one)
+        self.assertEqual(places[kernels[0].id].stats["cpu_used"], "1.5")
+        self.assertEqual(await self.kernels.places([]), {})
 
     async def test_not_counted(self) -> None:
         """A use that is not a query leaves the count alone."""

@@ -10,7 +10,9 @@ from treq.testing import StubTreq
 from twisted.internet.task import Clock
 
 from sorna.gateway.service import make_application
+from sorna.gateway.websockets import NORMAL
 from sorna.model.keypair import Keypair
+from sorna.testing.administration import memory_world
 from sorna.testing.folders import memory_folders
 from sorna.testing.gateway import (
     EXAMPLE,
@@ -50,6 +52,23 @@ class Answer:
         return slug
 
 
+class MemorySocket:
+    """A WebSocket that keeps what was sent."""
+
+    def __init__(self) -> None:
+        self.is_writable = True
+        self.sent: list[dict[str, Any]] = []
+        self.closed_with: tuple[int, str] | None = None
+
+    def send(self, text: str) -> None:
+        if self.closed_with is None:
+            self.sent.append(json.loads(text))
+
+    def close(self, code: int = NORMAL, reason: str = "") -> None:
+        if self.closed_with is None:
+            self.closed_with = (code, reason)
+
+
 class GatewayTestCase(UnitTestCase):
     """Makes requests to an application whose every dependency is in memory."""
 
@@ -58,15 +77,22 @@ class GatewayTestCase(UnitTestCase):
         self.clock.advance(NOW)
         self.kernels = MemoryKernels(self.clock)
         self.keypairs = MemoryKeypairs(EXAMPLE, OTHER, INACTIVE, POOR)
+        self.world = memory_world(self.clock, self.keypairs.all.values())
         self.rate_limits = MemoryRateLimits(self.clock)
         self.operations = MemoryOperations()
         self.readiness = MemoryReadiness()
+        self.signer = Signer(self.clock)
         self.folders, self.transfers = memory_folders(self, self.clock, EXAMPLE, OTHER, INACTIVE, POOR)
+        self.rebuild(self.world.administration)
+
+    def rebuild(self, administration: Any) -> None:
+        """Make the application, with this administration."""
         self.application = make_application(
             self.clock,
             kernels=self.kernels,
             folders=self.folders,
             transfers=self.transfers,
+            administration=administration,
             keypairs=self.keypairs,
             rate_limits=self.rate_limits,
             operations=self.operations,
@@ -74,7 +100,6 @@ class GatewayTestCase(UnitTestCase):
         )
         # StubTreq copies treq's functions to itself when it is made, which no type checker sees.
         self.treq: Any = StubTreq(self.application)
-        self.signer = Signer(self.clock)
 
     def send(self, method: str, target: str, headers: dict[bytes, bytes], body: bytes = b"") -> Answer:
         """Send exactly this and read the answer."""

@@ -23,6 +23,8 @@ def both(method: str, below: str, value: Any) -> dict[tuple[str, str], Any]:
     return {(method, f"/{collection}/<reference>{below}"): value for collection in ("kernel", "session")}
 
 
+GRAPHQL = {"query": "{ keypair { access_key } }"}
+
 #: For each route that reads a body: one that it accepts, or FORM. A route that is missing here reads none.
 RIGHT_BODIES: Mapping[tuple[str, str], Any] = {
     ("GET", "/authorize"): {"echo": 1},
@@ -37,6 +39,8 @@ RIGHT_BODIES: Mapping[tuple[str, str], Any] = {
     **both("GET", "/download", {"files": ["."]}),
     **both("GET", "/download_single", {"file": "."}),
     **folder_routes.BODIES,
+    ("POST", "/admin/graphql"): GRAPHQL,
+    ("POST", "/admin/gql"): GRAPHQL,
 }
 #: Routes that read a body whose being none is a problem of the authorization.
 AUTHORIZATION = frozenset({"/authorize", "/auth", "/auth/test"})
@@ -60,6 +64,8 @@ TYPED_FIELDS: Mapping[tuple[str, str], Mapping[str, Any]] = {
         "mounts": {},
         "tag": 5,
     },
+    ("POST", "/admin/gql"): {"query": 1},
+    ("POST", "/admin/graphql"): {"query": 1, "variables": [], "operationName": {}},
     ("POST", "/kernel"): {"lang": None, "clientSessionToken": 7},
     ("POST", "/session"): {"image": 5, "name": 7, "type": 1, "reuseIfExists": "no"},
     **both("POST", "", {"mode": 1, "code": 2, "runId": [], "options": "x"}),
@@ -79,7 +85,8 @@ class EveryRouteTests(GatewayTestCase):
         for route in self.application.routes:
             if (access is None or route.access is access) and kernel in {None, "<reference>" in route.path}:
                 for prefix in (*VERSIONS, "") if route.versioned else ("",):
-                    yield route, f"/{prefix}{route.path}" if prefix else route.path or "/"
+                    path = route.path.replace("<run_id>", "run-1")
+                    yield route, f"/{prefix}{path}" if prefix else path or "/"
 
     def call(self, route: Route, target: str, reference: str = TOKEN, **signing: Any) -> Answer:
         """Call a route with a body that it accepts."""

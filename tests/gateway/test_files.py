@@ -5,12 +5,19 @@ from __future__ import annotations
 import email
 import io
 import json
+import stat
 import tarfile
 
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+
 from sorna.errors import AgentTimeout, KernelExecutionFailed
+from sorna.gateway.archive import Member
 from sorna.gateway.files import relative
-from sorna.model.file import FilePiece
+from sorna.model.file import FileEntry, FilePiece
 from sorna.testing.gateway import EXAMPLE, form
+from sorna.testing.unit import UnitTestCase
 from tests.gateway.base import TOKEN, Answer, GatewayTestCase
 
 BIG = bytes(range(256)) * 4000
@@ -88,13 +95,27 @@ class ListTests(FileTestCase):
 
     def test_relative(self) -> None:
         """What clients write for a path becomes one below the working directory."""
-        for given, path in (
+        for asked, path in (
             ("/home/work//a/./b/", "a/b"),
             ("a b", "a b"),
             ("./.x", ".x"),
             ("/home/work/home/work", "home/work"),
         ):
-            self.assertEqual(relative(given), path)
+            self.assertEqual(relative(asked), path)
+
+
+class ArchiveTests(UnitTestCase):
+    @given(
+        st.text(st.characters(exclude_characters="\0/"), min_size=1, max_size=300),
+        st.integers(0, 1 << 40),
+        st.booleans(),
+    )
+    def test_lengths_that_are_promised(self, name: str, size: int, is_file: bool) -> None:
+        """The length of a header is known before it is built, however long the name is and in whatever script."""
+        entry = FileEntry(name, (stat.S_IFREG if is_file else stat.S_IFDIR) | 0o644, size, 1.5, 1.5, 1.5)
+        member = Member(name, "x" if is_file else "", entry)
+        content = size + -size % 512 if is_file else 0
+        self.assertEqual(member.length, len(member.header()) + content)
 
 
 class DownloadTests(FileTestCase):
@@ -147,6 +168,22 @@ class DownloadTests(FileTestCase):
         self.assertEqual(archive.getnames(), ["x" * 150 + ".txt"])
         (archive,) = self.archives(self.get("download", {"files": ["ключ"]}))
         self.assertEqual(archive.getnames(), [name])
+
+    def test_many_small_files(self) -> None:
+        """However many there are, others get their turn in between."""
+        kernel = next(iter(self.kernels.live.values()))
+        kernel.files.update({f"many/{number}": b"" for number in range(300)})
+        path = f"/kernel/{TOKEN}/download_single?file=many"
+        headers = evolve(self.signer, version=b"v4.20181215").headers(b"GET", path.encode(), b"")
+        sending = self.treq.request(
+            "GET", "http://127.0.0.1:8081" + path, headers={name: [value] for name, value in headers.items()}
+        )
+        self.treq.flush()
+        reading = self.successResultOf(sending).content()
+        self.assertNoResult(reading)
+        self.clock.advance(0)
+        self.treq.flush()
+        self.assertEqual(len(unpacked(self.successResultOf(reading)).getnames()), 300)
 
     def test_refusals(self) -> None:
         """No files, too many, paths that lead out and files that are not there are refused before anything is sent."""

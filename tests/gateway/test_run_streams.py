@@ -12,26 +12,9 @@ from sorna.gateway.run_streams import MAX_LINES, MAX_TYPED, RunSession
 from sorna.gateway.websockets import NORMAL, POLICY
 from sorna.model.run import RunMode, RunReply, RunRequest, RunStatus
 from sorna.testing.gateway import EXAMPLE
-from tests.gateway.base import TOKEN, GatewayTestCase
+from tests.gateway.base import TOKEN, GatewayTestCase, MemorySocket
 
 FINISHED, CONTINUED, WAITING = RunStatus.FINISHED, RunStatus.CONTINUED, RunStatus.WAITING_INPUT
-
-
-class MemorySocket:
-    """A WebSocket that keeps what was sent."""
-
-    def __init__(self) -> None:
-        self.is_writable = True
-        self.sent: list[dict[str, Any]] = []
-        self.closed_with: tuple[int, str] | None = None
-
-    def send(self, text: str) -> None:
-        if self.closed_with is None:
-            self.sent.append(json.loads(text))
-
-    def close(self, code: int = NORMAL, reason: str = "") -> None:
-        if self.closed_with is None:
-            self.closed_with = (code, reason)
 
 
 class RunStreamTests(GatewayTestCase):
@@ -63,18 +46,17 @@ class RunStreamTests(GatewayTestCase):
         """Output is told as it comes, an empty answer is not, and the end closes the connection."""
         first = self.begin()
         self.assertEqual((first.mode, first.code, first.eager), (RunMode.QUERY, "x", True))
-        self.answer(CONTINUED, "one")
+        self.answer(CONTINUED, "one", next_seq=3)
         second = self.calls[-1][0]
         self.assertEqual((second.mode, second.code, second.run_id), (RunMode.CONTINUE, "", first.run_id))
         self.answer(CONTINUED)
-        self.answer(FINISHED, "two", exit_code=0)
+        self.answer(FINISHED, "two", exit_code=0, next_seq=6)
+        one, two = self.socket.sent
+        run: dict[str, Any] = {"options": {}, "files": [], "runId": first.run_id}
         self.assertEqual(
-            self.socket.sent,
-            [
-                {"status": "continued", "console": [["stdout", "one"]], "exitCode": None, "options": {}, "files": []},
-                {"status": "finished", "console": [["stdout", "two"]], "exitCode": 0, "options": {}, "files": []},
-            ],
+            one, {"status": "continued", "console": [["stdout", "one"]], "exitCode": None, "next": 3, **run}
         )
+        self.assertEqual(two, {"status": "finished", "console": [["stdout", "two"]], "exitCode": 0, "next": 6, **run})
         self.assertEqual(self.socket.closed_with, (NORMAL, ""))
         self.assertEqual(len(self.calls), 3)
 
@@ -83,10 +65,16 @@ class RunStreamTests(GatewayTestCase):
         options = {"clean": "*", "build": "make", "buildLog": True, "exec": "./a"}
         request = self.begin(code="", mode="batch", options=options)
         self.assertEqual((request.build, request.exec, request.build_log), ("make", "./a", True))
+        self.assertIsNone(request.clean)  # no runtime has one of its own
         self.answer(RunStatus.BUILD_FINISHED, exit_code=0)
         self.assertEqual(self.calls[-1][0].build, None)
         self.answer(FINISHED, exit_code=3)
         self.assertEqual([one["status"] for one in self.socket.sent], ["build-finished", "finished"])
+        session = RunSession(self.kernels, EXAMPLE.access_key, TOKEN)
+        session.opened(MemorySocket())
+        session.received('{"mode": "batch", "options": {"clean": "make clean"}}')
+        self.assertEqual(self.calls[-1][0].clean, "make clean")
+        session.closed()
 
     def test_input(self) -> None:
         """A run that waits for a line gets the raw text of the next message."""

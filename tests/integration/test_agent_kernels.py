@@ -35,7 +35,7 @@ from sorna.errors import AgentRefused, IsolationUnavailable, KernelNotFound
 from sorna.model.folder import Mount
 from sorna.model.kernel import KernelSpec, Usage
 from sorna.model.limits import MIB, Limits
-from sorna.model.run import RunMode, RunReply, RunRequest, RunStatus
+from sorna.model.run import OutputRequest, RunMode, RunReply, RunRequest, RunStatus
 from tests.integration.test_agent_languages import PROGRAMS, the_reactor
 
 
@@ -332,6 +332,23 @@ class RealKernelTests(RealKernelCase):
         for path in ("../x", "/etc/x", "a/../../x"):
             with self.assertRaises(AgentRefused):
                 await self.kernels.upload(kernel_id, path, b"x")
+
+    async def test_reading_again(self) -> None:
+        """Whatever answers were lost, a reader that goes on from its last number gets every byte in order, then the end."""
+        kernel_id = await self.create()
+        code = "for number in range(200_000): print(number)"
+        first = await self.kernels.execute(kernel_id, RunRequest(RunMode.QUERY, code, run_id="r1", wait=0.0))
+        self.assertEqual(first.first_seq, 0)
+        text, seq, ended = "", 0, False
+        while not ended:
+            # Everything is asked for twice, as if each first answer had been lost.
+            lost = await self.kernels.read_output(kernel_id, OutputRequest("r1", seq, seq, 5.0))
+            reply = await self.kernels.read_output(kernel_id, OutputRequest("r1", seq, seq, 5.0))
+            self.assertEqual(reply.missing, 0)
+            self.assertTrue(console(reply).startswith(console(lost)))
+            text += console(reply)
+            seq, ended = reply.next_seq, reply.status is RunStatus.FINISHED
+        self.assertEqual(text, "".join(f"{number}\n" for number in range(200_000)))
 
     async def test_files(self) -> None:
         """What a kernel wrote is listed and read piece by piece; a link leads nowhere, inside the sandbox too."""

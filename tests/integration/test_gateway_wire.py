@@ -20,6 +20,7 @@ from sorna.gateway.service import make_site
 from sorna.gateway.websockets import WebSocketLimits
 from sorna.model.limits import MIB
 from sorna.model.run import RunReply, RunRequest
+from sorna.testing.administration import memory_world
 from sorna.testing.folders import memory_folders
 from sorna.testing.gateway import (
     EXAMPLE,
@@ -80,13 +81,15 @@ class WireTestCase(TestCase):
     async def listen(self) -> None:
         self.kernels = MemoryKernels(reactor)
         self.operations = MemoryOperations()
+        self.keypairs = MemoryKeypairs(EXAMPLE)
         folders, transfers = memory_folders(self, reactor, EXAMPLE)
         site = make_site(
             reactor,
             kernels=self.kernels,
             folders=folders,
             transfers=transfers,
-            keypairs=MemoryKeypairs(EXAMPLE),
+            administration=memory_world(reactor, [EXAMPLE]).administration,
+            keypairs=self.keypairs,
             rate_limits=MemoryRateLimits(reactor),
             operations=self.operations,
             readiness=MemoryReadiness(),

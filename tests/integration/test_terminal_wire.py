@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
-from wsproto.events import BytesMessage, CloseConnection, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 
 from sorna.gateway.websockets import WebSocketLimits
 from sorna.model.kernel import parse_kernel_id
@@ -157,9 +157,11 @@ class LimitTests(TerminalWireTestCase):
         await viewer.until(lambda: len(viewer.screen) == 600_000)
 
     async def test_bytes_are_not_understood(self) -> None:
-        """A binary message ends the connection with the code for it."""
+        """A binary message ends the connection with the code for it, whatever comes right behind it."""
         viewer = await self.look()
-        viewer.send_event(BytesMessage(b"x"))
+        viewer.send_raw(
+            b"".join(map(viewer.pack, (BytesMessage(b"x"), Ping(b"p"), TextMessage("{}"), CloseConnection(1000))))
+        )
         await viewer.until(lambda: viewer.lost)
         self.assertEqual(viewer.code, 1003)
 

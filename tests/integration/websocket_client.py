@@ -75,6 +75,9 @@ class WebSocketClient(Protocol):
     def send_event(self, event: Event) -> None:
         self._write(event)
 
+    def pack(self, event: Event) -> bytes:
+        return self._wire.send(event)
+
     def send_raw(self, data: bytes) -> None:
         assert self.transport is not None
         self.transport.write(data)

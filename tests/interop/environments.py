@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from attrs import frozen
@@ -81,7 +81,34 @@ BACKEND_1_4_2 = PublishedClient(
     "3.6",
     (*_COMMON, *_AIOHTTP3, "backend.ai-client==1.4.2", "aiohttp==3.4.4", "tqdm==4.62.3"),
 )
-CLIENTS = (SORNA_0_9_8, BACKEND_1_1_11, BACKEND_1_4_2)
+#: Releases whose libraries are listed in a file each, and the Python of their time.
+_LISTED = {
+    "1.0.6": "3.6",
+    "1.2.1": "3.6",
+    "1.3.7": "3.6",
+    "1.5.1": "3.6",
+    "18.12.3": "3.6",
+    "19.3.2": "3.6",
+    "19.9.10": "3.6",
+    "20.3.10": "3.8",
+    "20.9.9": "3.8",
+    "21.9.5": "3.8",
+    "22.3.2": "3.9",
+    "22.9.0": "3.10",
+    "23.3.0": "3.11",
+}
+
+
+def _listed(release: str, python: str) -> PublishedClient:
+    name = f"backend.ai-client-{release}"
+    pins = (Path(__file__).parent / "pins" / f"{name}.txt").read_text("utf-8").split()
+    return PublishedClient(name, python, tuple(pins))
+
+
+BACKEND = {release: _listed(release, python) for release, python in _LISTED.items()}
+#: The one release of the JavaScript client that was published to a registry.
+JAVASCRIPT = "backend.ai-client@21.3.1"
+CLIENTS = (SORNA_0_9_8, BACKEND_1_1_11, BACKEND_1_4_2, *BACKEND.values())
 
 
 def cache_folder() -> Path:
@@ -94,20 +121,50 @@ def prepare(client: PublishedClient) -> Path:
 
     :raises ClientUnavailable: its Python is not found, or its libraries cannot be fetched.
     """
+    return _cached(client.name, (client.python, *client.pins), lambda folder: _build(client, folder)) / "bin"
+
+
+def prepare_javascript() -> Path:
+    """Give the folder that has the JavaScript client among its modules, made now if need be.
+
+    :raises ClientUnavailable: there is no node or npm, or the client cannot be fetched.
+    """
+    return _cached("javascript", (JAVASCRIPT,), _build_javascript)
+
+
+def _cached(name: str, contents: tuple[str, ...], build: Callable[[Path], None]) -> Path:
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256("\n".join((client.python, *client.pins)).encode()).hexdigest()[:12]
-    folder = cache / f"{client.name}-{digest}"
+    digest = hashlib.sha256("\n".join(contents).encode()).hexdigest()[:12]
+    folder = cache / f"{name}-{digest}"
     complete = folder / "complete"
     if complete.exists():
-        return folder / "bin"
-    with (cache / f"{client.name}.lock").open("w") as lock:
+        return folder
+    with (cache / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # several test processes may want it at once
         if not complete.exists():
             shutil.rmtree(folder, ignore_errors=True)
-            _build(client, folder)
+            build(folder)
             complete.touch()
-    return folder / "bin"
+    return folder
+
+
+def _build_javascript(folder: Path) -> None:
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        raise ClientUnavailable(f"{JAVASCRIPT} wants node and npm, which are not found here")
+    folder.mkdir()
+    install = [
+        "install",
+        "--silent",
+        "--no-audit",
+        "--no-fund",
+        "--ignore-scripts",
+        "--prefix",
+        str(folder),
+        JAVASCRIPT,
+    ]
+    _run(JAVASCRIPT, [npm, *install])
 
 
 def _build(client: PublishedClient, folder: Path) -> None:
@@ -117,13 +174,17 @@ def _build(client: PublishedClient, folder: Path) -> None:
     install = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-deps"]
     limits = ["--timeout=20", "--retries=1", "--disable-pip-version-check"]
     for command in ([str(python), "-m", "venv", str(folder)], [*install, *limits, *client.pins]):
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_TIMEOUT, check=False)
-        except subprocess.TimeoutExpired:
-            raise ClientUnavailable(f"{client.name} could not be installed within {BUILD_TIMEOUT:.0f} s") from None
-        if done.returncode:
-            said = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
-            raise ClientUnavailable(f"{client.name} cannot be installed, is the registry reachable? {said[-1]}")
+        _run(client.name, command)
+
+
+def _run(name: str, command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_TIMEOUT, check=False)
+    except subprocess.TimeoutExpired:
+        raise ClientUnavailable(f"{name} could not be installed within {BUILD_TIMEOUT:.0f} s") from None
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
+        raise ClientUnavailable(f"{name} cannot be installed, is the registry reachable? {said[-1]}")
 
 
 def find_python(version: str) -> Path | None:

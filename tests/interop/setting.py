@@ -58,6 +58,7 @@ class InteropTestCase(UnitTestCase):
         except ClientUnavailable as error:
             raise SkipTest(str(error)) from error
         self.server = shared_server()
+        self.access_key, self.secret_key = self.server.access_key, self.server.secret_key
         self.folder = Path(self.mktemp())
         self.folder.mkdir()
 
@@ -82,8 +83,8 @@ class InteropTestCase(UnitTestCase):
         }
         for prefix in ("SORNA", "BACKEND"):
             environ[f"{prefix}_ENDPOINT"] = self.server.endpoint
-            environ[f"{prefix}_ACCESS_KEY"] = self.server.access_key
-            environ[f"{prefix}_SECRET_KEY"] = self.server.secret_key
+            environ[f"{prefix}_ACCESS_KEY"] = self.access_key
+            environ[f"{prefix}_SECRET_KEY"] = self.secret_key
         done = subprocess.run(
             [str(self.programs / program), *arguments],
             cwd=self.folder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shlex
@@ -172,3 +173,43 @@ class CommandLineTests(UnitTestCase):
         self.environ["SORNA_SECRET_KEY"] = "wrong"
         self.sorna("info", "anything", code=125)
         self.assertIn("[401, auth-failed]", self.errors)
+
+    def test_administration(self) -> None:
+        """A keypair under a policy: made, listed, used, refused, reported, disabled within a second, and removed."""
+        user, policy, token = (f"{kind}-{secrets.token_hex(6)}" for kind in ("user", "policy", "session"))
+        self.sorna("admin", "policy", "put", policy, "--kernels", "5", "--memory", "600M", "--runtime", "python3")
+        made = self.sorna("admin", "keypair", "add", user, "--policy", policy).split()
+        access_key, secret_key = made[2], made[5]
+        listed = json.loads(self.sorna("admin", "keypair", "list", "--user", user, "--format", "json"))
+        self.assertEqual([(one["access_key"], one["resource_policy"]) for one in listed], [(access_key, policy)])
+        self.sorna("admin", "policy", "remove", policy, code=125)
+        self.assertIn("keypairs have this policy", self.errors)
+
+        administrator, self.environ = self.environ, {
+            **self.environ, "SORNA_ACCESS_KEY": access_key, "SORNA_SECRET_KEY": secret_key
+        }  # fmt: skip
+        self.sorna("run", "-t", token, "python3", "-c", "print(1)")
+        self.assertRegex(self.sorna("ps"), rf"(?m)^{token} .* RUNNING ")
+        self.sorna("run", "python3", "-c", "print(1)", code=125)
+        self.assertIn("memory: 512 of 600 MiB in use", self.errors)
+        self.sorna("run", "c", "-c", "print(1)", code=125)
+        self.assertIn(f"the policy {policy} does not allow c", self.errors)
+        self.assertEqual(len(self.sorna("admin", "usage", "--format", "csv").splitlines()), 2)
+        self.sorna("terminate", token)
+        owner, self.environ = self.environ, administrator
+
+        report = self.sorna("admin", "usage", "--of", access_key, "--format", "csv").splitlines()
+        self.assertEqual(len(report), 2, report)
+        row = dict(zip(report[0].split(","), report[1].split(","), strict=True))
+        self.assertEqual((row["user_id"], row["kernels"]), (user, "1"))
+        self.assertGreater(float(row["wall_time"]), 0)
+        self.assertGreater(float(row["cpu_used"]), 0)
+        self.sorna("admin", "keypair", "modify", access_key, "--inactive", "--policy", "")
+        self.environ = owner
+        self.sorna("ps", code=125)
+        self.assertIn("The access key is not active", self.errors)
+        self.environ = administrator
+        self.sorna("admin", "keypair", "remove", access_key)
+        self.sorna("admin", "policy", "remove", policy)
+        self.assertNotIn(access_key, self.sorna("admin", "keypair", "list"))
+        self.assertIn(access_key, self.sorna("admin", "usage"))

@@ -29,6 +29,7 @@ from sorna.model.keypair import KeypairChanges
 from sorna.model.limits import MIB, Limits
 from sorna.model.policy import ResourcePolicy
 from sorna.model.run import RunMode, RunRequest
+from sorna.testing.terminals import MemoryViewer
 from tests.cluster.scripted import USAGE
 from tests.manager.world import OWNER, STRANGER, ManagerTestCase
 
@@ -185,6 +186,7 @@ class UseTests(ManagerTestCase):
                 self.registry.complete(STRANGER, reference, "x", {}),
                 self.registry.upload(STRANGER, reference, [UploadFile("a", b"")]),
                 self.registry.logs(STRANGER, reference),
+                self.registry.open_terminal(STRANGER, reference, MemoryViewer()),
             ):
                 self.assertEqual(self.fails(work, KernelNotFound).detail, "")
         self.assertEqual(len(self.agent.calls), calls)
@@ -210,6 +212,21 @@ class UseTests(ManagerTestCase):
         self.assertIn("lost", self.fails(self.registry.execute(OWNER, self.reference, QUERY), KernelNotFound).detail)
         self.assertIn("lost", self.fails(self.registry.info(OWNER, "token-1"), KernelNotFound).detail)
         self.assertEqual(self.used(), 0)
+
+    def test_terminal(self) -> None:
+        """A look at a terminal reaches the kernel's agent and counts as a query; what goes wrong is told as for runs."""
+        viewer = MemoryViewer()
+        terminal = self.done(self.registry.open_terminal(OWNER, "token-1", viewer, rows=50, columns=132))
+        self.assertEqual(self.agent.calls[-1], ("open_terminal", self.kernel_id, 50, 132))
+        terminal.write(b"ls\r")
+        self.assertEqual(viewer.seen, b"ls\r")
+        self.assertEqual(self.done(self.registry.info(OWNER, "token-1")).num_queries, 2)
+        self.agent.script["open_terminal"] = lambda: self._raise(AgentFailed("boom"))
+        self.fails(self.registry.open_terminal(OWNER, "token-1", viewer), KernelExecutionFailed)
+        del self.agent.script["open_terminal"]
+        self.agent.kernels.clear()
+        error = self.fails(self.registry.open_terminal(OWNER, "token-1", viewer), KernelNotFound)
+        self.assertIn("lost", error.detail)
 
     def test_agent_errors_keep_their_cause(self) -> None:
         """A failing agent is told apart by the cause of the error."""

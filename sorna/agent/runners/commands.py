@@ -123,8 +123,15 @@ class Commands:
         self._steps = [_Step(language.query, is_build=False, quiet=False, environ=environ)]
         self._next(0, None)
 
-    def batch(self, language: Language, build: str | None, execute: str | None, build_log: bool) -> None:
-        """Run the steps that are asked for; ``*`` means the language's own. :raises OSError: as for :meth:`query`."""
+    def batch(
+        self, language: Language, clean: str | None, build: str | None, execute: str | None, *, build_log: bool
+    ) -> None:
+        """Run the steps that are asked for; ``*`` means the language's own. :raises OSError: as for :meth:`query`.
+
+        What cleans is silent unless it fails, and stops nothing that comes after it.
+        """
+        if clean:
+            self._steps.append(_Step(clean, is_build=False, quiet=True, environ={}))
         if build:
             script = language.build if build == "*" else build
             self._steps.append(_Step(script, is_build=True, quiet=not build_log, environ={}))

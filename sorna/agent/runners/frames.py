@@ -8,7 +8,8 @@ Agent to init (JSON objects in UTF-8 unless said otherwise):
 =============  ==========================================================================================
 CONFIGURE      first frame: ``{"runtime": {...row of the language table...}, "environ": {name: value},
                "credit": bytes}``; answered by READY
-RUN            ``{"run", "mode": "query"|"batch", "code", "build": str|null, "exec": str|null, "build_log": bool}``;
+RUN            ``{"run", "mode": "query"|"batch", "code", "clean": str|null, "build": str|null,
+               "exec": str|null, "build_log": bool}``;
                one run at a time: the agent queues
 INPUT          ``{"run", "text"}``: one line as typed, the newline is added by init; may come before it is asked for
 INTERRUPT      ``{}``: SIGINT to what runs now
@@ -24,6 +25,16 @@ ASSIGN         ``{"environ": {name: value}}``: whose kernel this is has been dec
                CONFIGURE before anything of the user's runs
 CREDIT         4 bytes, big-endian: so many more payload bytes of STDOUT, STDERR and EMIT may be sent
 =============  ==========================================================================================
+
+About the terminal, agent to init; between CLOSED and the next OPEN all but OPEN and CREDIT do nothing:
+
+================  =======================================================================================
+TERMINAL_OPEN     ``{"rows", "columns"}``: start a shell on a pseudo-terminal; where there is one, resize it
+TERMINAL_INPUT    raw bytes, as typed
+TERMINAL_RESIZE   ``{"rows", "columns"}``
+TERMINAL_STOP     ``{}``: end the shell; answered by TERMINAL_CLOSED
+TERMINAL_CREDIT   4 bytes, big-endian: so many more bytes of TERMINAL_OUTPUT may be sent, of this shell or later ones
+================  =======================================================================================
 
 Init to agent:
 
@@ -42,8 +53,16 @@ REPLY          ``{"request", "error": null|{"kind": "refused"|"failed", "detail"
 RESTARTED      ``{"reason"}``: the runner died between two runs and was started again
 =============  ==========================================================================================
 
+About the terminal, init to agent:
+
+================  =======================================================================================
+TERMINAL_OUTPUT   raw bytes of the pseudo-terminal
+TERMINAL_CLOSED   ``{"error": str|null, "stopped": bool}``: there is no shell any more, or it could not be started; all
+                  its output was sent before, unless it was stopped by TERMINAL_STOP or RESTART
+================  =======================================================================================
+
 Only STDOUT, STDERR and EMIT cost credit: everything else passes at once, so a reader that stops reading output stops
-the program that prints (init stops reading its pipes) and never the control of it.
+the program that prints (init stops reading its pipes) and never the control of it. The terminal has credit of its own.
 """
 
 import struct
@@ -61,6 +80,11 @@ RESTART = 7
 KILL_RUN = 8
 CREDIT = 9
 ASSIGN = 10
+TERMINAL_OPEN = 11
+TERMINAL_INPUT = 12
+TERMINAL_RESIZE = 13
+TERMINAL_STOP = 14
+TERMINAL_CREDIT = 15
 LIST = 20
 READ = 21
 
@@ -73,6 +97,8 @@ BUILD_FINISHED = 70
 FINISHED = 71
 REPLY = 72
 RESTARTED = 73
+TERMINAL_OUTPUT = 74
+TERMINAL_CLOSED = 75
 CONTENT = 84
 
 OUTPUT_KINDS = frozenset({STDOUT, STDERR, EMIT})

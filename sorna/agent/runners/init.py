@@ -29,6 +29,7 @@ from sorna.agent.runners.pump import Pump
 from sorna.agent.runners.repl import our_modules
 from sorna.agent.runners.repl_host import ReplHost
 from sorna.agent.runners.repl_link import to_json
+from sorna.agent.runners.terminal import Terminal
 from sorna.agent.runners.upload import write_upload
 from sorna.beneath.paths import PathRefused
 from sorna.beneath.reading import list_files, read_piece
@@ -62,14 +63,16 @@ class Init:
         self._processes = Processes()
         self._poller.add(self._processes.wakeup, lambda _events: self._processes.reap())
         self._pump = Pump(self._poller)
+        self._terminal = Terminal(self._poller, self._processes)
         self._repl = ReplHost(self._poller, self._pump, self._processes, self)
         self._language: Language | None = None
         self._environ: dict[str, str] = {}
         self._run: _Run | None = None
         self._ready = False
         self._over = False
-        self._link = Link(self._poller, channel, self._frame, self._channel_closed, self._pump.resume)
+        self._link = Link(self._poller, channel, self._frame, self._channel_closed, self._link_idle)
         self._pump.attach(self._link)
+        self._terminal.attach(self._link)
         self._takers = {
             frames.CONFIGURE: self._configure,
             frames.ASSIGN: self._assign,
@@ -81,6 +84,9 @@ class Init:
             frames.KILL_RUN: self._kill_run,
             frames.LIST: self._list,
             frames.READ: self._read,
+            frames.TERMINAL_OPEN: self._open_terminal,
+            frames.TERMINAL_RESIZE: lambda size: self._terminal.resize(size["rows"], size["columns"]),
+            frames.TERMINAL_STOP: lambda _message: self._terminal.stop(),
         }
 
     def serve(self) -> None:
@@ -96,9 +102,17 @@ class Init:
     def _channel_closed(self) -> None:
         self._over = True
 
+    def _link_idle(self) -> None:
+        self._pump.resume()
+        self._terminal.resume()
+
     def _frame(self, kind: int, payload: bytes) -> None:
         if kind == frames.CREDIT:
             self._pump.add_credit(int.from_bytes(payload[:4], "big"))
+        elif kind == frames.TERMINAL_INPUT:
+            self._terminal.type(payload)
+        elif kind == frames.TERMINAL_CREDIT:
+            self._terminal.add_credit(int.from_bytes(payload[:4], "big"))
         elif kind == frames.UPLOAD:
             self._upload(payload)
         elif kind in self._takers:
@@ -153,7 +167,8 @@ class Init:
         try:
             if batch:
                 build_log = bool(message.get("build_log"))
-                run.commands.batch(self._language, message.get("build"), message.get("exec"), build_log)
+                steps = (message.get("clean"), message.get("build"), message.get("exec"))
+                run.commands.batch(self._language, *steps, build_log=build_log)
             elif code.strip():
                 run.commands.query(self._language, code)
             else:
@@ -237,7 +252,11 @@ class Init:
             header = to_json({"request": message["request"], "size": size})
             self._link.send(frames.CONTENT, header + b"\0" + piece)
 
+    def _open_terminal(self, size: dict[str, Any]) -> None:
+        self._terminal.open(size["rows"], size["columns"], self._environ)
+
     def _restart(self, message: dict[str, Any]) -> None:
+        self._terminal.stop()
         self._end_everything()
         if self._run is not None:
             self._end_run(137, [], signal_number=int(signal.SIGKILL), reset=True)
@@ -249,14 +268,13 @@ class Init:
         if run is None or run.identity != message["run"]:
             return
         idle = self._repl.pid if run.commands is not None else None
-        spared = True
         if idle is None:
             self._end_everything()
         else:
             self._abandon(run)
-            spared = self._processes.kill(spare=idle)
-            if not spared:
+            if not self._processes.kill(spare={idle, *self._terminal.pids}):
                 self._repl.stop()
+            self._processes.reap()
             self._pump.discard()
         text = str(message.get("message") or "")
         if text and not text.endswith("\n"):
@@ -266,10 +284,11 @@ class Init:
         self._start_repl()
 
     def _end_everything(self) -> None:
+        """End the REPL and the run with all that they started; the terminal's shell stays, if there is one."""
         self._repl.stop()
         if self._run is not None:
             self._abandon(self._run)
-        self._processes.kill()
+        self._processes.kill(spare=self._terminal.pids)
         self._processes.reap()
         self._pump.discard()
 
@@ -313,11 +332,11 @@ class Init:
             what = f"The Python process was ended by signal {signal_number} ({signal.strsignal(signal_number)})"
         if not during_run:
             if run is None:
-                self._processes.kill()
+                self._processes.kill(spare=self._terminal.pids)
                 self._send(frames.RESTARTED, {"reason": what + "."})
             self._start_repl()
             return
-        self._processes.kill()
+        self._processes.kill(spare=self._terminal.pids)
         text = f"{what}; its state is lost.\n".encode()
         self._pump.when_drained(lambda: None, [(frames.STDERR, text)])
         self._finish(exit_code, [], signal_number=signal_number, reset=True)

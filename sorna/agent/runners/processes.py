@@ -97,13 +97,13 @@ class Processes:
         """Do not tell anybody when this child ends."""
         self._exits.pop(pid, None)
 
-    def kill(self, spare: int | None = None) -> bool:
+    def kill(self, spare: Collection[int] = ()) -> bool:
         """Kill every process of the kernel but this one, and wait until they are gone.
 
-        :param spare: a child that stays alive, with its own descendants.
-        :returns: False when processes multiplied faster than they could be told apart, and ``spare`` died with them.
+        :param spare: children that stay alive, with their own descendants.
+        :returns: False when processes multiplied faster than they could be told apart, and the spared died with them.
         """
-        if spare is None and self.is_first:
+        if not spare and self.is_first:
             self._kill_namespace()
             return True
         for attempt in range(_ROUNDS):
@@ -130,12 +130,12 @@ class Processes:
             return
         self._await_deaths(None)
 
-    def _victims(self, spare: int | None) -> set[int]:
+    def _victims(self, spare: Collection[int]) -> set[int]:
         self._collect()
         parents = dict(_parents())
         mine = set(parents) - {self._pid} if self.is_first else _below(self._pid, parents)
-        if spare is not None:
-            mine -= {spare} | _below(spare, parents)
+        for one in spare:
+            mine -= {one} | _below(one, parents)
         return mine
 
     def _collect(self) -> bool:

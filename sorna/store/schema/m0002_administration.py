@@ -62,6 +62,9 @@ _STATEMENTS = (
      WHERE keypairs.access_key = live.access_key
     """,  # noqa: S608 - constants only
     "CREATE INDEX keypairs_by_creation ON keypairs (created_at DESC, access_key) WHERE removed_at IS NULL",
+    # Administrators look for a token of whatever owner; the first index began with the owner.
+    "DROP INDEX kernels_by_owner",
+    "CREATE INDEX kernels_by_token ON kernels (session_token, access_key, created_at DESC, id DESC)",
     "CREATE INDEX kernels_by_creation ON kernels (created_at DESC, id DESC)",
     "CREATE INDEX kernels_by_owner_and_creation ON kernels (access_key, created_at DESC, id DESC)",
     "CREATE INDEX kernels_by_agent_and_creation ON kernels (agent_id, created_at DESC, id DESC)",

@@ -38,6 +38,8 @@ class Kernel:
 
     :ivar console: ``[type, text]`` of everything that was printed, neighbours of the same type merged.
     :ivar outputs: how many frames of output came.
+    :ivar screen: everything that the terminal printed.
+    :ivar lavish: whether credit for the terminal is given back as fast as it is used.
     """
 
     def __init__(
@@ -56,6 +58,8 @@ class Kernel:
         self._count = 0
         self.console: list[list[Any]] = []
         self.outputs = 0
+        self.screen = bytearray()
+        self.lavish = True
         self.seen: list[tuple[int, Any]] = []
         ours, theirs = socket.socketpair()
         self.pid = os.fork()
@@ -107,7 +111,11 @@ class Kernel:
             self._owed += len(payload)
             self.taken += len(payload)
             self.outputs += 1
-        if kind == frames.EMIT:
+        if kind == frames.TERMINAL_OUTPUT:
+            self.screen += payload
+            if self.lavish:
+                self.terminal_credit(len(payload))
+        elif kind == frames.EMIT:
             self.console.append(json.loads(payload))
         elif kind in frames.OUTPUT_KINDS:
             name = "stdout" if kind == frames.STDOUT else "stderr"
@@ -159,6 +167,7 @@ class Kernel:
                 "code": code,
                 "build": None,
                 "exec": None,
+                "clean": None,
                 "build_log": False,
                 **options,
             },
@@ -175,6 +184,26 @@ class Kernel:
 
     def interrupt(self) -> None:
         self.send(frames.INTERRUPT, {})
+
+    def open_terminal(self, rows: int = 24, columns: int = 80, window: int = WINDOW) -> None:
+        self.send(frames.TERMINAL_OPEN, {"rows": rows, "columns": columns})
+        self.terminal_credit(window)
+
+    def terminal_credit(self, amount: int) -> None:
+        self.send_raw(frames.TERMINAL_CREDIT, amount.to_bytes(4, "big"))
+
+    def keys(self, text: str) -> None:
+        """Type into the terminal."""
+        self.send_raw(frames.TERMINAL_INPUT, text.encode())
+
+    def see(self, text: str, times: int = 1, timeout: float = 20.0) -> None:
+        """Wait until the terminal has printed a text so many times."""
+        deadline = time.monotonic() + timeout
+        while self.screen.count(text.encode()) < times:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or not self.receive(remaining):
+                message = f"no {text!r} on the screen: {bytes(self.screen[-2000:])!r}, seen {self.seen!r}"
+                raise TimedOut(message)
 
     def processes(self) -> set[int]:
         """Give all descendants of init."""

@@ -146,6 +146,16 @@ class BatchTests(KernelTestCase):
         self.assertEqual(kernel.run(mode="batch", build="", exec=None)["exit_code"], 0)
         self.assertEqual(kernel.seen, [])
 
+    def test_cleaning(self) -> None:
+        """What cleans runs first, silently unless it fails, and whatever becomes of it the build follows."""
+        kernel = self.kernel(SHELL)
+        kernel.run(mode="batch", clean="echo cleaning; touch cleaned", build="ls", exec="echo done", build_log=True)
+        self.assertEqual(kernel.stream("stdout"), "cleaned\ndone\n")
+        self.assertEqual(
+            kernel.run(mode="batch", clean="echo why >&2; exit 3", build="true", exec="exit 6")["exit_code"], 6
+        )
+        self.assertEqual(kernel.stream("stderr"), "why\n")
+
     def test_log_of_the_build(self) -> None:
         """Without ``build_log`` the build's output is shown only when the build fails, in order."""
         kernel = self.kernel(SHELL)

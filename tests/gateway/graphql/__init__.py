@@ -1,0 +1,1 @@
+"""The administration's query language."""
