@@ -101,7 +101,7 @@ def _mounts(where: Parameters) -> Sequence[MountWish]:
         if not valid_folder_name(name):
             raise FolderNotFound(f"{where.name('mounts')}: {name[:_MAX_NAME]}")
         alias = alias if colon else aliases.text(name)
-        wishes.append(MountWish(name, alias.removeprefix(f"{HOME}/").strip("/")))
+        wishes.append(MountWish(name, alias.removeprefix(f"{HOME}/").rstrip("/")))
     return wishes
 
 
