@@ -121,7 +121,9 @@ class TransferRoutes:
         size = await size_of_file(folder, path)
         headers = {b"Content-Disposition": disposition(path), b"Accept-Ranges": b"bytes"}
         pieces = partial(pieces_of, folder, path)
-        wanted = _RANGE.fullmatch(call.header(b"Range") or b"")
+        # The rest of another file than the client has begun with would be of no use.
+        same = entries[0].version == opened.version
+        wanted = _RANGE.fullmatch(call.header(b"Range") or b"") if same else None
         start = int(wanted[1]) if wanted else 0
         if not wanted:
             return Reply(200, headers=headers, stream=Stream(size, pieces(0, size)))

@@ -55,11 +55,13 @@ class OpenDownload:
     """A download whose token was believed.
 
     :ivar archive: whether it is to be a tar archive although it may be one file.
+    :ivar version: of the file when the token was given; empty for a directory.
     """
 
     folder: OpenFolder
     path: str
     archive: bool
+    version: str
 
 
 @frozen
@@ -82,8 +84,9 @@ class Transfers:
     async def request_download(self, access_key: str, name: str, path: str, *, archive: bool) -> str:
         """Give the token with which a file or directory is fetched. :raises InvalidRequest: there is no such thing."""
         folder = await self.folders.open(access_key, name)
-        await folder.list_files(path)
-        fields = {"o": "download", "f": folder.id.hex, "p": path, "a": archive}
+        entries = await folder.list_files(path)
+        version = entries[0].version if len(entries) == 1 and not entries[0].name else ""
+        fields = {"o": "download", "f": folder.id.hex, "p": path, "a": archive, "v": version}
         return await self._sign(access_key, fields, DOWNLOAD_LIFETIME)
 
     async def upload(self, token: str) -> OpenUpload:
@@ -98,7 +101,7 @@ class Transfers:
         """Find what a token lets its bearer fetch. :raises AuthenticationFailed, FolderNotFound:."""
         access_key, fields = await self._believe(token, "download")
         folder = await self.folders.open_by_id(access_key, uuid.UUID(hex=fields["f"]))
-        return OpenDownload(folder, fields["p"], fields["a"])
+        return OpenDownload(folder, fields["p"], fields["a"], fields["v"])
 
     async def _sign(self, access_key: str, fields: dict[str, Any], lifetime: float) -> str:
         keypair = await self.keypairs.find(access_key)
