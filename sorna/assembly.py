@@ -221,6 +221,7 @@ class _Server:
             directory,
             live,
             announcements,
+            store.folders,
         )
         reaper = Reaper(reactor, store.kernels, directory, link, ending)
         operations = Operations()

@@ -19,10 +19,8 @@ from sorna.gateway.parameters import Parameters
 from sorna.gateway.router import Router
 from sorna.gateway.sizes import read_size
 from sorna.manager.folders import Folders, OpenFolder
-from sorna.model.folder import Folder, FolderAccess, Invitation, Permission
+from sorna.model.folder import HOST, Folder, FolderAccess, Invitation, Permission
 
-#: The only storage there is, by the name under which clients that know of several see it.
-HOST = "local"
 _MAX_NAME = 64
 #: Later clients tell apart who may also delete; here who may write may delete.
 _PERMISSIONS = {"ro": Permission.READ_ONLY, "rw": Permission.READ_WRITE, "wd": Permission.READ_WRITE}

@@ -50,6 +50,18 @@ class FolderStore(Protocol):
         """Note that folders were used."""
         ...
 
+    async def page(self, owner: str | None, offset: int, limit: int) -> Sequence[Folder]:
+        """List the folders that an access key owns, or all, the newest first."""
+        ...
+
+    async def count_of(self, owner: str | None) -> int:
+        """Tell how many :meth:`page` would list without a limit."""
+        ...
+
+    async def newest_of_owners(self, owners: Collection[str], limit: int) -> Sequence[Folder]:
+        """List the newest folders of each of these owners, at most ``limit`` each."""
+        ...
+
     async def existing(self, folder_ids: Collection[uuid.UUID]) -> frozenset[uuid.UUID]:
         """Tell which of these folders there are."""
         ...

@@ -11,7 +11,8 @@ from attrs import frozen
 
 from sorna.model.limits import MIB
 
-MAX_NAME = 64
+#: The only storage there is, by the name under which clients that know of several see it.
+HOST = "local"
 MAX_MOUNTS = 16
 _MAX_ALIAS_PARTS = 8
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?", re.ASCII)

@@ -38,6 +38,15 @@ _IN_ORDER = " ORDER BY f.owner = %(key)s DESC, f.name, f.created_at, f.id"
 _BY_NAME = f"{_SEEN} AND f.name = %(name)s{_IN_ORDER} LIMIT 1"
 _BY_ID = f"{_SEEN} AND f.id = %(id)s::uuid"
 _SEEN_BY = f"{_SEEN}{_IN_ORDER}"
+_ALL = f"SELECT {_FOLDER} FROM folders f"  # noqa: S608 - see above
+_OF_OWNER = "(%(owner)s::text IS NULL OR f.owner = %(owner)s)"
+_NEWEST_FIRST = "ORDER BY f.created_at DESC, f.id DESC"
+_PAGE = f"{_ALL} WHERE {_OF_OWNER} {_NEWEST_FIRST} OFFSET %(offset)s LIMIT %(limit)s"
+_COUNT = f"SELECT count(*) FROM folders f WHERE {_OF_OWNER}"  # noqa: S608 - see above
+_NEWEST_OF_OWNERS = f"""
+SELECT newest.* FROM unnest(%s::text[]) AS o(owner)
+ CROSS JOIN LATERAL ({_ALL} WHERE f.owner = o.owner {_NEWEST_FIRST} LIMIT %s) newest
+"""  # noqa: S608 - see above
 _RENAME = "UPDATE folders SET name = %s WHERE id = %s::uuid RETURNING 1"
 _REMOVE = """
 WITH gone AS (DELETE FROM folders WHERE id = %s::uuid RETURNING owner)
@@ -145,6 +154,24 @@ class PostgresFolders:
         if folder_ids:
             await self._pool.query(_NOTE_USE, (rows.to_microseconds(now), [str(one) for one in folder_ids]))
 
+    async def page(self, owner: str | None, offset: int, limit: int) -> Sequence[Folder]:
+        """List the folders that an access key owns, or all, the newest first."""
+        if owner is not None and not rows.storable(owner):
+            return []
+        found = await self._pool.query(_PAGE, {"owner": owner, "offset": offset, "limit": limit})
+        return [_folder(row) for row in found]
+
+    async def count_of(self, owner: str | None) -> int:
+        """Tell how many :meth:`page` would list without a limit."""
+        if owner is not None and not rows.storable(owner):
+            return 0
+        return int((await self._pool.query(_COUNT, {"owner": owner}))[0][0])
+
+    async def newest_of_owners(self, owners: Collection[str], limit: int) -> Sequence[Folder]:
+        """List the newest folders of each of these owners, at most ``limit`` each."""
+        wanted = [owner for owner in dict.fromkeys(owners) if rows.storable(owner)]
+        return [_folder(row) for row in await self._pool.query(_NEWEST_OF_OWNERS, (wanted, limit))]
+
     async def existing(self, folder_ids: Collection[uuid.UUID]) -> frozenset[uuid.UUID]:
         """Tell which of these folders there are."""
         found = await self._pool.query(_EXISTING, ([str(one) for one in folder_ids],))
@@ -193,10 +220,13 @@ def _first(found: Sequence[Row]) -> FolderAccess | None:
 
 
 def _access(row: Row) -> FolderAccess:
-    folder_id, name, owner, created_at, max_files, max_size, last_used, is_owner, permission = row
-    bounds = FolderBounds(max_files, max_size)
-    folder = Folder(uuid.UUID(folder_id), name, owner, created_at, bounds, last_used)
-    return FolderAccess(folder, is_owner, Permission.READ_WRITE if is_owner else Permission(permission))
+    *folder, is_owner, permission = row
+    return FolderAccess(_folder(folder), is_owner, Permission.READ_WRITE if is_owner else Permission(permission))
+
+
+def _folder(row: Sequence[Any]) -> Folder:
+    folder_id, name, owner, created_at, max_files, max_size, last_used = row
+    return Folder(uuid.UUID(folder_id), name, owner, created_at, FolderBounds(max_files, max_size), last_used)
 
 
 def _invitation(row: Row) -> Invitation:

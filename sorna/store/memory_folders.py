@@ -84,6 +84,19 @@ class MemoryFolders:
                 at = rows.to_microseconds(now)
                 self._folders[folder_id] = attrs.evolve(self._folders[folder_id], last_used=at)
 
+    async def page(self, owner: str | None, offset: int, limit: int) -> Sequence[Folder]:
+        """List the folders that an access key owns, or all, the newest first."""
+        found = [one for one in self._folders.values() if owner in {None, one.owner}]
+        return sorted(found, key=lambda one: (one.created_at, one.id), reverse=True)[offset : offset + limit]
+
+    async def count_of(self, owner: str | None) -> int:
+        """Tell how many :meth:`page` would list without a limit."""
+        return len(await self.page(owner, 0, len(self._folders)))
+
+    async def newest_of_owners(self, owners: Collection[str], limit: int) -> Sequence[Folder]:
+        """List the newest folders of each of these owners, at most ``limit`` each."""
+        return [one for owner in dict.fromkeys(owners) for one in await self.page(owner, 0, limit)]
+
     async def existing(self, folder_ids: Collection[uuid.UUID]) -> frozenset[uuid.UUID]:
         """Tell which of these folders there are."""
         return frozenset(folder_ids) & self._folders.keys()

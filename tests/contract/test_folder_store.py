@@ -184,6 +184,21 @@ class FolderStoreContract(Base):
         self.assertEqual(found.folder, mine)
         self.assertEqual([a.folder for a in await self.folders.seen_by(FRIEND)], [mine, theirs])
 
+    async def test_lists(self) -> None:
+        """Folders are listed the newest first, of one owner, of all, or the newest of each of several."""
+        await self.people()
+        made = [folder(f"f{number}", (OWNER, FRIEND)[number % 2], NOW + number) for number in range(6)]
+        for one in made:
+            await self.folders.add(one, None)
+        newest = made[::-1]
+        self.assertEqual(await self.folders.page(None, 1, 3), newest[1:4])
+        self.assertEqual(await self.folders.page(FRIEND, 0, 2), newest[0:4:2])
+        self.assertEqual([await self.folders.count_of(owner) for owner in (None, OWNER, STRANGER)], [6, 3, 0])
+        found = await self.folders.newest_of_owners([OWNER, STRANGER, FRIEND, OWNER, "\0"], 2)
+        self.assertEqual(sorted(one.name for one in found), ["f2", "f3", "f4", "f5"])
+        self.assertEqual(await self.folders.page("\0", 0, 5), [])
+        self.assertEqual(await self.folders.count_of("\0"), 0)
+
     async def test_removing_takes_everything(self) -> None:
         """With a folder go its permissions and its invitations."""
         await self.people()
