@@ -57,6 +57,7 @@ class Call:
     :ivar content_type: the whole header; empty when there is none.
     :ivar handshake: whether it wants to become a WebSocket.
     :ivar keypair: who asks; None on a public route.
+    :ivar stored_to: where an upload is after this body, if that was stored while it arrived.
     """
 
     request_id: str
@@ -69,6 +70,7 @@ class Call:
     target: bytes = b""
     handshake: bool = False
     headers: Headers = field(factory=Headers, repr=False)
+    stored_to: int | None = None
 
     @property
     def caller(self) -> Keypair:

@@ -202,6 +202,7 @@ class Application(Resource):
             values=values,
             headers=request.requestHeaders,
             body=request.content.read(),
+            stored_to=getattr(request, "stored_to", None),
             gone=lambda: getattr(request, "channel", None) is None,
         )
         route = bound.route

@@ -15,6 +15,7 @@ from sorna.gateway.interfaces import Administration, Kernels, Keypairs, Operatio
 from sorna.gateway.kernels import KernelRoutes
 from sorna.gateway.operations import OperationRoutes
 from sorna.gateway.outputs import OutputRoutes
+from sorna.gateway.receiving import Receivers
 from sorna.gateway.request import LimitedSite, ReadingLimits
 from sorna.gateway.root import RootRoutes
 from sorna.gateway.router import Application
@@ -92,4 +93,4 @@ def make_site(
         tls=tls,
         websocket_limits=websocket_limits,
     )
-    return LimitedSite(application, reactor, limits or ReadingLimits())
+    return LimitedSite(application, reactor, limits or ReadingLimits(), Receivers(transfers, operations))

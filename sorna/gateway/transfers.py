@@ -19,13 +19,13 @@ from sorna.gateway.folder_files import below, directory_below, disposition, piec
 from sorna.gateway.interfaces import Operations
 from sorna.gateway.parameters import Parameters
 from sorna.gateway.problems import PreconditionFailed, UnsupportedMediaType
+from sorna.gateway.receiving import PIECE_TYPE
 from sorna.gateway.router import Router
 from sorna.manager.transfers import OpenUpload, Transfers
 
 UPLOAD, DOWNLOAD = "/folders/_/upload", "/folders/_/download"
 TUS_VERSION = b"1.0.0"
 _TUS = {b"Tus-Resumable": TUS_VERSION, b"Cache-Control": b"no-store"}
-_PIECE_TYPE = b"application/offset+octet-stream"
 _RANGE = re.compile(rb"bytes=(\d{1,19})-", re.ASCII)
 _HOST = re.compile(rb"[A-Za-z0-9.:\[\]_-]{1,255}", re.ASCII)
 
@@ -86,8 +86,10 @@ class TransferRoutes:
     async def append(self, call: Call) -> Reply:
         """Add a piece to a file; with the last one it is in its place."""
         upload = await self._upload(call)
-        if call.content_type.partition(b";")[0].strip().lower() != _PIECE_TYPE:
-            raise UnsupportedMediaType(_PIECE_TYPE.decode("ascii"))
+        if call.stored_to is not None:
+            return Reply(204, headers=_TUS | {b"Upload-Offset": b"%d" % call.stored_to})
+        if call.content_type.partition(b";")[0].strip().lower() != PIECE_TYPE:
+            raise UnsupportedMediaType(PIECE_TYPE.decode("ascii"))
         offset = call.header(b"Upload-Offset") or b""
         if not offset.isdigit() or len(offset) > 19:
             raise InvalidRequest("Upload-Offset must be a number of bytes")

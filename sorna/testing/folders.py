@@ -33,7 +33,7 @@ def at_once(function: Callable[..., T], *arguments: Any) -> Deferred[T]:
 
 
 def memory_folders(
-    test: SynchronousTestCase | TestCase, clock: IReactorTime, *keypairs: Keypair
+    test: SynchronousTestCase | TestCase, clock: IReactorTime, *keypairs: Keypair, bounds: FolderBounds = BOUNDS
 ) -> tuple[Folders, Transfers]:
     """Give what answers about folders, for a few keypairs."""
     directory = tempfile.TemporaryDirectory(prefix="sorna-folders-")
@@ -41,5 +41,5 @@ def memory_folders(
     root = Path(directory.name)
     storage = DiskFolders(root, prepare_root(root), at_once)
     known = gateway.MemoryKeypairs(*keypairs)
-    folders = Folders(clock, MemoryFolders(MemoryKeypairs(keypairs)), storage, known, BOUNDS, MOST)
+    folders = Folders(clock, MemoryFolders(MemoryKeypairs(keypairs)), storage, known, bounds, MOST)
     return folders, Transfers(clock, known, folders)
