@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import stat
+import sys
+import tempfile
 import uuid
 from pathlib import Path
 from unittest import SkipTest
 
 from sorna.agent.folder_watch import FULL
+from sorna.agent.sandbox.credentials import INSIDE_ID
 from sorna.errors import AgentFailed
 from sorna.folders.storage import DiskFolders
 from sorna.manager.folder_interfaces import SmallFile
 from sorna.model.folder import FolderBounds, Mount
 from sorna.testing.folders import at_once
+from sorna.testing.unit import UnitTestCase
 from tests.integration.test_agent_kernels import RealKernelCase, console
+from tests.integration.test_embedded import as_user, run_program
 
 BOUNDS = FolderBounds(100, 10 * 1024 * 1024)
 FOLDER, OTHER = uuid.UUID(int=1), uuid.UUID(int=2)
@@ -149,3 +156,21 @@ class KernelFolderTests(RealKernelCase):
         await self.kernels.restart_kernel(kernel)
         self.assertEqual(await self.run_code(kernel, "open('data/x', 'w').write('1'); print('ok')"), "ok\n")
         self.assertEqual(os.listdir(self.content()), ["x"])  # noqa: PTH208 - one entry
+
+
+class OrdinaryUserTests(UnitTestCase):
+    """An agent that is no root: its own id is the kernel's."""
+
+    def test_mounts(self) -> None:
+        """A folder can be written to, or only read, and what is made in it is the user's own."""
+        uid = 65_534
+        with tempfile.TemporaryDirectory() as directory:
+            os.chmod(directory, 0o777)  # noqa: PTH101,S103 - the other user works there
+            words = as_user(uid) if os.geteuid() == 0 else [sys.executable]
+            done = run_program([*words, "-m", "tests.integration.ordinary_folders", directory])
+        if done.returncode or not done.stdout:
+            raise SkipTest(f"no namespaces for ordinary users here: {done.stderr[-300:]}")
+        seen, own = (json.loads(line) for line in done.stdout.splitlines())
+        self.assertEqual(seen["owner"], INSIDE_ID)
+        self.assertEqual((seen["refused"], own), (errno.EROFS, True))
+        self.assertEqual(seen["flags"], [["nodev", "nosuid", "rw"], ["nodev", "nosuid", "ro"]])
