@@ -24,6 +24,9 @@ PIECE = 4 * 1024 * 1024
 #: Seconds to wait before an interrupted transfer goes on; then it is given up.
 PATIENCE = (0.5, 1.0, 2.0, 5.0, 10.0)
 
+#: The status of an upload that is over, or whose place another one took.
+OVER = 409
+
 Progress = Callable[[int, int], None]
 
 
@@ -111,17 +114,22 @@ class FolderClient:
                 except ApiError as error:
                     await self._pause(error, failures)
                     failures += 1
-                    offset = await self._sent(target, offset)
+                    offset = await self._sent(name, path, size, target, offset)
                 progress(offset, size)
 
-    async def _sent(self, target: str, offset: int) -> int:
+    async def _sent(self, name: str, path: str, size: int, target: str, offset: int) -> int:
         """Ask how much has arrived; what it was when nobody answers either."""
         try:
             return _offset(await self._tus("HEAD", target))
         except ApiError as error:
-            if not _passing(error):
-                raise
-            return offset
+            if error.status == OVER:
+                # The answer to the last piece may have been lost.
+                rows = await self.list_files(name, path)
+                if [row.get("size") for row in rows] == [size]:
+                    return size
+            elif _passing(error):
+                return offset
+            raise
 
     async def download(self, name: str, path: str, target: Path, progress: Progress) -> None:
         """Fetch a file, or a directory as a tar archive. :raises OSError: it cannot be written."""
@@ -187,7 +195,7 @@ def _name(name: str) -> str:
 
 def _passing(error: ApiError) -> bool:
     """Tell whether the same request may succeed a little later."""
-    return error.status in {0, 409, 429, 502, 503, 504}
+    return error.status in {0, OVER, 429, 502, 503, 504}
 
 
 def _offset(reply: Reply) -> int:
