@@ -293,6 +293,8 @@ def unpack_limits(raw: Any) -> Limits:
 def unpack_spec(raw: Any) -> KernelSpec:
     """Read what a kernel shall be. :raises MalformedMessage:."""
     with _reading(KernelSpec):
+        if not isinstance(raw["mounts"], list | tuple):
+            raise MalformedMessage("not a KernelSpec: mounts is no list")
         mounts = tuple(_build(Mount, one) for one in raw["mounts"])
         return _build(KernelSpec, {**raw, "limits": unpack_limits(raw["limits"]), "mounts": mounts})
 
