@@ -7,8 +7,9 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
 TESTS ?= tests
+FUZZ_SECONDS ?= 60
 
-.PHONY: run test lint types bench docs clean
+.PHONY: run test lint types fuzz bench docs clean
 
 run: $(VENV)/.installed-run
 	@exec $(BIN)/twistd --nodaemon --pidfile= --logger=sorna.observability.text_log_observer sorna $(ARGS)
@@ -22,6 +23,9 @@ lint: $(VENV)/.installed-test
 
 types: $(VENV)/.installed-test
 	$(BIN)/mypy
+
+fuzz: $(VENV)/.installed-test
+	$(BIN)/python -m tests.legacy.fuzz_codec --seconds $(FUZZ_SECONDS)
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python bench/first_result.py $(ARGS)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from functools import partial
 from typing import Any
 
-from attrs import define, evolve
+from attrs import define, evolve, frozen
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
+from twisted.internet.error import CannotListenError
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.web.server import Site
@@ -22,27 +24,30 @@ from sorna.beneath.storage_root import prepare_root
 from sorna.boot import Boot, Listening, Stopping, repeating
 from sorna.cluster.enrolment import TrustedDirectory
 from sorna.cluster.link import ZmqAgentLink
-from sorna.config import ServerConfig
-from sorna.curve_keys import CurveKeypair, load_or_make
+from sorna.config import ServerConfig, is_loopback
+from sorna.curve_keys import AuthorisedKeys, CurveKeypair, load_or_make
 from sorna.embedded.local_agent import LocalAgent
 from sorna.embedded.postgres import EmbeddedPostgres
 from sorna.embedded.redis import EmbeddedRedis
 from sorna.errors import Unavailable
-from sorna.first_start import banner, endpoint_of, ensure_keypairs, write_client_file
+from sorna.first_start import FirstKeypair, banner, endpoint_of, ensure_keypairs, write_client_file
 from sorna.folders.housekeeping import Housekeeping
 from sorna.folders.storage import DiskFolders, Threads
 from sorna.gateway.service import make_site
 from sorna.gateway.starting import FrontDoor
+from sorna.legacy.access import Access
+from sorna.legacy.service import Curve, LegacyDoor, Place
 from sorna.lifecycle import Draining, Operations, OrderedServices, Readiness, fail_process
 from sorna.live.address import RedisAddress, parse_redis_address
 from sorna.live.channels import RedisAnnouncements
 from sorna.live.connection import RedisConnection
-from sorna.live.instances import RedisAgentDirectory
+from sorna.live.instances import RedisAgentDirectory, RedisHeartbeatStore
 from sorna.live.kernels import RedisLiveKernels
 from sorna.live.rate_counters import RedisRateCounters
 from sorna.manager.administration import Administration
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
+from sorna.manager.events import KERNEL_TOPIC
 from sorna.manager.folders import Folders
 from sorna.manager.interfaces import AgentDirectory, AgentStore
 from sorna.manager.keypairs import MAX_AGE, CachedKeypairs
@@ -58,6 +63,10 @@ REAPER_INTERVAL = 0.5
 KEYPAIR_USE_INTERVAL = 1.0
 AGENT_DEADLINE = 60.0
 HOUSEKEEPING_INTERVAL = 3600.0
+ACCESS_INTERVAL = 0.5
+SWEEP_INTERVAL = 30.0
+# A predecessor's agent, killed a moment ago, may still hold the port at the first attempts.
+AGENT_ATTEMPTS = 4
 
 _log = Logger()
 
@@ -77,6 +86,19 @@ def assemble_server(reactor: Any, config: ServerConfig) -> IService:
     for service in (brought_up, Boot(server.bring_up, lambda why: fail_process(reactor, why)), server.listening()):
         parent.addService(service)
     return parent
+
+
+@frozen
+class _Manager:
+    """What the doors are built on, and the HTTP door itself."""
+
+    directory: AgentDirectory
+    heartbeats: RedisHeartbeatStore
+    site: Site
+    registry: Registry
+    keypairs: CachedKeypairs
+    operations: Operations
+    announcements: RedisAnnouncements
 
 
 @define
@@ -113,12 +135,15 @@ class _Server:
         manager_keys = load_or_make(self.config.state_dir / "manager")
         agent_keys = load_or_make(self.config.state_dir / "agent") if self.config.local_agent else None
         await self._enrol(store.tables.agents, manager_keys, agent_keys)
-        directory, site = self._serve(store.tables, redis, manager_keys)
+        manager = self._serve(store.tables, redis, manager_keys)
         if agent_keys is not None:
-            self._start_local_agent(redis, local_agent_id(agent_keys))
-            await self._first_agent(directory, local_agent_id(agent_keys))
+            agent_id = local_agent_id(agent_keys)
+            # What the agent of a killed predecessor has left behind is no sign of life of the one that starts now.
+            await manager.heartbeats.leave(agent_id)
+            await self._first_agent(manager.directory, agent_id, self._start_local_agent(redis, agent_id))
+        await self._open_legacy_door(manager, first)
         self.readiness.arrived("server")
-        self.front_door.open(site)
+        self.front_door.open(manager.site)
         _show(banner(self.config, first))
         _log.info("serving at {endpoint}", endpoint=endpoint_of(self.config))
 
@@ -178,7 +203,7 @@ class _Server:
             authorised.mkdir(mode=0o700, exist_ok=True)
             (authorised / "local-manager.public").write_text(f"{manager.public}\n", encoding="ascii")
 
-    def _serve(self, store: Tables, redis: RedisAddress, keys: CurveKeypair) -> tuple[AgentDirectory, Site]:
+    def _serve(self, store: Tables, redis: RedisAddress, keys: CurveKeypair) -> _Manager:
         """Build the manager and the gateway on the databases."""
         reactor, parent = self.reactor, self.parent
         threads = Threads(reactor)
@@ -250,9 +275,61 @@ class _Server:
             readiness=self.readiness,
             tls=self.config.tls,
         )
-        return directory, site
+        return _Manager(
+            directory, RedisHeartbeatStore(instances_db), site, registry, keypairs, operations, announcements
+        )
 
-    def _start_local_agent(self, redis: RedisAddress, agent_id: str) -> None:
+    async def _open_legacy_door(self, manager: _Manager, first: FirstKeypair | None) -> None:
+        """Open the ZeroMQ door to a keypair that the operator named, or in the embedded mode to this host's own.
+
+        :raises Unavailable: the one that was named does not exist.
+        """
+        config = self.config.legacy
+        access_key = config.access_key
+        if access_key is None and self.config.embedded and first is not None:
+            access_key = first.keypair.access_key
+        if access_key is None:
+            _log.info("the ZeroMQ interface is closed: --legacy-keypair names no keypair")
+            return
+        if await manager.keypairs.find(access_key) is None:
+            raise Unavailable(f"--legacy-keypair: there is no keypair {access_key}")
+        door = self._legacy_door(manager, access_key)
+        try:
+            self.parent.addService(door)
+        except CannotListenError as error:
+            where = f"port {error.port} of {error.interface}: {error.socketError}"
+            if config.access_key is not None:
+                raise Unavailable(f"the ZeroMQ interface cannot listen on {where}") from error
+            # Nobody asked for it by name: another server on this host is no reason not to start.
+            _log.error("the ZeroMQ interface is closed, as it cannot listen on {where}", where=where)
+            self.parent.removeService(door)
+            return
+        self.parent.addService(repeating(self.reactor, ACCESS_INTERVAL, door.check_access, "while checking a keypair"))
+        self.parent.addService(repeating(self.reactor, SWEEP_INTERVAL, door.sweep, "while closing terminals"))
+
+    def _legacy_door(self, manager: _Manager, access_key: str) -> LegacyDoor:
+        config = self.config.legacy
+        if not is_loopback(config.ip) and not config.curve:
+            _log.warn("whoever reaches {ip} may use the ZeroMQ interface; --legacy-curve asks for keys", ip=config.ip)
+        return LegacyDoor(
+            self.reactor,
+            self.reactor,
+            Place(config.ip, config.manager_port, config.execution_port, config.override),
+            kernels=manager.registry,
+            access=Access(manager.keypairs, access_key),
+            operations=manager.operations,
+            changes=partial(manager.announcements.subscribe, KERNEL_TOPIC),
+            curve=self._legacy_curve() if config.curve else None,
+        )
+
+    def _legacy_curve(self) -> Curve:
+        folder = self.config.state_dir / "legacy"
+        keypair = load_or_make(folder)
+        authorised = folder / "authorised"
+        authorised.mkdir(mode=0o700, exist_ok=True)
+        return Curve(keypair, AuthorisedKeys(self.reactor, authorised))
+
+    def _start_local_agent(self, redis: RedisAddress, agent_id: str) -> LocalAgent:
         """Run the agent of this host as a child."""
         given = self.config.redis
         options: dict[str, str | int | bool] = {
@@ -271,13 +348,17 @@ class _Server:
         if redis.password is not None:
             options["redis-password"] = redis.password
         refused = lambda why: fail_process(self.reactor, f"the local agent cannot start: {why}")  # noqa: E731
-        self.parent.addService(LocalAgent(self.reactor, self.reactor, self.config.state_dir, options, refused))
+        agent = LocalAgent(self.reactor, self.reactor, self.config.state_dir, options, refused)
+        self.parent.addService(agent)
+        return agent
 
-    async def _first_agent(self, directory: AgentDirectory, agent_id: str) -> None:
+    async def _first_agent(self, directory: AgentDirectory, agent_id: str, agent: LocalAgent) -> None:
         """Wait for the local agent's first heartbeat: without it nothing could be created."""
         self.readiness.expect("agent", "no heartbeat yet")
         deadline = self.reactor.seconds() + AGENT_DEADLINE
         while await directory.find(agent_id) is None:
+            if agent.early_ends >= AGENT_ATTEMPTS:
+                raise Unavailable(f"the local agent does not start: {agent.last_words}")
             if self.reactor.seconds() > deadline:
                 raise Unavailable("the local agent sends no heartbeat")
             await deferLater(self.reactor, 0.02)

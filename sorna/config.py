@@ -63,9 +63,6 @@ _COMMON = (
     Setting("state-dir", None, "directory of everything Sorna keeps on this host", shown="the user's data directory"),
     Setting("config", None, "TOML file with options by these names; flags and variables win over it"),
     Setting("debug", None, "log what is of interest to developers only", is_flag=True),
-    Setting(
-        "redis-addr", None, "Redis as HOST:PORT, redis://USER:PASSWORD@HOST:PORT or unix:///PATH", shown="a private one"
-    ),
     Setting("redis-password", None, "password of that Redis"),
     Setting("agent-port", "6011", "port on which an agent listens for managers"),
 )
@@ -77,7 +74,9 @@ _FOLDERS = (
         shown="folders in the state directory",
     ),
 )
+_REDIS = "Redis as HOST:PORT, redis://USER:PASSWORD@HOST:PORT or unix:///PATH"
 _AGENT_ONLY = (
+    Setting("redis-addr", None, f"the managers' {_REDIS}", shown="none, it must be given"),
     Setting("agent-id", None, "name of this agent, stable over restarts", shown="i- and the host's name"),
     Setting("agent-ip", "127.0.0.1", "address the agent listens on and tells the managers"),
     Setting("exit-with-parent", None, "stop when standard input closes", is_flag=True),
@@ -112,7 +111,18 @@ AGENT_SETTINGS = (*_COMMON, *_AGENT_ONLY, *_FOLDERS, *_KERNELS)
 SERVER_SETTINGS = (
     Setting("service-ip", None, "address of the REST service", shown="0.0.0.0, 127.0.0.1 in the embedded mode"),
     Setting("service-port", "0", "port of the REST service", shown="8080, 8443 with TLS"),
-    Setting("manager-port", "5001", "port of the ZeroMQ service"),
+    Setting("manager-port", "5001", "port of the ZeroMQ interface of 2016"),
+    Setting("legacy-execution-port", "6001", "port that clients of the ZeroMQ interface send executions to"),
+    Setting("legacy-ip", "127.0.0.1", "address of both these ports and of terminals"),
+    Setting(
+        "legacy-keypair",
+        None,
+        "access key that users of the ZeroMQ interface, which knows none, are charged to; without it there is no such interface",
+        shown="the first keypair in the embedded mode",
+    ),
+    Setting(
+        "legacy-curve", None, "let into the ZeroMQ interface only those with an authorised CURVE key", is_flag=True
+    ),
     Setting("ssl-cert", None, "PEM file with the certificate chain; turns TLS on together with --ssl-key"),
     Setting("ssl-key", None, "PEM file with the private key"),
     Setting("db-addr", None, "PostgreSQL as HOST:PORT or a socket directory", shown="a private one"),
@@ -120,10 +130,11 @@ SERVER_SETTINGS = (
     Setting("db-user", "postgres", "user of the database"),
     Setting("db-password", None, "password of that user"),
     *_COMMON,
+    Setting("redis-addr", None, _REDIS, shown="a private one"),
     Setting("local-agent", "auto", "yes or no: run an agent as a child process; auto: with the private Redis"),
     Setting("allow-remote", None, "let the embedded mode listen on other than loopback addresses", is_flag=True),
     Setting("example-keypair", None, "add the published example keypair; on loopback only", is_flag=True),
-    Setting("kernel-ip-override", None, "address that ZeroMQ clients are told instead of a loopback agent's"),
+    Setting("kernel-ip-override", None, "address that ZeroMQ clients are told instead of the bound one"),
     Setting("gpu-instances", None, "comma list of agents that alone get runtimes whose names end in -gpu"),
     *_FOLDERS,
     *_KERNELS,
@@ -171,6 +182,22 @@ class FoldersConfig:
 
 
 @frozen
+class LegacyConfig:
+    """The ZeroMQ interface.
+
+    :ivar access_key: None where the operator named none.
+    :ivar override: the address that clients are told; None for the bound one.
+    """
+
+    ip: str
+    manager_port: int
+    execution_port: int
+    access_key: str | None
+    curve: bool
+    override: str | None
+
+
+@frozen
 class AgentConfig:
     """Everything ``twistd sorna-agent`` needs."""
 
@@ -193,14 +220,13 @@ class ServerConfig:
     service_port: int
     ssl_cert: Path | None
     ssl_key: Path | None
-    manager_port: int
+    legacy: LegacyConfig
     agent_port: int
     database: DatabaseConfig | None
     redis: RedisConfig | None
     state_dir: Path
     local_agent: bool
     example_keypair: bool
-    kernel_ip_override: str | None
     gpu_instances: frozenset[str]
     kernels: KernelsConfig
     limits: LimitPolicy
@@ -301,14 +327,13 @@ def server_config(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Serve
         service_port=read.port("service-port") or (8443 if cert else 8080),
         ssl_cert=cert,
         ssl_key=key,
-        manager_port=read.port("manager-port"),
+        legacy=read.legacy(embedded=embedded),
         agent_port=read.port("agent-port"),
         database=database,
         redis=redis,
         state_dir=read.state_dir(),
         local_agent=local_agent == "yes" or (local_agent == "auto" and redis is None),
         example_keypair=read.yes("example-keypair"),
-        kernel_ip_override=read.address("kernel-ip-override"),
         gpu_instances=frozenset(read.names("gpu-instances")),
         kernels=read.kernels(),
         limits=read.limits(),
@@ -430,6 +455,24 @@ class _Reader:
         elif not address.startswith(("redis://", "unix://")):
             raise ConfigurationError("--redis-addr must be HOST:PORT, redis:// or unix://")
         return RedisConfig(address, self.text("redis-password"))
+
+    def legacy(self, *, embedded: bool) -> LegacyConfig:
+        ip = self.address("legacy-ip") or "127.0.0.1"
+        if embedded and not is_loopback(ip) and not self.yes("allow-remote"):
+            raise ConfigurationError(
+                f"--legacy-ip {ip}: the embedded mode listens on loopback addresses; --allow-remote permits others"
+            )
+        ports = self.port("manager-port"), self.port("legacy-execution-port")
+        if ports[0] == ports[1] != 0:
+            raise ConfigurationError("--manager-port and --legacy-execution-port must differ")
+        return LegacyConfig(
+            ip=ip,
+            manager_port=ports[0],
+            execution_port=ports[1],
+            access_key=self.text("legacy-keypair"),
+            curve=self.yes("legacy-curve"),
+            override=self.address("kernel-ip-override"),
+        )
 
     def kernels(self) -> KernelsConfig:
         python = self.text("kernel-python") or sys.executable

@@ -117,15 +117,15 @@ class Socket(ZmqConnection):
         self.highWaterMark = most_queued
         super().__init__(sockets)
 
-    def send(self, parts: Sequence[bytes]) -> Sent:
-        """Hand a message to ZeroMQ. ``GONE`` only where the socket is a ROUTER that was told to tell."""
+    def send(self, parts: Sequence[bytes | zmq.Frame]) -> Sent:
+        """Hand a message to ZeroMQ; a frame is not copied. ``GONE`` only where the socket is a ROUTER that was told to tell."""
         if self.closed:
             return Sent.GONE
         sent = Sent.AWAY
         try:
             for part in parts[:-1]:
-                self.socket.send(part, zmq.NOBLOCK | zmq.SNDMORE)
-            self.socket.send(parts[-1], zmq.NOBLOCK)
+                self._hand_over(part, zmq.NOBLOCK | zmq.SNDMORE)
+            self._hand_over(parts[-1], zmq.NOBLOCK)
         except zmq.Again:
             sent = Sent.FULL
             if self._blocked is None:
@@ -137,6 +137,12 @@ class Socket(ZmqConnection):
         if self.read_scheduled is None and self._events() & zmq.POLLIN:
             self._read_later()
         return sent
+
+    def _hand_over(self, part: bytes | zmq.Frame, flags: int) -> None:
+        if isinstance(part, bytes):
+            self.socket.send(part, flags)
+        else:
+            self.socket.send(part, flags, copy=False, track=part.tracker is not None)
 
     def doRead(self) -> None:
         """Take what came in, for a turn's worth of messages and time."""

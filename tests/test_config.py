@@ -67,6 +67,30 @@ class ServerConfigTests(UnitTestCase):
         self.assertEqual((config.service_ip, config.service_port), ("127.0.0.1", 8080))
         self.assertEqual(str(config.state_dir), default_state_dir())
 
+    def test_zeromq_interface(self) -> None:
+        """It is on loopback unless told otherwise, at the ports of 2016, and charged to nobody by default."""
+        legacy = server_config({}, {}).legacy
+        self.assertEqual((legacy.ip, legacy.manager_port, legacy.execution_port), ("127.0.0.1", 5001, 6001))
+        self.assertEqual((legacy.access_key, legacy.curve, legacy.override), (None, False, None))
+        external = {"db-addr": "10.0.0.1", "redis-addr": "10.0.0.2"}
+        self.assertEqual(server_config(external, {}).legacy.ip, "127.0.0.1")
+        legacy = server_config(
+            {**external, "legacy-ip": "0.0.0.0", "kernel-ip-override": "localhost", "legacy-curve": 1},
+            {"SORNA_LEGACY_KEYPAIR": "AKIAX"},
+        ).legacy
+        self.assertEqual(
+            (legacy.ip, legacy.override, legacy.curve, legacy.access_key), ("0.0.0.0", "127.0.0.1", True, "AKIAX")
+        )
+        for options in (
+            {"legacy-ip": "10.0.0.1"},
+            {"legacy-ip": "host.example"},
+            {"manager-port": "6001"},
+            {"kernel-ip-override": "somewhere"},
+        ):
+            with self.assertRaisesRegex(ConfigurationError, next(iter(options))):
+                server_config(options, {})
+        self.assertEqual(server_config({"legacy-ip": "10.0.0.1", "allow-remote": 1}, {}).legacy.ip, "10.0.0.1")
+
     def test_external_databases(self) -> None:
         """With both addresses nothing is embedded, no agent is started, and all interfaces are served."""
         config = server_config({"db-addr": "10.0.0.1:5433", "db-password": "pw", "redis-addr": "10.0.0.2"}, {})

@@ -13,33 +13,66 @@ def cancel(call: IDelayedCall | None) -> None:
         call.cancel()
 
 
-class Budget:
-    """Seconds that may be spent, with pauses that do not count."""
+# Seconds between two looks at whether somebody who says that he waits really does.
+LOOK = 5.0
 
-    def __init__(self, clock: IReactorTime, seconds: float, spent: Callable[[], None]) -> None:
+
+class Budget:
+    """Seconds that may be spent: of wall time while it goes, and of processor time while it pauses.
+
+    A run that waits for a line costs nothing; one of whose threads waits while the others compute pays for that.
+
+    :param computed: processor time used so far, in seconds.
+    """
+
+    def __init__(
+        self, clock: IReactorTime, seconds: float, computed: Callable[[], float], spent: Callable[[], None]
+    ) -> None:
         self._clock = clock
         self._left = seconds
+        self._computed = computed
         self._spent = spent
         self._since = 0.0
         self._timer: IDelayedCall | None = None
+        self._paused = True
 
     def go(self) -> None:
-        """Let time count; harmless while it does."""
-        if self._timer is None:
+        """Let wall time count; harmless while it does."""
+        if self._paused:
+            if self._timer is not None:
+                self._charge(self._computed())
+            self._paused = False
             self._since = self._clock.seconds()
-            self._timer = self._clock.callLater(max(self._left, 0.0), self._fire)
+            self._restart(max(self._left, 0.0))
 
     def pause(self) -> None:
-        """Let time not count; harmless while it does not."""
-        if self._timer is not None:
-            cancel(self._timer)
-            self._timer = None
-            self._left -= self._clock.seconds() - self._since
+        """Let processor time count instead; harmless while it does."""
+        if not self._paused:
+            self._charge(self._clock.seconds())
+            self._paused = True
+            self._since = self._computed()
+            self._restart(LOOK)
 
-    def _fire(self) -> None:
+    def stop(self) -> None:
+        """Count no more."""
+        cancel(self._timer)
         self._timer = None
-        self._left = 0.0
-        self._spent()
+
+    def _charge(self, now: float) -> None:
+        self._left -= max(0.0, now - self._since)
+        self._since = now
+
+    def _restart(self, delay: float) -> None:
+        cancel(self._timer)
+        self._timer = self._clock.callLater(delay, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        self._charge(self._computed() if self._paused else self._clock.seconds())
+        if self._left > 0.0 and self._paused:
+            self._restart(LOOK)
+        else:
+            self._spent()
 
 
 class IdleWatch:

@@ -158,8 +158,7 @@ class Kernel:
             self._touch()
 
     async def read_output(self, request: OutputRequest) -> RunReply:
-        """Read a run's output from a number on; see :meth:`sorna.agent.runs.Runs.read`."""
-        self._touch()
+        """Read a run's output from a number on; see :meth:`sorna.agent.runs.Runs.read`. Being looked at is no use."""
         return await self.runs.read(request)
 
     def interrupt(self) -> None:
@@ -355,10 +354,16 @@ class Kernel:
             "build": request.build,
             "exec": request.exec,
             "build_log": request.build_log,
+            "unattended": request.unattended,
         }
         self._send(frames.RUN, to_json(frame))
         if self.limits.execution_timeout > 0:
-            self._budget = Budget(self._reactor, self.limits.execution_timeout, self._took_too_long)
+            self._budget = Budget(
+                self._reactor,
+                self.limits.execution_timeout,
+                lambda: self._confined.usage().cpu_used / 1000,
+                self._took_too_long,
+            )
             self._budget.go()
 
     def send_input(self, run: Run, text: str) -> None:
@@ -417,7 +422,7 @@ class Kernel:
 
     def _stop_run_timers(self) -> None:
         if self._budget is not None:
-            self._budget.pause()
+            self._budget.stop()
             self._budget = None
         cancel(self._obey)
         self._obey = None
@@ -453,7 +458,7 @@ class Kernel:
         self._reason = reason
         self._channel.close()
         self._tail.append(verdict.sentence.encode())
-        self.runs.close(verdict.exit_code, verdict.sentence)
+        self.runs.close(verdict.exit_code, verdict.sentence, timed_out=verdict.timed_out)
         self._replies.fail_all(f"The kernel has ended ({reason}).")
         self._ready.fail(AgentFailed(f"The kernel ended before it was ready ({reason})."))
         self.terminal.end(f"The kernel has ended ({reason}).")

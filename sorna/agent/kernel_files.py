@@ -22,6 +22,8 @@ from sorna.model.file import FileEntry, FilePiece
 UPLOAD_DEADLINE = 25.0
 READ_DEADLINE = 8.0
 MAX_PATH = 4096
+# What Linux takes for an offset.
+MAX_OFFSET = 2**63 - 1
 # Even a name of which every character is escaped fits beside it into one frame.
 MAX_UPLOAD = frames.MAX_PAYLOAD - 64 * KIB
 MAX_PENDING_UPLOADS = 64 * 1024 * KIB
@@ -94,7 +96,7 @@ class KernelFiles:
         """
         _check_path(path)
         size = max(0, min(size, MAX_PIECE))
-        piece = await self._ask(frames.READ, {"path": path, "offset": max(0, offset), "size": size})
+        piece = await self._ask(frames.READ, {"path": path, "offset": max(0, min(offset, MAX_OFFSET)), "size": size})
         if not isinstance(piece, FilePiece) or len(piece.content) > size:
             raise AgentFailed("The kernel gave another piece of a file than was asked for.")
         return piece

@@ -13,7 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
@@ -142,6 +142,9 @@ class Pool:
     async def _make(self, recipe: Recipe) -> None:
         try:
             kernel = await self._factory.make(recipe, self._on_ended)
+        except CancelledError:
+            if self._running:
+                raise
         except SornaError as error:
             if not self._running:
                 return  # it was not made because the pool stops

@@ -36,6 +36,7 @@ class Ending:
 
     :ivar signal: the signal that ended the process, where one did.
     :ivar reset: whether the in-memory state was lost.
+    :ivar timed_out: whether it was ended because it passed its time limit.
     """
 
     exit_code: int | None
@@ -43,6 +44,7 @@ class Ending:
     files: Sequence[str] = ()
     signal: int | None = None
     reset: bool = False
+    timed_out: bool = False
 
 
 @define(eq=False)
@@ -122,6 +124,7 @@ class Run:
             exceptions=tuple(ending.exceptions),
             first_seq=piece.first_seq,
             next_seq=piece.next_seq,
+            timed_out=ending.timed_out,
         )
 
     def read(self, seq: int, most: int) -> RunReply:

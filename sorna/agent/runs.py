@@ -42,7 +42,8 @@ MAX_RUN_ID = 128
 MAX_TYPED_AHEAD = 64 * KIB
 KEEP_RUNS = 32
 KEEP_BYTES = 8 * 1024 * KIB
-KEEP_PER_RUN = 256 * KIB
+# An answer that was lost on its way can be read again, whatever its size but for runs that nobody polls.
+KEEP_PER_RUN = GATHER + 256 * KIB
 READ_PIECE = 256 * KIB
 RETENTION = 300.0
 
@@ -306,22 +307,23 @@ class Runs:
         self._held = self._closed
         self._start_next()
 
-    def end_all(self, exit_code: int, sentence: str) -> None:
-        """End the current run and every queued one, saying why on stderr."""
+    def end_all(self, exit_code: int, sentence: str, *, timed_out: bool = False) -> None:
+        """End the current run and every queued one, saying why on stderr; only the current one can have timed out."""
         held, self._held = self._held, True
-        ending = [self.current] if self.current is not None else []
+        current = self.current
+        ending = [current] if current is not None else []
         ending.extend(self._queue)
         self.current = None
         self._queue.clear()
         for run in ending:
             run.log.append(STDERR, sentence.encode())
-            self._end(run, Ending(exit_code, reset=True))
+            self._end(run, Ending(exit_code, reset=True, timed_out=timed_out and run is current))
         self._held = held
 
-    def close(self, exit_code: int, sentence: str) -> None:
+    def close(self, exit_code: int, sentence: str, *, timed_out: bool = False) -> None:
         """End everything for good; what is unread can be read until it is forgotten."""
         self._closed = self._held = True
-        self.end_all(exit_code, sentence)
+        self.end_all(exit_code, sentence, timed_out=timed_out)
 
     def forget(self) -> None:
         """Let go of everything, timers included."""

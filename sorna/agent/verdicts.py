@@ -22,17 +22,17 @@ SIGKILL = 9
 
 @frozen
 class Verdict:
-    """Why the agent ends a run: the exit code it gets, and the sentence on its stderr."""
+    """Why the agent ends a run: the exit code it gets, the sentence on its stderr, and whether time was the reason."""
 
     exit_code: int
     sentence: str
+    timed_out: bool = False
 
 
 def execution_timeout(limits: Limits) -> Verdict:
     """Tell a run that it computed for too long."""
-    return Verdict(
-        LIMIT_PASSED, f"The run was ended: it took longer than its limit of {limits.execution_timeout:g} seconds.\n"
-    )
+    sentence = f"The run was ended: it took longer than its limit of {limits.execution_timeout:g} seconds.\n"
+    return Verdict(LIMIT_PASSED, sentence, timed_out=True)
 
 
 def output_size(limits: Limits) -> Verdict:
@@ -97,6 +97,7 @@ def judge(
     if verdict is not None:
         sentences = (*sentences, verdict.sentence)
         exit_code = verdict.exit_code
+        ending = attrs.evolve(ending, timed_out=verdict.timed_out)
     return attrs.evolve(ending, exit_code=exit_code), sentences
 
 

@@ -24,7 +24,17 @@ from twisted.python.failure import Failure
 EX_CONFIG = 78
 FIRST_DELAY, LONGEST_DELAY = 0.5, 10.0
 STOP_TIMEOUT = 15.0
-_PASSED_ON = ("PATH", "LANG", "LC_ALL", "HOME", "PYTHONPATH", "TMPDIR", "JAVA_HOME", "COVERAGE_PROCESS_START")
+_PASSED_ON = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "HOME",
+    "PYTHONPATH",
+    "LD_LIBRARY_PATH",
+    "TMPDIR",
+    "JAVA_HOME",
+    "COVERAGE_PROCESS_START",
+)
 
 
 def write_options(path: Path, options: Mapping[str, str | int | bool]) -> None:
@@ -66,6 +76,7 @@ class LocalAgent(Service):
 
     :param options: the agent's options, written to ``<state_dir>/agent.toml``.
     :param refused: called once, with the agent's last words, when it says that it can never start.
+    :ivar early_ends: how often in a row it ended within a minute.
     """
 
     _log = Logger()
@@ -88,6 +99,12 @@ class LocalAgent(Service):
         self._transport: IProcessTransport | None = None
         self._protocol: _AgentProcess | None = None
         self._last_lines: list[str] = []
+        self.early_ends = 0
+
+    @property
+    def last_words(self) -> str:
+        """What the agent said last, for an error message."""
+        return self._last_lines[-1].removeprefix("sorna: ") if self._last_lines else "it does not say why"
 
     def startService(self) -> None:
         """Start the agent."""
@@ -124,7 +141,6 @@ class LocalAgent(Service):
 
     def _spawn(self) -> None:
         self._again = None
-        self._last_lines = []
         protocol = _AgentProcess(self._say)
         protocol.ended.addErrback(self._ended, self._clock.seconds())
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
@@ -142,10 +158,11 @@ class LocalAgent(Service):
         if not self.running:
             return
         if reason.check(ProcessDone) is None and getattr(reason.value, "exitCode", None) == EX_CONFIG:
-            self._refused(self._last_lines[-1].removeprefix("sorna: ") if self._last_lines else "it does not say why")
+            self._refused(self.last_words)
             return
+        self.early_ends += 1
         if self._clock.seconds() - started_at > 60:
-            self._delay = FIRST_DELAY
+            self._delay, self.early_ends = FIRST_DELAY, 0
         self._log.error("the local agent is gone: {reason}; again in {delay} s", reason=reason.value, delay=self._delay)
         self._again = self._clock.callLater(self._delay, self._spawn)
         self._delay = min(2 * self._delay, LONGEST_DELAY)

@@ -133,7 +133,7 @@ class Reply:
 
     :ivar body: the whole body; a 204 has none.
     :ivar stream: the body instead, where it is long or never ends.
-    :ivar owner: the access key in whose name a stream or a session is open; the gate fills it in.
+    :ivar owner: the access key in whose name a stream is open; the gate fills it in.
     :ivar session: what a route for WebSockets answers, instead of everything else.
     """
 

@@ -90,7 +90,7 @@ class Gate:
                     stored_to=incoming.stored_to,
                 )
             )
-            if keypair is not None and (reply.stream is not None or reply.session is not None):
+            if keypair is not None and reply.stream is not None:
                 reply = evolve(reply, owner=keypair.access_key)
         except CancelledError:
             if incoming.gone():

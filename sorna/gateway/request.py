@@ -14,6 +14,7 @@ whichever comes first.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
@@ -296,24 +297,34 @@ class Channel(HTTPChannel):
 
 
 class LimitedSite(Site):
-    """A site whose connections are :class:`Channel` and which writes no access log."""
+    """A site whose connections are :class:`Channel` and which writes no access log.
+
+    :param on_stop: is called when the port closes; connections go on.
+    """
 
     protocol = Channel  # type: ignore[assignment]  # not the one that may switch to HTTP/2: limits and timing are ours
     requestFactory = Request
 
     def __init__(
-        self, resource: IResource, reactor: IReactorTime, limits: ReadingLimits, receivers: Receivers | None = None
+        self,
+        resource: IResource,
+        reactor: IReactorTime,
+        limits: ReadingLimits,
+        on_stop: Callable[[], None],
+        receivers: Receivers | None = None,
     ) -> None:
         super().__init__(resource, timeout=limits.idle_time, reactor=reactor, parsePOSTFormSubmission=False)
         self.limits = limits
         self.receivers = receivers
         self.budget = BodyBudget(limits.together)
+        self._on_stop = on_stop
 
     def startFactory(self) -> None:
         """Start without the clock that stamps access log lines."""
 
     def stopFactory(self) -> None:
-        """Stop; nothing was started."""
+        """Tell that the port has closed."""
+        self._on_stop()
 
     def log(self, request: Any) -> None:
         """Write nothing: what matters is logged where it happens."""

@@ -33,8 +33,9 @@ from sorna.gateway import cross_origin, streaming
 from sorna.gateway.call import Access, Call, Reply, Stream
 from sorna.gateway.gate import Answer, Gate, Incoming, era_of
 from sorna.gateway.interfaces import Keypairs
+from sorna.gateway.open_sessions import OpenSessions
 from sorna.gateway.problems import BadRequest, Era, MethodNotAllowed, UnknownPath
-from sorna.gateway.revocation import GuardedSession, when_revoked
+from sorna.gateway.watching import WatchedSession, when_revoked
 from sorna.gateway.websockets import Session, WebSockets
 
 A = TypeVar("A")
@@ -60,7 +61,7 @@ class Route:
     :ivar versioned: whether the path is found below ``/v1`` and so on besides the root.
     :ivar needs_ready: whether it answers 503 until the process is ready.
     :ivar websocket: whether it is opened by a WebSocket's handshake, and answers with a session.
-    :ivar plain: whether it answers requests without a handshake as well.
+    :ivar plain: whether a route for WebSockets answers requests without a handshake as well.
     """
 
     method: str
@@ -69,7 +70,7 @@ class Route:
     versioned: bool = True
     needs_ready: bool = False
     websocket: bool = False
-    plain: bool = True
+    plain: bool = False
 
 
 @frozen
@@ -94,26 +95,14 @@ class Router(Generic[A]):
         versioned: bool = True,
         needs_ready: bool = False,
         websocket: bool = False,
-        plain: bool | None = None,
+        plain: bool = False,
     ) -> Callable[[Handler[A]], Handler[A]]:
         """Declare that a method of the area's class answers routes; several declarations may be stacked on one method."""
 
         def declare(handler: Handler[A]) -> Handler[A]:
-            self._declared.extend(
-                (
-                    Route(
-                        method,
-                        path,
-                        access,
-                        versioned,
-                        needs_ready,
-                        websocket,
-                        not websocket if plain is None else plain,
-                    ),
-                    handler,
-                )
-                for path in paths
-            )
+            for path in paths:
+                route = Route(method, path, access, versioned, needs_ready, websocket, plain)
+                self._declared.append((route, handler))
             return handler
 
         return declare
@@ -132,11 +121,12 @@ class Application(Resource):
 
     isLeaf = True
 
-    def __init__(self, gate: Gate, keypairs: Keypairs, websockets: WebSockets, routes: Iterable[BoundRoute]) -> None:
+    def __init__(self, gate: Gate, websockets: WebSockets, keypairs: Keypairs, routes: Iterable[BoundRoute]) -> None:
         super().__init__()
         self._gate = gate
-        self._keypairs = keypairs
         self._websockets = websockets
+        self._sessions = OpenSessions()
+        self._keypairs = keypairs
         self._bound = tuple(routes)
         self._klein = Klein()
         self._klein.url_map.strict_slashes = False
@@ -153,6 +143,10 @@ class Application(Resource):
     def routes(self) -> Sequence[Route]:
         """Every route there is."""
         return [bound.route for bound in self._bound]
+
+    def going_away(self) -> None:
+        """Close what is open over WebSockets, because the server stops."""
+        self._sessions.going_away()
 
     def render(self, request: Request) -> int:
         """Answer a request; see Note [What Klein would do by itself]."""
@@ -210,10 +204,7 @@ class Application(Resource):
         answer = self._opening(incoming, bound.answer) if handshake else bound.answer
         reply = await self._gate.pass_through(incoming, answer, route.access, needs_ready=route.needs_ready)
         if reply.session is not None:
-            session = reply.session
-            if reply.owner is not None:
-                session = GuardedSession(session, self._keypairs, reply.owner)
-            return _Upgrading(self._websockets, session)
+            return _Upgrading(self._websockets, reply.session)
         body = write_head(request, reply)
         if reply.stream is not None:
             await self._send(request, reply.stream, reply.owner)
@@ -235,7 +226,13 @@ class Application(Resource):
 
         async def open_session(call: Call) -> Reply:
             self._websockets.check(incoming.headers, incoming.body)
-            return await answer(evolve(call, handshake=True))
+            reply = await answer(evolve(call, handshake=True))
+            if reply.session is None:
+                return reply
+            session = self._sessions.keep(reply.session)
+            if call.keypair is not None:
+                session = WatchedSession(session, self._keypairs, call.access_key)
+            return evolve(reply, session=session)
 
         return open_session
 

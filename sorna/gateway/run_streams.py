@@ -96,6 +96,10 @@ class RunSession:
             if pending is not None:
                 pending.cancel()
 
+    def going_away(self) -> None:
+        """See ``Departing``: the run goes on, and can be read from the number that was told last."""
+        self._say_error(Unavailable("The server is restarting."))
+
     # The run.
 
     def _begin(self, text: str) -> None:

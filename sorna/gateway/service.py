@@ -48,17 +48,17 @@ def make_application(
         KernelRoutes.router.bind(KernelRoutes(kernels, operations)),
         FileRoutes.router.bind(FileRoutes(kernels)),
         RunRoutes.router.bind(RunRoutes(kernels)),
-        TerminalRoutes.router.bind(TerminalRoutes(kernels, operations)),
         FolderRoutes.router.bind(FolderRoutes(folders, operations)),
         FolderFileRoutes.router.bind(FolderFileRoutes(folders, operations)),
         TransferRoutes.router.bind(TransferRoutes(transfers, operations, tls)),
         OutputRoutes.router.bind(OutputRoutes(kernels)),
         EventRoutes.router.bind(EventRoutes(kernels, reactor)),
+        TerminalRoutes.router.bind(TerminalRoutes(kernels, operations)),
         AdministrationRoutes.router.bind(AdministrationRoutes(administration, operations)),
         OperationRoutes.router.bind(OperationRoutes(readiness)),
     )
     websockets = WebSockets(reactor, websocket_limits or WebSocketLimits())
-    return Application(gate, keypairs, websockets, (route for area in areas for route in area))
+    return Application(gate, websockets, keypairs, (route for area in areas for route in area))
 
 
 def make_site(
@@ -93,4 +93,5 @@ def make_site(
         tls=tls,
         websocket_limits=websocket_limits,
     )
-    return LimitedSite(application, reactor, limits or ReadingLimits(), Receivers(transfers, operations))
+    receivers = Receivers(transfers, operations)
+    return LimitedSite(application, reactor, limits or ReadingLimits(), application.going_away, receivers)

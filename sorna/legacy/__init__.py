@@ -1,1 +1,1 @@
-"""The ZeroMQ door for clients of 2016; knows the wire dialect and the manager, nothing beneath it."""
+"""The ZeroMQ door: what programs of 2016 speak, with today's manager behind it."""

@@ -89,7 +89,7 @@ class Creation:
                 raise Unavailable("Another request is still working on this session.")
 
     async def _spec(self, request: CreateRequest) -> KernelSpec:
-        if not valid_session_token(request.session_token):
+        if not request.names_joined and not valid_session_token(request.session_token):
             raise InvalidRequest(
                 "clientSessionToken must be 4 to 80 of A-Z a-z 0-9 _ . - with a letter or digit at both ends"
             )

@@ -99,11 +99,11 @@ class Registry:
             raise KernelRestartFailed from error
         await self._running_again(place.kernel_id, "restarted")
 
-    async def destroy(self, access_key: str, reference: str) -> Usage:
+    async def destroy(self, access_key: str, reference: str, reason: str = "user-requested") -> Usage:
         """End a kernel and give what it used; a second request while the first is under way waits for the same end."""
         kernel = await self._kernel_to_destroy(access_key, reference)
         try:
-            return await self.ending.destroy(kernel, "user-requested")
+            return await self.ending.destroy(kernel, reason)
         except AgentError as error:
             raise KernelDestructionFailed from error
 
@@ -183,6 +183,11 @@ class Registry:
             if isinstance(error.__cause__, AgentRefused):
                 raise InvalidRequest(error.__cause__.detail) from error
             raise
+
+    async def lives(self, access_key: str, reference: str) -> bool:
+        """Tell whether the owner has such a kernel, without counting a query."""
+        kernel = await self._row(access_key, reference)
+        return kernel is not None and not kernel.status.final
 
     async def _place(self, access_key: str, reference: str, *, count: bool = True) -> KernelPlace:
         """Find a live kernel of this owner and count the query; the one place where ownership is decided."""

@@ -28,6 +28,8 @@ class CreateRequest:
     """A wish for a kernel, with the client's own spellings.
 
     :ivar runtime: name or alias.
+    :ivar names_joined: whether the token is what the ZeroMQ door made of a client's names. Such a token holds a colon, which
+        no client may choose as its own, so that the two kinds never meet.
     :ivar memory: bytes; 0 for the runtime's default.
     :ivar execution_timeout: seconds; 0 for the default.
     :ivar cpu_cores: 0 for the default.
@@ -42,6 +44,7 @@ class CreateRequest:
     cpu_cores: float = 0.0
     environ: Mapping[str, str] = field(factory=dict)
     tag: str | None = None
+    names_joined: bool = False
     reuse: bool = True
     mounts: Sequence[MountWish] = ()
 

@@ -39,6 +39,8 @@ class RunRequest:
     :ivar exec: batch: the command to run, likewise.
     :ivar build_log: batch: whether the client wants the build's output although it succeeded.
     :ivar wait: seconds after which to answer ``continued``; None waits for the end.
+    :ivar unattended: nobody can type, so that reading input finds its end; and an uncaught exception is wanted as a record
+        only, not as a traceback on stderr.
     :ivar eager: answer as soon as there is any output.
     """
 
@@ -49,6 +51,7 @@ class RunRequest:
     exec: str | None = None
     build_log: bool = False
     wait: float | None = 2.0
+    unattended: bool = False
     eager: bool = False
     clean: str | None = None
 
@@ -74,6 +77,7 @@ class RunReply:
         data]`` for media. Neighbouring pieces of the same text stream are merged.
     :ivar options: for waiting-input ``{"is_password": bool}``; for finished ``{}``; else None.
     :ivar exit_code: the process's exit status once known; None while the run goes on.
+    :ivar timed_out: whether the run was ended because it passed its time limit.
     :ivar first_seq: number of the first record of this piece, and ``next_seq`` the one to ask for next.
     :ivar missing: how many bytes before ``first_seq`` were asked for and are not kept any more.
     """
@@ -87,6 +91,7 @@ class RunReply:
     exceptions: Sequence[RunException] = field(factory=tuple)
     first_seq: int = 0
     next_seq: int = 0
+    timed_out: bool = False
     missing: int = 0
 
 

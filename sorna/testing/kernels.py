@@ -104,13 +104,21 @@ class MemoryKernels:
         kernel.starts += 1
         self.tell(kernel, KernelStatus.RUNNING, "restarted")
 
-    async def destroy(self, access_key: str, reference: str) -> Usage:
+    async def destroy(self, access_key: str, reference: str, reason: str = "user-requested") -> Usage:
         """Forget a kernel."""
         kernel = self._use("destroy", access_key, reference)
         del self.live[kernel.id]
-        kernel.terminal.end("user-requested")
-        self.tell(kernel, KernelStatus.TERMINATED, "user-requested")
+        kernel.terminal.end(reason)
+        self.tell(kernel, KernelStatus.TERMINATED, reason)
         return Usage(cpu_used=12.5, mem_max_bytes=1024)
+
+    async def lives(self, access_key: str, reference: str) -> bool:
+        """Tell whether there is such a kernel."""
+        try:
+            self._find(access_key, reference)
+        except KernelNotFound:
+            return False
+        return True
 
     async def execute(self, access_key: str, reference: str, request: RunRequest) -> RunReply:
         """Answer a run with :attr:`on_execute`."""

@@ -43,6 +43,7 @@ class RunningServer:
     :ivar endpoint: for instance ``http://127.0.0.1:40123``.
     :ivar pid: the server's process id, or 0 for one that was running before.
     :ivar folder: the temporary directory with ``state`` and ``server.log``; None for one that was running before.
+    :ivar manager_port, execution_port: the two of the ZeroMQ interface.
     """
 
     endpoint: str
@@ -50,6 +51,8 @@ class RunningServer:
     secret_key: str
     pid: int = 0
     folder: Path | None = None
+    manager_port: int = 5001
+    execution_port: int = 6001
 
     @property
     def log(self) -> str:
@@ -64,13 +67,15 @@ def running_server(*arguments: str) -> Iterator[RunningServer]:
     :param arguments: more options for ``twistd sorna``; they win over the fixture's.
     :raises ServerDidNotStart: with what it said.
     """
+    owner = os.getpid()
     # Readable for other users but not listable: the database of a server that root starts runs as somebody else.
     folder = Path(tempfile.mkdtemp(prefix="sorna-test-"))
     folder.chmod(0o711)
     try:
-        service, manager, agent = free_ports(3)
+        service, manager, execution, agent = free_ports(4)
+        ports = f"--service-port={service} --manager-port={manager} --legacy-execution-port={execution} --agent-port={agent}"
         command = server_command(
-            f"--service-ip=127.0.0.1 --service-port={service} --manager-port={manager} --agent-port={agent}".split(),
+            ["--service-ip=127.0.0.1", *ports.split()],
             ["--state-dir", str(folder / "state"), "--example-keypair", *arguments],
         )
         with (folder / "server.log").open("wb") as log:
@@ -85,13 +90,18 @@ def running_server(*arguments: str) -> Iterator[RunningServer]:
             )
         try:
             endpoint = f"http://127.0.0.1:{service}"
-            server = RunningServer(endpoint, EXAMPLE_ACCESS_KEY, EXAMPLE_SECRET_KEY, process.pid, folder)
+            server = RunningServer(
+                endpoint, EXAMPLE_ACCESS_KEY, EXAMPLE_SECRET_KEY, process.pid, folder, manager, execution
+            )
             _wait_until_ready(server, process, service)
             yield server
         finally:
-            _end(process)
+            if os.getpid() == owner:
+                _end(process)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        # A fork that lets go of the fixture comes here too, and the server is not the fork's.
+        if os.getpid() == owner:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def server_command(*parts: Sequence[str]) -> list[str]:

@@ -108,13 +108,14 @@ class FakeKernel:
         self.answers_ready = True
         self.obedient = True
         self.kills = 0
+        self.computed = 0.0
         self.gone = False
         self.adjusted: list[Limits] = []
         self.hits = LimitHits(0, 0)
         self._reader = FrameReader()
 
     def usage(self) -> Usage:
-        return USAGE
+        return evolve(USAGE, cpu_used=USAGE.cpu_used + 1000 * self.computed)
 
     def limit_hits(self) -> LimitHits:
         return self.hits

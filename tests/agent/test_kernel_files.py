@@ -83,8 +83,10 @@ class ReadTests(KernelTestCase):
     def test_piece(self) -> None:
         """A piece comes raw behind a header, and never more is asked for than one may have."""
         init = self.create()
-        read = self.start(self.kernels.read_file(self.kernel_id, "a", 5, 1 << 30))
-        self.assertEqual(init.sent(frames.READ), [{"request": 1, "path": "a", "offset": 5, "size": MAX_PIECE}])
+        read = self.start(self.kernels.read_file(self.kernel_id, "a", 1 << 70, 1 << 30))
+        self.assertEqual(
+            init.sent(frames.READ), [{"request": 1, "path": "a", "offset": module.MAX_OFFSET, "size": MAX_PIECE}]
+        )
         init.say(frames.CONTENT, json.dumps({"request": 1, "size": 9}).encode() + b"\0\0\0ab")
         self.flow()
         self.assertEqual(self.successResultOf(read), FilePiece(9, b"\0\0ab"))

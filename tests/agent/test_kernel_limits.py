@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
+from sorna.agent import deadlines
 from sorna.agent import kernel as module
 from sorna.agent.interfaces import LimitHits
 from sorna.agent.runners import frames
@@ -33,7 +34,7 @@ class LimitTests(KernelTestCase):
         self.assertEqual(init.sent(frames.KILL_RUN), [])
         self.advance(0.2)
         reply = self.run_to_kill(answer, init)
-        self.assertEqual((reply.status, reply.exit_code), (RunStatus.FINISHED, 124))
+        self.assertEqual((reply.status, reply.exit_code, reply.timed_out), (RunStatus.FINISHED, 124, True))
         self.assertEqual(text_of(reply), "so far")
         self.assertEqual(text_of(reply, "stderr"), "The run was ended: it took longer than its limit of 5 seconds.\n")
         self.advance(10)
@@ -51,6 +52,23 @@ class LimitTests(KernelTestCase):
         self.advance(3.9)
         self.assertEqual(init.sent(frames.KILL_RUN), [])
         self.advance(0.2)
+        self.assertEqual(len(init.sent(frames.KILL_RUN)), 1)
+        init.finish(137, reset=True)
+        self.flow()
+
+    def test_computing_while_waiting_is_counted(self) -> None:
+        """A run of which one thread waits while others compute pays for the processor's time."""
+        init = self.create(execution_timeout=20.0)
+        self.execute(query(wait=None))
+        self.advance(2)
+        init.wait_for_input()
+        self.flow()
+        for _ in range(3):
+            init.computed += 5.0
+            self.advance(deadlines.LOOK)
+        self.assertEqual(init.sent(frames.KILL_RUN), [])
+        init.computed += 5.0
+        self.advance(deadlines.LOOK)
         self.assertEqual(len(init.sent(frames.KILL_RUN)), 1)
         init.finish(137, reset=True)
         self.flow()

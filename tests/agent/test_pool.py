@@ -149,6 +149,14 @@ class PoolTroubleTests(PoolTestCase):
         self.assertTrue(all(kernel.gone for kernel in self.made()))
         self.assertEqual((len(self.pool), self.flushLoggedErrors()), (0, []))
 
+    def test_stop_before_init_is_ready(self) -> None:
+        """Giving up a kernel whose first process is still getting ready is no failure."""
+        self.sandbox.answers_ready = False
+        self.begin()
+        self.successResultOf(self.start(self.pool.stop()))
+        self.assertTrue(all(kernel.gone for kernel in self.made()))
+        self.assertEqual((len(self.made()), self.flushLoggedErrors()), (1, []))
+
     def test_ready_kernel_that_does_not_end(self) -> None:
         """Stopping gives it up after a bound."""
         self.begin()

@@ -54,6 +54,7 @@ class CallTests(KernelTestCase):
                     "build": "make",
                     "exec": "./x",
                     "build_log": True,
+                    "unattended": False,
                 }
             ],
         )

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import uuid
+from typing import Protocol
 
 from twisted.trial.unittest import TestCase
 
 from sorna.errors import InvalidRequest, KernelAlreadyExists, KernelNotFound, QuotaExceeded, RuntimeUnknown
-from sorna.gateway.interfaces import Kernels
+from sorna.gateway import interfaces as gateway
+from sorna.legacy import interfaces as legacy
 from sorna.manager.interfaces import UploadFile
 from sorna.manager.requests import Created, CreateRequest, KernelEvent
-from sorna.model.kernel import KernelStatus, short_id
+from sorna.model.kernel import KernelStatus, Usage, short_id
 from sorna.model.run import OutputRequest, RunMode, RunRequest, RunStatus
 from sorna.testing.terminals import MemoryViewer
 
 OWNER = "AKIAIOSFODNN7EXAMPLE"
 STRANGER = "AKIANABBDUSEREXAMPLE"
 TOKEN = "contract-token"
+
+
+class Kernels(gateway.Kernels, legacy.Kernels, Protocol):
+    """What both doors want."""
+
+    async def destroy(self, access_key: str, reference: str, reason: str = "user-requested") -> Usage: ...
 
 
 class KernelsContract(TestCase):
@@ -113,6 +121,22 @@ class KernelsContract(TestCase):
         await self.refused(KernelNotFound, STRANGER, short_id(kernel_id))
         await self.refused(KernelNotFound, STRANGER, TOKEN)
         self.assertEqual((await self.kernels.info(OWNER, TOKEN)).num_queries, 1)
+
+    async def test_lives(self) -> None:
+        """Whether a kernel lives can be asked without counting, and only by its owner."""
+        kernel_id = str((await self.create()).kernel_id)
+        self.assertTrue(await self.kernels.lives(OWNER, kernel_id))
+        self.assertFalse(await self.kernels.lives(STRANGER, kernel_id))
+        self.assertEqual((await self.kernels.info(OWNER, TOKEN)).num_queries, 1)
+        await self.kernels.destroy(OWNER, TOKEN, "for a reason")
+        self.assertFalse(await self.kernels.lives(OWNER, kernel_id))
+
+    async def test_joined_names(self) -> None:
+        """A token that the ZeroMQ door made of names, which no client could choose, has a kernel like any other."""
+        wish = CreateRequest(OWNER, "user:entry%20one:python3", "python3", names_joined=True)
+        first = await self.kernels.create(wish)
+        self.assertEqual((await self.kernels.create(wish)).kernel_id, first.kernel_id)
+        self.assertEqual((await self.kernels.info(OWNER, str(first.kernel_id))).session_token, wish.session_token)
 
     async def test_run(self) -> None:
         """A run ends and carries the client's id; input that nothing waits for is refused."""

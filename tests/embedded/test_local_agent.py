@@ -86,8 +86,10 @@ class LocalAgentTests(UnitTestCase):
             self.assertEqual(len(self.reactor.processes), count)
             self.reactor.advance(0.01)
             self.assertEqual(len(self.reactor.processes), count + 1)
+        self.assertEqual(self.agent.early_ends, 3)
         self.reactor.advance(61)
-        self.end(self.reactor.processes[-1], 1)
+        self.end(self.reactor.processes[-1], 1, text=b"sorna: no more\n")
+        self.assertEqual((self.agent.early_ends, self.agent.last_words), (0, "no more"))
         self.reactor.advance(0.5)
         self.assertEqual(len(self.reactor.processes), 5)
 

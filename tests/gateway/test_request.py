@@ -82,7 +82,7 @@ class ChannelTestCase(UnitTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.resource = Echo()
-        self.site = LimitedSite(self.resource, self.clock, self.limits)
+        self.site = LimitedSite(self.resource, self.clock, self.limits, lambda: None)
         self.site.doStart()
         self.addCleanup(self.site.doStop)
         self.connection = Connection(self.site)
@@ -314,7 +314,7 @@ class DefaultTests(UnitTestCase):
     def test_no_clock_runs_for_a_log_that_is_not_written(self) -> None:
         """A site that serves nobody has no timer."""
         clock = Clock()
-        site = LimitedSite(Resource(), clock, ReadingLimits())
+        site = LimitedSite(Resource(), clock, ReadingLimits(), lambda: None)
         site.doStart()
         self.assertEqual(clock.getDelayedCalls(), [])
         self.assertEqual(site.acceptableProtocols(), [b"http/1.1"])

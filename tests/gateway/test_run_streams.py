@@ -176,6 +176,14 @@ class RunStreamTests(GatewayTestCase):
             self.assertNotIn("secret", message["msg"])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
+    def test_restarting_server(self) -> None:
+        """A server that stops says so in the words that clients know."""
+        self.begin()
+        self.session.going_away()
+        (message,) = self.socket.sent
+        self.assertEqual(message["status"], "server-restarting")
+        self.session.closed()
+
     def test_bounds(self) -> None:
         """Whoever types without end is cut off."""
         for lines in (["x" * (MAX_TYPED + 1)], [""] * (MAX_LINES + 2)):

@@ -12,9 +12,9 @@ from sorna.agent.sandbox import credentials, folders
 from sorna.agent.sandbox import namespaces as ns
 
 
-def inside(base: str) -> dict[str, object]:
+def inside(base: str, ids: tuple[int, int]) -> dict[str, object]:
     """Look from within new namespaces."""
-    credentials.map_own_identity(os.geteuid(), os.getegid())
+    credentials.map_own_identity(*ids)
     ns.mount(None, "/", None, ns.MS_REC | ns.MS_PRIVATE)
     for alias, read_only in (("writable", False), ("sealed", True)):
         folders.show(folders.Shown(f"{base}/content", alias, read_only), "", f"{base}/{alias}", {})
@@ -37,18 +37,18 @@ def inside(base: str) -> dict[str, object]:
 def main() -> None:
     """Clone, look, and tell."""
     base = sys.argv[1]
-    uid = os.geteuid()
+    ids = os.geteuid(), os.getegid()  # as they are called outside
     for name in ("content", "writable", "sealed"):
         Path(base, name).mkdir()
     pid, _pidfd = ns.clone(ns.CLONE_NEWUSER | ns.CLONE_NEWNS)
     if pid == 0:
         try:
-            sys.stdout.write(json.dumps(inside(base)) + "\n")
+            sys.stdout.write(json.dumps(inside(base, ids)) + "\n")
             sys.stdout.flush()
         finally:
             os._exit(0)
     os.waitpid(pid, 0)
-    sys.stdout.write(json.dumps(Path(base, "content", "made").stat().st_uid == uid) + "\n")
+    sys.stdout.write(json.dumps(Path(base, "content", "made").stat().st_uid == ids[0]) + "\n")
 
 
 if __name__ == "__main__":

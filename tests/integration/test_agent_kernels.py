@@ -227,6 +227,17 @@ class RealKernelTests(RealKernelCase):
         self.assertIn("limit of 0.5 seconds", console(reply, "stderr"))
         self.assertEqual(console(await self.query(kernel_id, "1+1")), "2\n")
 
+    async def test_timeout_cannot_be_evaded_by_asking(self) -> None:
+        """A run whose main thread computes while another thread waits for a line ends by its limit all the same."""
+        kernel_id = await self.create(execution_timeout=1.0)
+        code = "import threading; threading.Thread(target=input, daemon=True).start()\nwhile True: pass"
+        reply = await self.query(kernel_id, code, "r")
+        self.assertEqual(reply.status, RunStatus.WAITING_INPUT)
+        while reply.status is not RunStatus.FINISHED:
+            await deferLater(the_reactor(), 0.5, lambda: None)
+            reply = await self.kernels.execute(kernel_id, RunRequest(RunMode.CONTINUE, run_id="r"))
+        self.assertEqual(reply.exit_code, 124)
+
     async def test_endless_print(self) -> None:
         """An endless print ends at its limit of output, although it is faster than any reader."""
         kernel_id = await self.create(output_size=3 * MIB)

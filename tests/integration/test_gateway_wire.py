@@ -9,7 +9,6 @@ from attrs import evolve
 from twisted.internet import reactor as global_reactor  # noqa: TID251 - a test of real sockets runs on the real one
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP4ServerEndpoint, connectProtocol
-from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
@@ -97,9 +96,9 @@ class WireTestCase(TestCase):
             limits=self.limits,
             websocket_limits=self.websocket_limits,
         )
-        port: IListeningPort = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site)
-        self.addCleanup(port.stopListening)
-        self.number = port.getHost().port  # type: ignore[attr-defined]  # IAddress is any address, and this is TCP's
+        self.port: Any = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site)
+        self.addCleanup(self.port.stopListening)
+        self.number = self.port.getHost().port
         self.signer = Signer(reactor, host=b"127.0.0.1:%d" % self.number)
 
     async def connect(self) -> Client:

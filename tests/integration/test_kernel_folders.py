@@ -163,7 +163,7 @@ class OrdinaryUserTests(UnitTestCase):
 
     def test_mounts(self) -> None:
         """A folder can be written to, or only read, and what is made in it is the user's own."""
-        uid = 65_534
+        uid = 54_321
         with tempfile.TemporaryDirectory() as directory:
             os.chmod(directory, 0o777)  # noqa: PTH101,S103 - the other user works there
             words = as_user(uid) if os.geteuid() == 0 else [sys.executable]

@@ -8,6 +8,7 @@ from typing import Any
 from attrs import evolve
 from twisted.internet.task import deferLater
 
+from sorna.gateway.watching import REVOKED
 from sorna.model.file import FilePiece
 from tests.integration.test_gateway_wire import Client, WireTestCase, reactor
 from tests.integration.websocket_client import open_websocket
@@ -74,9 +75,20 @@ class StreamWireTests(WireTestCase):
             self.assertEqual((socket.lost, client.closed.called), (False, False))
             self.keypairs.change(access_key, last)
             await socket.until(lambda socket=socket: socket.lost)
-            self.assertEqual((socket.code, socket.reason), (1008, "The access key is not active"))
+            self.assertEqual((socket.code, socket.reason), (1008, REVOKED))
             await client.closed
             await self.until(lambda: not self.keypairs.watchers.get(access_key) and not self.kernels.watchers)
+
+    async def test_server_that_stops(self) -> None:
+        """When the port closes every WebSocket is told, runs in words of their own."""
+        kernel = await self.kernel()
+        events = await open_websocket(reactor, self.number, f"/v2/stream/kernel/{kernel}/events", self.signer)
+        run = await open_websocket(reactor, self.number, f"/v2/stream/kernel/{kernel}/execute", self.signer)
+        await self.port.stopListening()
+        for client in (events, run):
+            await client.until(lambda client=client: client.lost)
+        self.assertEqual((events.code, events.reason), (1001, "The server is restarting"))
+        self.assertEqual(run.messages[0]["status"], "server-restarting")
 
     async def download(self, kernel: str) -> Client:
         client = await self.connect()

@@ -108,7 +108,9 @@ def _listed(release: str, python: str) -> PublishedClient:
 BACKEND = {release: _listed(release, python) for release, python in _LISTED.items()}
 #: The one release of the JavaScript client that was published to a registry.
 JAVASCRIPT = "backend.ai-client@21.3.1"
-CLIENTS = (SORNA_0_9_8, BACKEND_1_1_11, BACKEND_1_4_2, *BACKEND.values())
+# No client of Sorna: what a program of 2016 for the ZeroMQ interface was written with.
+ZEROMQ_2016 = PublishedClient("zeromq-2016", "3.6", ("pyzmq==16.0.4",))
+CLIENTS = (SORNA_0_9_8, BACKEND_1_1_11, BACKEND_1_4_2, *BACKEND.values(), ZEROMQ_2016)
 
 
 def cache_folder() -> Path:

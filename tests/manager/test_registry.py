@@ -57,6 +57,14 @@ class CreationTests(ManagerTestCase):
         self.assertEqual((again.kernel_id, again.created), (first.kernel_id, False))
         self.assertEqual(self.used(), 1)
 
+    def test_tokens_made_of_names(self) -> None:
+        """What the ZeroMQ door makes of names no client may choose, and it is a session like any other."""
+        wish = evolve(self.wish("user:entry:python3"), names_joined=True)
+        first = self.done(self.registry.create(wish))
+        self.assertEqual(self.done(self.registry.create(wish)).kernel_id, first.kernel_id)
+        self.assertEqual(self.done(self.registry.info(OWNER, short_id(first.kernel_id))).runtime, "python3")
+        self.fails(self.registry.create(self.wish("user:entry:python3")), InvalidRequest)
+
     def test_another_runtime_is_refused(self) -> None:
         """The token of a live kernel of another runtime cannot be used."""
         self.make()
@@ -275,6 +283,17 @@ class DestroyTests(ManagerTestCase):
         self.assertEqual((kernel.status, kernel.status_reason), (KernelStatus.TERMINATED, "user-requested"))
         self.assertEqual((kernel.usage, kernel.num_queries), (USAGE, 1))
         self.assertEqual(self.redis.kernels, {})
+
+    def test_life_and_reason(self) -> None:
+        """A kernel lives until its end, for its owner, uncounted; the reason of its end is kept."""
+        kernel_id = self.kernel_id
+        self.assertTrue(self.done(self.registry.lives(OWNER, str(kernel_id))))
+        self.assertFalse(self.done(self.registry.lives(STRANGER, str(kernel_id))))
+        self.done(self.registry.destroy(OWNER, str(kernel_id), "execution-timeout"))
+        self.assertFalse(self.done(self.registry.lives(OWNER, str(kernel_id))))
+        kernel = self.done(self.kernels.by_id(kernel_id))
+        assert kernel is not None
+        self.assertEqual((kernel.status_reason, kernel.num_queries), ("execution-timeout", 0))
 
     def test_a_second_destroy_finds_nothing(self) -> None:
         """After the end the kernel is not found, with the reason."""

@@ -39,7 +39,9 @@ def base_environ(work: str, repl: bool) -> dict[str, str]:
     own = str(Path(sys.executable).parent) if sys.executable else ""
     if repl and own and own not in path.split(":"):
         path = f"{own}:{path}"
+    libraries = os.environ.get("LD_LIBRARY_PATH")  # without it such an interpreter starts no script of its own kind
     return {
+        **({"LD_LIBRARY_PATH": libraries} if repl and libraries else {}),
         "TERM": "xterm",
         "LANG": "C.UTF-8",
         "SHELL": "/bin/bash",
@@ -92,6 +94,7 @@ class Commands:
     """The steps of one run.
 
     :param environ: of the programs.
+    :param can_type: False where there will be no input: programs find its end at once.
     """
 
     def __init__(
@@ -101,9 +104,12 @@ class Commands:
         processes: Processes,
         owner: CommandOwner,
         environ: Mapping[str, str],
+        *,
+        can_type: bool = True,
     ) -> None:
         self._poller = poller
         self._pump = pump
+        self._can_type = can_type
         self._processes = processes
         self._owner = owner
         self._environ = command_environ(environ)
@@ -200,6 +206,8 @@ class Commands:
         self._group = pid
         self._capture = capture
         self._stdin = _StdinPipe(self._poller, writing, self._owner.command_waits)
+        if not self._can_type:
+            self._stdin.close()
         self._expect_listener(ours, self._stdin)
 
     def _expect_listener(self, receiver: socket.socket, stdin: "_StdinPipe") -> None:

@@ -8,9 +8,9 @@ Agent to init (JSON objects in UTF-8 unless said otherwise):
 =============  ==========================================================================================
 CONFIGURE      first frame: ``{"runtime": {...row of the language table...}, "environ": {name: value},
                "credit": bytes}``; answered by READY
-RUN            ``{"run", "mode": "query"|"batch", "code", "clean": str|null, "build": str|null,
-               "exec": str|null, "build_log": bool}``;
-               one run at a time: the agent queues
+RUN            ``{"run", "mode": "query"|"batch", "code", "clean": str|null, "build": str|null, "exec": str|null,
+               "build_log": bool, "unattended": bool}``; one run at a time: the agent queues. An unattended run finds the
+               end of its input where it reads, and its uncaught exception is recorded and not printed
 INPUT          ``{"run", "text"}``: one line as typed, the newline is added by init; may come before it is asked for
 INTERRUPT      ``{}``: SIGINT to what runs now
 COMPLETE       ``{"request", "code", "row", "col", "line", "post"}``; answered by REPLY

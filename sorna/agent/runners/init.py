@@ -41,8 +41,9 @@ MOST_TYPED = 1024 * 1024
 class _Run:
     """One run. ``commands`` is None when the REPL executes it."""
 
-    def __init__(self, identity: str, files: Fingerprints) -> None:
+    def __init__(self, identity: str, files: Fingerprints, unattended: bool) -> None:
         self.identity = identity
+        self.unattended = unattended
         self.files = files
         self.commands: Commands | None = None
         self.typed: deque[str] = deque()
@@ -152,7 +153,7 @@ class Init:
         return True
 
     def _start_run(self, message: dict[str, Any]) -> None:
-        run = _Run(str(message["run"]), fingerprints(self._work))
+        run = _Run(str(message["run"]), fingerprints(self._work), bool(message.get("unattended")))
         if self._run is not None or self._language is None:
             # The agent queues; this one it did not.
             self._send(frames.FINISHED, _outcome(run.identity, 1))
@@ -161,9 +162,11 @@ class Init:
         self._pump.restore()
         code, batch = str(message.get("code") or ""), message.get("mode") == "batch"
         if self._language.repl and not batch:
-            self._run_in_repl(code)
+            self._run_in_repl(code, run.unattended)
             return
-        run.commands = Commands(self._poller, self._pump, self._processes, self, self._environ)
+        run.commands = Commands(
+            self._poller, self._pump, self._processes, self, self._environ, can_type=not run.unattended
+        )
         try:
             if batch:
                 build_log = bool(message.get("build_log"))
@@ -176,11 +179,11 @@ class Init:
         except OSError as error:
             run.commands.fail(error)
 
-    def _run_in_repl(self, code: str) -> None:
+    def _run_in_repl(self, code: str, unattended: bool) -> None:
         if not code.strip():
             self._finish(0, [])
         elif self._start_repl():
-            self._repl.execute(code)
+            self._repl.execute(code, unattended)
         else:
             text = b"The Python process cannot be started: too many processes or too little memory.\n"
             self._pump.when_drained(lambda: None, [(frames.STDERR, text)])
@@ -311,15 +314,21 @@ class Init:
             self._finish(exit_code, exceptions)
 
     def repl_asks(self, is_password: bool) -> None:
-        """See ``ReplOwner``; between two runs there is nobody to type."""
+        """See ``ReplOwner``; between two runs and in an unattended one there is nobody to type."""
         run = self._run
-        if run is None or run.commands is not None or run.ending:
+        if run is None or run.commands is not None or run.ending or run.unattended:
             self._repl.answer("")
             return
         if run.typed:
             self._repl.answer(run.typed.popleft() + "\n")
             return
         self._ask(run, is_password)
+
+    def repl_withdraws(self) -> None:
+        """See ``ReplOwner``: what is typed from now on is kept for the next question."""
+        run = self._run
+        if run is not None and run.commands is None:
+            run.wants_line = False
 
     def repl_died(self, status: int) -> None:
         """See ``ReplOwner``: end what it left behind, tell, and start afresh."""

@@ -10,14 +10,22 @@ run is just over must not end the next. So the exception is only raised while :m
 put off while a frame is written or read, and a second signal within a few milliseconds counts as the same one, which
 gives the ``finally`` of ``call`` the time to leave that state. A handler that user code installed is its own affair,
 but only while its code runs.
+
+A signal that arrives after Python last looked and before a system call waits does not end that wait, and waits of ours
+are where one is likely: what we just sent is what makes the client interrupt. So they watch a descriptor besides, to
+which Python writes the moment a signal arrives.
 """
 
+import os
+import select
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
+
+from sorna.agent.runners.processes import reserve
 
 _T = TypeVar("_T")
 _SAME = 0.005
@@ -32,6 +40,7 @@ class Interrupts:
         self._pending = False
         self._last = 0.0
         self._users: Any = None
+        self._woken, self._waker = (reserve(fd) for fd in os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
         self.struck = 0
 
     def install(self) -> None:
@@ -41,6 +50,8 @@ class Interrupts:
     def enter_run(self) -> None:
         """Put the handler back that user code had installed, if any; a run begins."""
         self._pending = False
+        # However soon after the last run's interrupt one comes now, it is another.
+        self._last = 0.0
         if self._users is not None:
             users, self._users = self._users, None
             signal.signal(signal.SIGINT, users)
@@ -80,6 +91,27 @@ class Interrupts:
                 if self._armed:
                     self.struck += 1
                     raise KeyboardInterrupt
+
+    def wait(self, descriptor: int) -> bool:
+        """Wait until something can be read, or, in the main thread, until a signal comes; False for the latter.
+
+        Call it with interrupts held back.
+        """
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        if threading.get_ident() != threading.main_thread().ident:
+            return bool(poll.poll())
+        poll.register(self._woken, select.POLLIN)
+        previous = signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+        try:
+            if self._pending:  # it came before the line above
+                return False
+            ready = {fd for fd, _events in poll.poll()}
+        finally:
+            signal.set_wakeup_fd(previous)
+        if self._woken in ready:
+            os.read(self._woken, 4096)
+        return descriptor in ready
 
     def _arrived(self, _number: int, _frame: Any) -> None:
         now = time.monotonic()

@@ -33,6 +33,7 @@ from sorna.agent.runners.repl_link import (
     DONE,
     ENVIRON,
     EXECUTE,
+    EXECUTE_UNATTENDED,
     WARM,
     Order,
     Typing,
@@ -74,6 +75,7 @@ class Repl:
         self._module = types.ModuleType("__main__")
         self._flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
         self._count = 0
+        self._prints_errors = True
         self._loop: Any = None
 
     def serve(self) -> None:
@@ -86,7 +88,8 @@ class Repl:
         control.send(WARM, b"")
         while True:
             kind, payload = control.receive()
-            if kind == EXECUTE:
+            if kind in {EXECUTE, EXECUTE_UNATTENDED}:
+                self._prints_errors = kind == EXECUTE
                 control.send(DONE, to_json(self._run(payload.decode("utf-8", "replace"))))
             elif kind == COMPLETE:
                 control.send(COMPLETED, to_json(self._complete(json.loads(payload))))
@@ -231,11 +234,11 @@ class Repl:
             text = tracebacks.text_of(error)
             if sys.excepthook is not sys.__excepthook__:
                 sys.excepthook(type(error), error, trace)
-            else:
+            elif self._prints_errors:
                 self._write_error(text)
 
         failure = self._guarded(show)
-        if failure is not None:
+        if failure is not None and self._prints_errors:
             self._guarded(lambda: self._write_error(text or tracebacks.last_resort(error)))
         return text or tracebacks.last_resort(error)
 

@@ -38,6 +38,10 @@ class ReplOwner(Protocol):
         """Take note that a line of input is wanted."""
         ...
 
+    def repl_withdraws(self) -> None:
+        """Take note that nobody wants the line any more."""
+        ...
+
     def repl_died(self, status: int) -> None:
         """Take note that the process is gone; the status is what ``waitpid`` gave."""
         ...
@@ -54,6 +58,7 @@ class ReplHost:
         self._links: list[Link] = []
         self._completions: dict[int, Callable[[list[str]], None]] = {}
         self._count = 0
+        self._question = b""
         self.pid: int | None = None
         self.busy = False
 
@@ -99,11 +104,11 @@ class ReplHost:
         if self._links:
             self._links[0].send(repl_link.ENVIRON, repl_link.to_json(added))
 
-    def execute(self, code: str) -> None:
-        """Hand over a piece of code."""
+    def execute(self, code: str, unattended: bool = False) -> None:
+        """Hand over a piece of code; of an unattended one an uncaught exception is recorded and not printed."""
         payload = code.encode("utf-8", "replace")
         self.busy = True
-        self._links[0].send(repl_link.EXECUTE, payload)
+        self._links[0].send(repl_link.EXECUTE_UNATTENDED if unattended else repl_link.EXECUTE, payload)
         if self._links[0].closed and self.pid is not None:
             # The process lives but does not listen any more: user code replaced it.
             os.kill(self.pid, signal.SIGKILL)
@@ -121,7 +126,7 @@ class ReplHost:
     def answer(self, text: str) -> None:
         """Give the line that was asked for; empty text means that there will be none."""
         if self._links:
-            self._links[2].send(repl_link.LINE, text.encode("utf-8", "replace"))
+            self._links[2].send(repl_link.LINE, self._question + text.encode("utf-8", "replace"))
 
     def complete(self, code: str, options: Mapping[str, Any], reply: Callable[[list[str]], None]) -> None:
         """Ask for completions; a REPL that is busy has none."""
@@ -196,13 +201,19 @@ class ReplHost:
             self._broken()
 
     def _typing(self, kind: int, payload: bytes) -> None:
+        number, content = payload[:8], payload[8:]
+        if kind == repl_link.WITHDRAW:
+            if number == self._question:
+                self._owner.repl_withdraws()
+            return
         try:
-            is_password = bool(json.loads(payload)["is_password"]) if kind == repl_link.ASK else None
+            is_password = bool(json.loads(content)["is_password"]) if kind == repl_link.ASK else None
         except (ValueError, KeyError, TypeError):
             is_password = None
         if is_password is None:
             self._broken()
         else:
+            self._question = number
             self._owner.repl_asks(is_password)
 
     def _broken(self) -> None:

@@ -7,7 +7,6 @@ All carry the frames of ``frames.py`` with the kinds below.
 
 import json
 import os
-import select
 import socket
 import threading
 from typing import Any
@@ -17,6 +16,7 @@ from sorna.agent.runners.interrupts import Interrupts
 
 # control: init to REPL, and back
 EXECUTE = 1
+EXECUTE_UNATTENDED = 12
 COMPLETE = 2
 DONE = 3
 COMPLETED = 4
@@ -24,9 +24,11 @@ COMPLETED = 4
 SYNC = 5
 EMIT = 6
 SETTLED = 7
-# typing: REPL to init, and the answer; an empty line means that there will be none
+# typing: REPL to init, and the answer, which repeats the number; an empty line means that there will be none. A question
+# whose asker was interrupted is withdrawn: an answer that was on its way is not one to the next question.
 ASK = 8
 LINE = 9
+WITHDRAW = 12
 # control: init to REPL, before the first piece of code
 ENVIRON = 10
 # control: REPL to init, when everything that a first piece of code needs has been used once
@@ -49,8 +51,6 @@ class Wire:
         self._interrupts = interrupts
         self._reader = FrameReader()
         self._frames: list[tuple[int, bytes]] = []
-        self._poll = select.poll()
-        self._poll.register(sock, select.POLLIN)
 
     def send(self, kind: int, payload: bytes) -> None:
         """Write one frame. :raises OSError: init is gone or user code closed the socket."""
@@ -60,8 +60,9 @@ class Wire:
     def receive(self) -> tuple[int, bytes]:
         """Wait for one frame. :raises OSError: as for :meth:`send`."""
         while not self._frames:
-            self._poll.poll()
             with self._interrupts.held_back():
+                if not self._interrupts.wait(self._socket.fileno()):
+                    continue
                 chunk = self._socket.recv(256 * 1024)
                 if not chunk:
                     raise ConnectionResetError("init is gone")
@@ -111,6 +112,7 @@ class Typing:
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
+        self._number = 0
         self._lock = threading.Lock()
         self._pid = os.getpid()
 
@@ -119,6 +121,16 @@ class Typing:
         if os.getpid() != self._pid:
             return ""
         with self._lock:
-            self._wire.send(ASK, to_json({"is_password": is_password}))
-            _kind, payload = self._wire.receive()
-            return payload.decode("utf-8", "replace")
+            self._number += 1
+            number = self._number.to_bytes(8, "big")
+            try:
+                self._wire.send(ASK, number + to_json({"is_password": is_password}))
+                while True:
+                    _kind, payload = self._wire.receive()
+                    if payload[:8] == number:
+                        return payload[8:].decode("utf-8", "replace")
+            except OSError:
+                raise
+            except BaseException:  # whatever a handler of the user raises where ours raises KeyboardInterrupt
+                self._wire.send(WITHDRAW, number)
+                raise

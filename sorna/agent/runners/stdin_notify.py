@@ -19,8 +19,8 @@ Reads through a copy of descriptor 0, and ``select`` or ``poll`` on it, are not 
 The program then simply gets the lines that are typed ahead. The same holds where the filter cannot be installed.
 
 Two programs that read at once are a race that no filter can see: both may be let go on for the same bytes, and the one
-that gets none waits unnoticed. So when a second reader goes on while the first may still be reading, both are looked at
-once, a moment later: who is inside a read of an empty pipe waits.
+that gets none waits unnoticed. So everybody who was let go on is looked at a moment later, and again while it cannot be
+told yet: who is inside a read of an empty pipe waits.
 
 When the listener is closed, Linux answers the filtered calls with ENOSYS. So the listener of a finished run stays open,
 letting everything pass, until the last process that lives under the filter is gone (EPOLLHUP).
@@ -51,8 +51,9 @@ _LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06
 _ALLOW, _NOTIFY = 0x7FFF0000, 0x7FC00000
 _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16
 _EPOLL_CTL_ADD = 1
-# How long after two readers went on together to look whether one of them got nothing.
+# How long after readers went on to look whether one of them got nothing; longer each time that it cannot be told yet.
 _MOMENT = 0.02
+_LONGEST_PAUSE = 1.0
 
 
 class _Calls(NamedTuple):
@@ -148,10 +149,10 @@ class StdinWatch:
         # Readers that wait: notification id by thread id, oldest first.
         self._readers: dict[int, int] = {}
         self._epolls: set[tuple[int, int]] = set()
-        # Who was let go on last with bytes in the pipe, and who may have got none of them.
-        self._last = 0
+        # Who was let go on because there were bytes in the pipe, and may have got none of them: another was quicker.
         self._suspects: set[int] = set()
         self._looking = False
+        self._pause = _MOMENT
         poller.add(listener, self._ready)
 
     def line_arrived(self) -> bool:
@@ -216,24 +217,31 @@ class StdinWatch:
         return False
 
     def _note_reader(self, thread: int) -> None:
-        if self._last not in {0, thread} and self._is_ours(thread) and self._is_ours(self._last):
-            self._suspects |= {thread, self._last}
-            self._look_soon()
-        self._last = thread
+        self._suspects.add(thread)
+        self._look_soon()
 
     def _look_soon(self) -> None:
+        self._pause = _MOMENT
+        self._look_later()
+
+    def _look_later(self) -> None:
         if not self._looking:
             self._looking = True
-            self._poller.later(_MOMENT, self._look)
+            self._poller.later(self._pause, self._look)
 
     def _look(self) -> None:
         self._looking = False
-        if self._pipe is not None and bytes_waiting(self._pipe) == 0:
-            # Those inside a read stay suspects: somebody else may take the next line, too.
-            self._suspects = {thread for thread in self._suspects if _is_reading(thread) and self._is_ours(thread)}
-            self._suspects -= self._readers.keys()
-            if self._suspects:
-                self._on_wait()
+        if self._pipe is None:
+            return
+        reading = {thread: _is_reading(thread) for thread in self._suspects - self._readers.keys()}
+        # Those inside a read stay suspects: somebody else may take the next line, too.
+        self._suspects = {thread for thread, is_it in reading.items() if is_it is not False and self._is_ours(thread)}
+        if bytes_waiting(self._pipe) == 0 and any(reading[thread] for thread in self._suspects):
+            self._on_wait()
+        elif self._suspects:
+            # On a busy machine they have not come to the read yet, or not to what they were typed.
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            self._look_later()
 
     def _is_ours(self, thread: int) -> bool:
         try:
@@ -267,10 +275,13 @@ def _would_not_block(thread: int) -> bool:
     return bool(int(flags, 8) & os.O_NONBLOCK)
 
 
-def _is_reading(thread: int) -> bool:
-    """Whether a thread is inside a read of descriptor 0 now."""
+def _is_reading(thread: int) -> bool | None:
+    """Whether a thread is inside a read of descriptor 0 now; None when it runs, or wants to, and may be before or after it."""
     try:
-        number, descriptor, *_rest = Path(f"/proc/{thread}/syscall").read_text(encoding="ascii").split()
+        text = Path(f"/proc/{thread}/syscall").read_text(encoding="ascii")
+        if text.startswith("running"):
+            return None
+        number, descriptor, *_rest = text.split()
     except (OSError, ValueError):
         return False
     calls = _CALLS.get(platform.machine())

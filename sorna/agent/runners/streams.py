@@ -92,18 +92,26 @@ class Flusher:
         self._asleep = False
         self._armed = False
 
-    def arm(self) -> None:
-        """Take note that the beginning of a line waits; cheap, because it happens on most prints."""
+    def arm(self) -> bool:
+        """Take note that the beginning of a line waits; cheap, because it happens on most prints.
+
+        :returns: False when there can be no thread, because the kernel is full: then nobody will send it later.
+        """
         if self._armed:
-            return
+            return True
         self._armed = True
         if not self._running:
             self._running = True
             self._gone.acquire()
-            _thread.start_new_thread(self._work, ())
+            try:
+                _thread.start_new_thread(self._work, ())
+            except RuntimeError:
+                self._reset()
+                return False
         elif self._asleep:
             self._asleep = False
             self._open_gate()
+        return True
 
     def stop(self) -> None:
         """End the thread and wait for it, because a process with two threads is not well forked."""
@@ -215,10 +223,8 @@ class Outlet:
                 self._put(buffer, content)
                 return
             buffer.pending += content
-            if b"\n" in content or len(buffer.pending) > _LARGE:
+            if b"\n" in content or len(buffer.pending) > _LARGE or not self._flusher.arm():
                 self._drain(buffer)
-            else:
-                self._flusher.arm()
 
     def drain(self, buffer: PipeBuffer) -> None:
         """Send what a stream holds."""

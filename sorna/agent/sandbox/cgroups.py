@@ -26,6 +26,7 @@ WANTED = ("memory", "cpu", "pids")  # what enforces; cpuacct and io only count
 _ROOM = "sorna"
 _LEAF = "sorna-agent"
 _CPU_PERIOD = 100_000  # microseconds
+_RIVALS = 4  # how often others may remove what is made at the same time: the two zygotes of a killed agent, and agents
 _PIECE = 64 * 1024
 
 
@@ -155,6 +156,21 @@ def _make_room(directory: str, controllers: Sequence[str]) -> None:
         _enable(directory, controllers)
 
 
+def _furnish(tree: Hierarchy) -> None:
+    """Make the agent's own groups in a tree, also while others remove theirs, and with them the common parent."""
+    for attempt in range(_RIVALS + 1):
+        try:
+            for directory in (os.path.dirname(tree.directory), tree.directory):
+                os.makedirs(directory, exist_ok=True)
+                if tree.version == 2:
+                    _enable(directory, tree.controllers)
+        except FileNotFoundError:
+            if attempt == _RIVALS:
+                raise
+        else:
+            return
+
+
 def _prepare_unified(mounted: Mounted, agent: str) -> Hierarchy | None:
     own = mounted.own
     if os.path.basename(own) == _LEAF:  # an earlier tier of this process has moved it
@@ -166,22 +182,19 @@ def _prepare_unified(mounted: Mounted, agent: str) -> Hierarchy | None:
             if not controllers:
                 continue
             _make_room(base, controllers)
-            directory = base
-            for name in (_ROOM, agent):
-                directory = f"{directory}/{name}"
-                os.makedirs(directory, exist_ok=True)
-                _enable(directory, controllers)
-            return Hierarchy(2, controllers, directory)
+            tree = Hierarchy(2, controllers, f"{base}/{_ROOM}/{agent}")
+            _furnish(tree)
+            return tree
     return None
 
 
 def _prepare_legacy(mounted: Mounted, agent: str) -> Hierarchy | None:
-    directory = f"{mounted.own}/{_ROOM}/{agent}"
+    tree = Hierarchy(1, mounted.controllers, f"{mounted.own}/{_ROOM}/{agent}")
     try:
-        os.makedirs(directory, exist_ok=True)
+        _furnish(tree)
     except OSError:
         return None
-    return Hierarchy(1, mounted.controllers, directory) if os.access(directory, os.W_OK) else None
+    return tree if os.access(tree.directory, os.W_OK) else None
 
 
 def prepare(agent: str, mountinfo: str | None = None, membership: str | None = None) -> tuple[Hierarchy, ...]:
@@ -222,8 +235,16 @@ def missing(trees: Iterable[Hierarchy]) -> tuple[str, ...]:
 
 
 def release(trees: Sequence[Hierarchy]) -> None:
-    """Remove the agent's own groups at its stop; the common parent goes with the last agent. May block."""
+    """Remove the agent's own groups with all that is in them at its stop. May block."""
     sweep(trees)
+    leave(trees)
+
+
+def leave(trees: Sequence[Hierarchy]) -> None:
+    """Remove the agent's own groups where no kernel is left in them; the common parent goes with the last agent.
+
+    Harmless while the agent lives: :func:`enter` makes them again.
+    """
     for tree in trees:
         room = os.path.dirname(tree.directory)
         for path in (tree.directory, room):
@@ -232,8 +253,11 @@ def release(trees: Sequence[Hierarchy]) -> None:
         base = os.path.dirname(room)
         if tree.version == 2 and os.path.isdir(f"{base}/{_LEAF}") and not os.path.isdir(room):
             with contextlib.suppress(OSError):
+                pids = _read(f"{base}/{_LEAF}/cgroup.procs").split()
+                if not _only_ours(map(int, pids)):
+                    continue
                 _write(f"{base}/cgroup.subtree_control", " ".join(f"-{name}" for name in tree.controllers))
-                for pid in _read(f"{base}/{_LEAF}/cgroup.procs").split():
+                for pid in pids:
                     _write(f"{base}/cgroup.procs", pid)
                 os.rmdir(f"{base}/{_LEAF}")
 
@@ -266,7 +290,7 @@ def enter(trees: Iterable[Hierarchy], name: str, ceilings: Ceilings) -> None:
     """
     for tree in trees:
         group = f"{tree.directory}/{name}"
-        os.mkdir(group)
+        _make_group(tree, group)
         for file, value, optional in _settings(tree, ceilings):
             try:
                 _write(f"{group}/{file}", value)
@@ -274,6 +298,16 @@ def enter(trees: Iterable[Hierarchy], name: str, ceilings: Ceilings) -> None:
                 if not optional:
                     raise
         _write(f"{group}/cgroup.procs", "0")
+
+
+def _make_group(tree: Hierarchy, group: str) -> None:
+    """Make a group, and its parents when the zygotes of a killed agent have just removed them; see :func:`leave`."""
+    for _attempt in range(_RIVALS):
+        with contextlib.suppress(FileNotFoundError):
+            os.mkdir(group)
+            return
+        _furnish(tree)
+    os.mkdir(group)
 
 
 def adjust(trees: Iterable[Hierarchy], name: str, ceilings: Ceilings) -> None:

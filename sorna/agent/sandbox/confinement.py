@@ -40,7 +40,8 @@ _ESCAPED = 71
 class Surroundings(NamedTuple):
     """What all kernels of a zygote share.
 
-    :ivar user_namespace: whether the agent is an ordinary user, who needs one to have any other namespace.
+    :ivar ordinary: user and group id of an agent that is an ordinary user, who needs a user namespace to have any other,
+        in which nobody knows these ids any more; None for root.
     :ivar zygote: a pidfd of the zygote.
     """
 
@@ -49,14 +50,14 @@ class Surroundings(NamedTuple):
     trees: Sequence[cgroups.Hierarchy]
     plan: rootfs.Plan
     program: bytes
-    user_namespace: bool
+    ordinary: tuple[int, int] | None
     entry: Callable[[int], object]
 
     @property
     def flags(self) -> int:
         """The namespaces to clone into; the control group's follows when the kernel is in its group."""
         flags = ns.CLONE_NEWNS | ns.CLONE_NEWPID | ns.CLONE_NEWUTS | ns.CLONE_NEWIPC | ns.CLONE_NEWNET
-        return flags | ns.CLONE_NEWUSER if self.user_namespace else flags
+        return flags | ns.CLONE_NEWUSER if self.ordinary else flags
 
 
 class Steps:
@@ -70,13 +71,14 @@ class Steps:
         self.current = name
 
 
-_SECOND_LINE = 16  # so that the group's own limit, which counts its refusals, is the one that is met
-
-
 def second_line(request: wire.Request, trees: Sequence[cgroups.Hierarchy]) -> int:
-    """Give the limit per user behind the control group's limit of processes, or in its place."""
+    """Give the limit per user behind the control group's limit of processes, or in its place.
+
+    The group's limit, which counts its refusals, shall be the one that is met. Linux counts a fork against the user's
+    limit when it begins and against the group's when it is nearly done, and every process may be in the middle of one.
+    """
     counted = any("pids" in tree.controllers for tree in trees)
-    return request.processes + _SECOND_LINE if counted else request.processes
+    return 2 * request.processes if counted else request.processes
 
 
 def ceilings(request: wire.Request) -> cgroups.Ceilings:
@@ -99,7 +101,10 @@ def apply_environ(request: wire.Request, home: str) -> None:
     path = "/usr/local/bin:/usr/bin:/bin:/usr/local/games:/usr/games"
     if interpreter not in path.split(":"):
         path = f"{interpreter}:{path}"
+    libraries = os.environ.get("LD_LIBRARY_PATH")
     os.environ.clear()
+    if libraries is not None:
+        os.environ["LD_LIBRARY_PATH"] = libraries
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, threads))
     os.environ.update(
         {"HOME": home, "USER": "work", "LOGNAME": "work", "SHELL": "/bin/bash", "PATH": path, "LANG": "C.UTF-8"}
@@ -181,9 +186,9 @@ def _confine(request: wire.Request, around: Surroundings, step: Steps) -> int:
     """Go through every step up to the filter; gives the descriptor of the scratch space."""
     credentials.forget_signals()
     uid = request.uid
-    if around.user_namespace:
+    if around.ordinary:
         step("map user")
-        credentials.map_own_identity(os.geteuid(), os.getegid())
+        credentials.map_own_identity(*around.ordinary)
         uid = credentials.INSIDE_ID
     step("control group")
     _enter_groups(request, around)
@@ -192,7 +197,7 @@ def _confine(request: wire.Request, around: Surroundings, step: Steps) -> int:
         _bound_shared_memory(request.memory)
     shown = [folders.Shown(*row) for row in request.folders]
     step("folders")
-    mapped = {} if around.user_namespace else folders.mappings(shown, uid)
+    mapped = {} if around.ordinary else folders.mappings(shown, uid)
     step("root file system")
     owner = rootfs.Owner(uid, uid, request.hostname)
     scratch = rootfs.enter(around.plan, owner, request.scratch_size, lambda: _show(shown, owner, mapped, step))
@@ -210,7 +215,7 @@ def _confine(request: wire.Request, around: Surroundings, step: Steps) -> int:
         memory=None if memory_counted else request.memory,
     )
     step("credentials")
-    if around.user_namespace:
+    if around.ordinary:
         ns.drop_bounding_set()
     else:
         credentials.become(uid)

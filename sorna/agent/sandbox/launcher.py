@@ -6,6 +6,7 @@ Knows processes and the wire; may not know tiers or why kernels are wanted. Rest
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -36,7 +37,7 @@ _MAX_LOG_LINE = 500
 
 
 def _environ(home: str) -> dict[str, str]:
-    """Give a zygote's environment: nothing of the agent's, which may hold secrets that a fork would inherit."""
+    """Give a zygote's environment: almost nothing of the agent's, which may hold secrets that a fork would inherit."""
     environ = dict.fromkeys(THREAD_VARIABLES, "1")
     environ.update(
         HOME=home,
@@ -45,6 +46,9 @@ def _environ(home: str) -> dict[str, str]:
         MPLBACKEND="Agg",
         TMPDIR=tempfile.gettempdir(),
     )
+    # An interpreter with a shared library in an unusual place starts no zygote without it, and no script in a kernel.
+    if (libraries := os.environ.get("LD_LIBRARY_PATH")) is not None:
+        environ["LD_LIBRARY_PATH"] = libraries
     return environ
 
 
@@ -97,7 +101,8 @@ class ZygoteProcess(ProcessProtocol):
 
     def launch(self) -> None:
         """Start the process; ``ready`` or ``ended`` tells how it went."""
-        self._home = tempfile.mkdtemp(prefix="sorna-zygote-")
+        # Its name only: who makes it must be who removes it when this process is killed.
+        self._home = f"{tempfile.gettempdir()}/sorna-zygote-{secrets.token_hex(8)}"
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:

@@ -9,8 +9,11 @@ the child. So libraries are told to use one thread while they are imported, and 
 lives on. Kernels get their own number of threads in their environment.
 
 Note [Death]: the agent's end of the control socket closes when the agent ends, however it ends; SIGTERM comes by the
-parent death signal besides. The zygote then kills its kernels, waits for them, removes their groups and ends. If the zygote
-itself is killed, Linux kills the kernels (their parent death signal) and the agent removes what is left.
+parent death signal besides. The zygote then kills its kernels, waits for them, removes their groups and ends; the last one
+to do so removes the agent's own groups too. So nothing is left of a killed agent, whether or not it starts again; when it
+does so at once, its kernels make again what its predecessor's zygotes remove. While a zygote still imports, SIGTERM ends it
+without its home, the only thing that it has made by then. If the zygote itself is killed, Linux kills the kernels (their
+parent death signal) and the agent removes what is left.
 """
 
 import contextlib
@@ -121,6 +124,7 @@ class Zygote:
         :raises Refused: this zygote can never serve.
         """
         self._trees = configuration.hierarchies()
+        os.mkdir(configuration.home, 0o700)
         try:
             entry = find_entry(configuration.entry)
         except (ImportError, AttributeError) as error:
@@ -149,8 +153,9 @@ class Zygote:
             raise Refused(f"kernels may not see {error}: it holds more than tools") from error
         except OSError as error:
             raise Refused(f"no filter of system calls: {error.strerror}") from error
+        ordinary = None if configuration.identities else (os.geteuid(), os.getegid())
         self._namespaces = confinement.Surroundings(
-            self._control, self._own, self._trees, plan, program, not configuration.identities, entry
+            self._control, self._own, self._trees, plan, program, ordinary, entry
         )
         return [f"{path} does not exist and kernels will not see it" for path in plan.missing]
 
@@ -264,6 +269,14 @@ class Zygote:
                 if descriptor in self._children:
                     self._reap(descriptor)
             self._leave()
+        cgroups.leave(self._trees)
+
+
+def _give_up(configuration: wire.Configuration) -> NoReturn:
+    """End before there are kernels; see Note [Death]."""
+    shutil.rmtree(configuration.home, ignore_errors=True)
+    cgroups.leave(configuration.hierarchies())
+    os._exit(1)
 
 
 def _refuse(control: socket.socket, detail: str) -> NoReturn:
@@ -288,12 +301,15 @@ def main(descriptor: int) -> NoReturn:
     control.set_inheritable(False)
     os.setsid()
     credentials.reset_signals()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     ns.prctl(ns.PR_SET_PDEATHSIG, int(signal.SIGTERM))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         configuration = _first_packet(control)
     except (OSError, wire.WireError):
         sys.exit(1)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: _give_up(configuration))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     zygote = Zygote(control)
     try:
         notes = zygote.configure(configuration)

@@ -153,6 +153,14 @@ class Kernel:
         """Give all text of one stream."""
         return "".join(value for kind, value in self.texts() if kind == name)
 
+    def hear(self, text: str, times: int = 1) -> None:
+        """Receive until this was printed to stdout so many times since the run began."""
+        deadline = time.monotonic() + 20
+        while self.stream("stdout").count(text) < times:
+            if not self.receive(max(0, deadline - time.monotonic())):
+                message = f"{text!r} was not printed {times} times; console {self.texts()!r}, seen {self.seen!r}"
+                raise TimedOut(message)
+
     def begin(self, code: str = "", **options: Any) -> str:
         """Start a run with an empty console and give its id."""
         self._count += 1

@@ -94,8 +94,7 @@ class QueryTests(KernelTestCase):
         """An interrupt reaches the whole process group."""
         kernel = self.kernel(SHELL)
         kernel.begin("echo go; sleep 30; echo not here")
-        while "go" not in kernel.stream("stdout"):
-            kernel.receive()
+        kernel.hear("go")
         time.sleep(0.05)
         kernel.interrupt()
         self.assertEqual(kernel.wait(frames.FINISHED)["exit_code"], 130)
@@ -105,8 +104,7 @@ class QueryTests(KernelTestCase):
         """A killed run leaves no process, whatever session it hides in."""
         kernel = self.kernel(SHELL)
         identity = kernel.begin("setsid sleep 50 & (setsid bash -c 'sleep 60 & sleep 70' &) ; echo go; sleep 80")
-        while "go" not in kernel.stream("stdout"):
-            kernel.receive()
+        kernel.hear("go")
         kernel.send(frames.KILL_RUN, {"run": identity, "message": "Over."})
         self.assertIs(kernel.wait(frames.FINISHED)["reset"], True)
         self.assertEqual(kernel.stream("stderr"), "Over.\n")
@@ -117,8 +115,7 @@ class QueryTests(KernelTestCase):
         kernel = self.kernel(SHELL)
         code = "exec 3<&0; (sleep .3; cat <&3; python3 -c 'import select; e = select.epoll(); print(e.poll(.01))'; echo late) &"
         self.assertEqual(kernel.run(code)["exit_code"], 0)
-        while "late" not in kernel.stream("stdout"):
-            self.assertTrue(kernel.receive(5))
+        kernel.hear("late")
         self.assertEqual(kernel.texts(), [["stdout", "[]\nlate\n"]])
 
     def test_output_in_order_and_whole(self) -> None:
@@ -175,8 +172,7 @@ class BatchTests(KernelTestCase):
         self.assertEqual(kernel.run(mode="batch", exec="*")["exit_code"], 0)
         self.assertEqual(kernel.stream("stdout"), "batch\n")
         identity = kernel.begin(mode="batch", exec="echo go; setsid -w sleep 100")
-        while "go" not in kernel.stream("stdout"):
-            kernel.receive()
+        kernel.hear("go")
         kernel.send(frames.KILL_RUN, {"run": identity, "message": "Over."})
         kernel.wait(frames.FINISHED)
         kernel.run("x, p.poll()")

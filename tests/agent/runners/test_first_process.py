@@ -33,8 +33,7 @@ class FirstProcessTests(KernelTestCase):
         identity = kernel.begin(
             "for i in range(6): os.fork()\nos.setsid() if os.getpid() % 2 else 0\nprint('.')\nwhile True: x = os.fork() or os._exit(0)"
         )
-        while kernel.stream("stdout").count(".") < 10:
-            kernel.receive()
+        kernel.hear(".", 10)
         kernel.send(frames.KILL_RUN, {"run": identity, "message": "Bomb."})
         kernel.wait(frames.FINISHED)
         self.assertEqual(kernel.run("1")["exit_code"], 0)

@@ -14,7 +14,7 @@ class InputTests(KernelTestCase):
         identity = kernel.begin(code)
         for line in lines:
             message = kernel.wait(frames.WAITING_INPUT, frames.FINISHED)
-            self.assertEqual(message["kind"], frames.WAITING_INPUT, kernel.texts())
+            self.assertEqual((message["kind"], message["run"]), (frames.WAITING_INPUT, identity), kernel.texts())
             kernel.type(identity, line)
         finished = kernel.wait(frames.FINISHED, frames.WAITING_INPUT)
         self.assertEqual((finished["kind"], finished.get("exit_code")), (frames.FINISHED, 0), kernel.texts())
@@ -76,17 +76,21 @@ class InputTests(KernelTestCase):
         self.assertEqual(kernel.stream("stdout"), "'fresh'\n")
 
     def test_thread_that_asks_too_late(self) -> None:
-        """Who waits for input when the run ends gets the end of input."""
+        """Who asks between two runs gets the end of input, and so does who waits when a run ends."""
         kernel = self.kernel()
-        code = (
-            "import threading, time\n"
-            "def f():\n    try: input()\n    except EOFError: print('eof')\n"
-            "t = threading.Thread(target=f); t.start(); time.sleep(.1)"
+        kernel.run("import threading, time\ndef f():\n    try: input()\n    except EOFError: print('eof')")
+        kernel.run("t = threading.Timer(.05, f); t.start()")
+        kernel.hear("eof")
+        identity = kernel.begin(
+            "try:\n    t = threading.Thread(target=f); t.start(); time.sleep(30)\nexcept KeyboardInterrupt: pass"
         )
-        kernel.run(code)
-        kernel.run("t.join()")
-        self.assertIn("eof", kernel.stream("stdout") + "eof")
-        self.assertEqual(self.answered(kernel, "input()", "mine"), "'mine'\n")
+        # The timer's question may have been asked before its run was over.
+        while kernel.wait(frames.WAITING_INPUT)["run"] != identity:
+            pass
+        kernel.interrupt()
+        self.assertEqual(kernel.wait(frames.FINISHED)["exit_code"], 0)
+        kernel.hear("eof")
+        self.assertEqual(self.answered(kernel, "t.join(); input()", "mine"), "'mine'\n")
 
     def test_interrupted_question(self) -> None:
         """An interrupt ends the waiting, and the next question works."""
@@ -94,11 +98,33 @@ class InputTests(KernelTestCase):
         kernel.begin("try:\n    input('? ')\nexcept KeyboardInterrupt:\n    print('no')\nprint(input())")
         kernel.wait(frames.WAITING_INPUT)
         kernel.interrupt()
-        while "no" not in kernel.stream("stdout"):
-            kernel.receive()
+        kernel.hear("no")
         kernel.type("run-1", "yes")
         self.assertEqual(kernel.wait(frames.FINISHED)["exit_code"], 0)
         self.assertEqual(kernel.stream("stdout"), "? no\nyes\n")
+
+    def test_interrupted_question_is_not_answered_later(self) -> None:
+        """What answers a question whose asker was interrupted, and the end of its run, are no answers to the next one."""
+        kernel = self.kernel()
+        for attempt in range(5):
+            kernel.begin("input('? ')")
+            kernel.wait(frames.WAITING_INPUT)
+            kernel.interrupt()
+            self.assertEqual(kernel.wait(frames.FINISHED)["exit_code"], 1)
+            self.assertEqual(self.answered(kernel, "input()", f"line {attempt}"), f"'line {attempt}'\n")
+
+    def test_typed_after_an_interrupted_question(self) -> None:
+        """A line that comes between an interrupted question and the next one is kept for that."""
+        kernel = self.kernel()
+        identity = kernel.begin(
+            "import time\ntry:\n    input()\nexcept KeyboardInterrupt:\n    print('no'); time.sleep(.2)\nprint(input())"
+        )
+        kernel.wait(frames.WAITING_INPUT)
+        kernel.interrupt()
+        kernel.hear("no")
+        kernel.type(identity, "yes")
+        self.assertEqual(kernel.wait(frames.FINISHED)["exit_code"], 0)
+        self.assertEqual(kernel.stream("stdout"), "no\nyes\n")
 
 
 class InterruptTests(KernelTestCase):
@@ -119,8 +145,7 @@ class InterruptTests(KernelTestCase):
             "import re; print('go'); re.match(r'(a+)+$', 'a' * 40 + 'b')",
         ):
             kernel.begin(code)
-            while "go" not in kernel.stream("stdout"):
-                kernel.receive()
+            kernel.hear("go")
             time.sleep(0.02)
             begun = time.monotonic()
             kernel.interrupt()
@@ -160,8 +185,7 @@ class InterruptTests(KernelTestCase):
         kernel.run("import signal, time\nsignal.signal(signal.SIGINT, lambda n, f: print('mine'))")
         kernel.interrupt()
         kernel.begin("print('go'); time.sleep(.3)")
-        while "go" not in kernel.stream("stdout"):
-            kernel.receive()
+        kernel.hear("go")
         kernel.interrupt()
         self.assertEqual(kernel.wait(frames.FINISHED)["exit_code"], 0)
         self.assertEqual(kernel.stream("stdout"), "go\nmine\n")
@@ -173,8 +197,7 @@ class InterruptTests(KernelTestCase):
             "for i in range(2):\n    try:\n        print('go')\n        while True: pass\n    except KeyboardInterrupt: print('caught')"
         )
         for number in (1, 2):
-            while kernel.stream("stdout").count("go") < number:
-                kernel.receive()
+            kernel.hear("go", number)
             time.sleep(0.02)
             kernel.interrupt()
         self.assertEqual(kernel.wait(frames.FINISHED)["exit_code"], 0)
@@ -212,8 +235,7 @@ class ChildTests(KernelTestCase):
         kernel.run("import os, time\nif os.fork() == 0:\n    time.sleep(.2)\n    print('from the child')")
         kernel.run("'parent'")
         self.assertEqual(kernel.stream("stdout"), "'parent'\n")
-        while "from the child" not in kernel.stream("stdout"):
-            self.assertTrue(kernel.receive(5))
+        kernel.hear("from the child")
 
     def test_multiprocessing(self) -> None:
         """A pool works with functions of the session, and its workers' output is heard."""

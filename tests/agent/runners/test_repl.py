@@ -238,8 +238,7 @@ class ReplTests(KernelTestCase):
         identity = kernel.begin(
             "import subprocess\np = subprocess.Popen(['sleep', '99'], start_new_session=True)\nprint(1)\nwhile 1: pass"
         )
-        while "1" not in kernel.stream("stdout"):
-            kernel.receive()
+        kernel.hear("1")
         begun = time.monotonic()
         kernel.send(frames.KILL_RUN, {"run": identity, "message": "Too long."})
         finished = kernel.wait(frames.FINISHED)
@@ -254,8 +253,7 @@ class ReplTests(KernelTestCase):
         kernel = self.kernel()
         code = "import os, time\nfor i in range(6): os.fork()\nprint('.')\nwhile True: time.sleep(.01)"
         identity = kernel.begin(code)
-        while kernel.stream("stdout").count(".") < 64:
-            kernel.receive()
+        kernel.hear(".", 64)
         kernel.send(frames.KILL_RUN, {"run": identity, "message": ""})
         kernel.wait(frames.FINISHED)
         self.assertLessEqual(len(kernel.processes()), 1)

@@ -71,7 +71,7 @@ class OrderTests(KernelTestCase):
         kernel.begin("import time\nprint('...', end='')\ntime.sleep(3)")
         begun = time.monotonic()
         while not kernel.stream("stdout"):
-            kernel.receive()
+            self.assertTrue(kernel.receive())
         self.assertLess(time.monotonic() - begun, 1.0)
         kernel.interrupt()
         kernel.wait(frames.FINISHED)
@@ -86,9 +86,18 @@ class OrderTests(KernelTestCase):
             "p = subprocess.Popen(['sh', '-c', 'sleep .3; echo later'])"
         )
         self.assertEqual(kernel.stream("stdout"), "")
-        while "later" not in kernel.stream("stdout"):
-            self.assertTrue(kernel.receive(5))
+        kernel.hear("later")
         self.assertEqual(kernel.stream("stdout"), "late\nlater\n")
+
+    def test_no_thread_can_be_made(self) -> None:
+        """Where the kernel is full of processes, printing and forking still work."""
+        kernel = self.kernel()
+        code = (
+            "import _thread, os\ndef none(*_): raise RuntimeError('full')\n_thread.start_new_thread = none\n"
+            "print('a', end='')\npid = os.fork()\nif pid == 0: os._exit(0)\nx = os.waitpid(pid, 0)\nprint('b', 'c')"
+        )
+        self.assertEqual(kernel.run(code)["exit_code"], 0, kernel.texts())
+        self.assertEqual(kernel.stream("stdout"), "ab c\n")
 
     def test_threads(self) -> None:
         """Many threads print whole lines."""

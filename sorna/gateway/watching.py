@@ -1,4 +1,7 @@
-"""Ends what is open in a keypair's name when the keypair is not active any more; knows no route and no database."""
+"""Ends a WebSocket whose keypair stops working: it was let in by a signature that would be refused now.
+
+Knows sessions and keypairs, no route: whatever a session is about, it is wrapped before it is opened.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,11 @@ from sorna.gateway.interfaces import Keypairs
 from sorna.gateway.websockets import POLICY, Session, WebSocket
 from sorna.model.keypair import Keypair
 
+REVOKED = "The access key is not active any more."
+
 
 def when_revoked(keypairs: Keypairs, access_key: str, end: Callable[[], None]) -> Callable[[], None]:
-    """Call ``end`` within a second after a keypair has gone or is not active; once or more.
+    """Call ``end`` within a second after a keypair was disabled or removed, once or more.
 
     :returns: what ends the watch.
     """
@@ -22,20 +27,19 @@ def when_revoked(keypairs: Keypairs, access_key: str, end: Callable[[], None]) -
     return keypairs.watch(access_key, changed)
 
 
-class GuardedSession:
-    """A session whose WebSocket is closed when its owner's keypair is revoked; a ``Session`` itself."""
+class WatchedSession:
+    """A :class:`~sorna.gateway.websockets.Session` that is closed within a second after its keypair was disabled or removed."""
 
     def __init__(self, session: Session, keypairs: Keypairs, access_key: str) -> None:
         self._session = session
         self._keypairs = keypairs
         self._access_key = access_key
-        self._unwatch: Callable[[], None] | None = None
+        self._end: Callable[[], None] | None = None
 
     def opened(self, socket: WebSocket) -> None:
         """See ``Session``."""
+        self._end = when_revoked(self._keypairs, self._access_key, lambda: socket.close(POLICY, REVOKED))
         self._session.opened(socket)
-        end = lambda: socket.close(POLICY, "The access key is not active")  # noqa: E731 - what there is to do, no more
-        self._unwatch = when_revoked(self._keypairs, self._access_key, end)
 
     def received(self, text: str) -> None:
         """See ``Session``."""
@@ -47,7 +51,7 @@ class GuardedSession:
 
     def closed(self) -> None:
         """See ``Session``."""
-        unwatch, self._unwatch = self._unwatch, None
-        if unwatch is not None:
-            unwatch()
+        if self._end is not None:
+            self._end()
+            self._end = None
         self._session.closed()

@@ -1,0 +1,1 @@
+Programs of October 2016 for the ZeroMQ interface run unmodified: requests on port 5001, executions on port 6001, and terminals, charged to one keypair (``--legacy-keypair``), on loopback unless told otherwise, with optional CURVE keys.
