@@ -7,7 +7,10 @@ import resource
 from typing import Any
 from urllib.parse import urlencode
 
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPullProducer
 from twisted.internet.task import deferLater
+from zope.interface import implementer
 
 from sorna.model.folder import FolderBounds
 from sorna.testing.gateway import EXAMPLE
@@ -18,6 +21,28 @@ MIB = 1024 * 1024
 SIZE = 64 * MIB
 PIECE = bytes(range(256)) * (MIB // 256)
 KEY = EXAMPLE.access_key
+
+
+@implementer(IPullProducer)
+class Pieces:
+    """A number of mebibytes, each when the connection wants it."""
+
+    def __init__(self, client: Client, number: int) -> None:
+        self._client = client
+        self._left = number
+        self.sent: Deferred[None] = Deferred()
+
+    def resumeProducing(self) -> None:
+        """Give the next one."""
+        self._client.send(PIECE)
+        self._left -= 1
+        if self._left == 0:
+            transport: Any = self._client.transport
+            transport.unregisterProducer()
+            self.sent.callback(None)
+
+    def stopProducing(self) -> None:
+        """Give no more."""
 
 
 class FolderWireTests(WireTestCase):
@@ -43,10 +68,11 @@ class FolderWireTests(WireTestCase):
         return int(received.partition(b"Upload-Offset: ")[2].partition(b"\r\n")[0])
 
     async def send_pieces(self, client: Client, number: int) -> None:
-        """Send mebibytes, no faster than the reactor turns."""
-        for _piece in range(number):
-            client.send(PIECE)
-            await deferLater(the_reactor(), 0)
+        """Send mebibytes, no faster than they are taken."""
+        pieces = Pieces(client, number)
+        transport: Any = client.transport
+        transport.registerProducer(pieces, False)
+        await pieces.sent
 
     async def test_one_large_request(self) -> None:
         """A file larger than any body that is read whole arrives in one request, and the server does not grow with it."""
