@@ -33,7 +33,7 @@ from sorna.agent.sandbox.folders import Shown
 from sorna.agent.sandbox.launcher import ZygoteProcess
 from sorna.agent.sandbox.stacks import Stack
 from sorna.beneath.storage_root import read_storage_id
-from sorna.errors import AgentFailed, IsolationUnavailable
+from sorna.errors import AgentFailed, IsolationUnavailable, SornaError
 from sorna.model.folder import Mount, valid_alias
 from sorna.model.limits import Limits
 
@@ -286,7 +286,7 @@ class NamespaceSandbox(ZygoteTier):
         try:
             storage = await self._in_thread(read_storage_id, Path(self._folder_root))
         except OSError as error:
-            self._log.warn("kernels will see no folders: there is no storage: {error}", error=error)
+            self._log.info("kernels will see no folders: there is no storage: {error}", error=error)
             return
         trial = uuid.uuid4().hex
         place = Path(self._folder_root, trial)
@@ -295,7 +295,7 @@ class NamespaceSandbox(ZygoteTier):
             await self._in_thread((place / "content").mkdir, 0o755, True)
             spec = SandboxSpec("probe", STACKS[-1], Limits(), mounts=[Mount(trial, "folder", False, 0, 0)])
             await self._probe(spec)
-        except (OSError, IsolationUnavailable) as error:
+        except (OSError, SornaError) as error:
             self.storage = ""
             self._log.warn("kernels will see no folders: {error}", error=getattr(error, "detail", "") or error)
         finally:
