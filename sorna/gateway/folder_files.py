@@ -6,10 +6,8 @@ they take each part of it for compressed, and want to know the length of all of 
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
-import stat
 import zlib
 from collections.abc import AsyncGenerator, Sequence
 from typing import ClassVar
@@ -20,13 +18,13 @@ from attrs import frozen
 from sorna.errors import InvalidRequest
 from sorna.gateway.archive import PIECE, FileChanged
 from sorna.gateway.call import Call, Reply, Stream, json_reply
+from sorna.gateway.files import listing
 from sorna.gateway.interfaces import Operations
 from sorna.gateway.parameters import Parameters
 from sorna.gateway.router import Router
 from sorna.gateway.upload import read_files
 from sorna.manager.folder_interfaces import SmallFile
 from sorna.manager.folders import Folders, OpenFolder
-from sorna.model.file import FileEntry
 
 MAX_FILES = 20
 MAX_REMOVED = 1000
@@ -51,7 +49,7 @@ class FolderFileRoutes:
         entries = await folder.list_files(path)
         return json_reply(
             {
-                "files": json.dumps([_description(path, entry) for entry in entries]),
+                "files": listing(path, entries),
                 "folder_path": path,
                 "error_msg": "",
             }
@@ -179,14 +177,3 @@ def disposition(path: str) -> bytes:
     plain = _UNFIT_FOR_A_NAME.sub("_", name)
     extended = "" if plain == name else f"; filename*=utf-8''{quote(name, safe='')}"
     return f'attachment; filename="{plain}"{extended}'.encode("ascii")
-
-
-def _description(path: str, entry: FileEntry) -> dict[str, object]:
-    return {
-        "mode": stat.filemode(entry.mode),
-        "size": entry.size,
-        "ctime": entry.changed,
-        "mtime": entry.modified,
-        "atime": entry.used,
-        "filename": entry.name or path.rpartition("/")[2],
-    }
