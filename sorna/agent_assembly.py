@@ -12,12 +12,14 @@ from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol
 from twisted.internet.stdio import StandardIO
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from sorna.agent.channel import Channel
 from sorna.agent.detection import Detection, detect, host_capacity
 from sorna.agent.factory import KernelFactory
+from sorna.agent.folder_watch import FolderWatch
 from sorna.agent.heartbeat import AgentIdentity, Heart
 from sorna.agent.interfaces import Sandbox, SandboxSettings
 from sorna.agent.kernels import Kernels
@@ -60,13 +62,23 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
         sandbox = _sandbox(reactor, config, detection)
         factory = KernelFactory(reactor, sandbox, detection.runtimes, partial(Channel, reactor))
         pool = Pool(reactor, factory, config.kernels.pool)
-        kernels = Kernels(reactor, pool, detection.runtimes, config.kernels.max_kernels)
+        in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
+        watch = FolderWatch(reactor, config.folder_root, in_thread)
+        kernels = Kernels(reactor, pool, detection.runtimes, config.kernels.max_kernels, watch)
         link = LinkServer(
             reactor, kernels, keys, authorised, interface=config.ip, port=config.port, incarnation=incarnation
         )
         kernels.report_to(link)
         endpoint = tcp_endpoint(config.ip, config.port)
-        identity = AgentIdentity(config.agent_id, incarnation, endpoint, keys.public, sandbox.name, host_capacity())
+        identity = AgentIdentity(
+            config.agent_id,
+            incarnation,
+            endpoint,
+            keys.public,
+            sandbox.name,
+            host_capacity(),
+            lambda: sandbox.storage,
+        )
         return AgentParts(
             sandbox,
             pool,
@@ -97,7 +109,10 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
 
 def _sandbox(reactor: Any, config: AgentConfig, detection: Detection) -> Sandbox:
     settings = SandboxSettings(
-        python=config.kernels.python, preload=config.kernels.preload, read_only=detection.read_only
+        python=config.kernels.python,
+        preload=config.kernels.preload,
+        read_only=detection.read_only,
+        folder_root=str(config.folder_root),
     )
     tier = UnconfinedSandbox if config.kernels.isolation == "none" else NamespaceSandbox
     return tier(reactor, settings, config.agent_id)

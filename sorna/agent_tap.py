@@ -7,7 +7,8 @@ import os
 from twisted.application.service import IService
 from twisted.python import usage
 
-from sorna.config import AGENT_SETTINGS, AgentConfig, ConfigurationError, agent_config
+from sorna.config import AgentConfig, ConfigurationError, agent_config
+from sorna.settings import AGENT_SETTINGS
 from sorna.tap import SettingsOptions
 
 

@@ -20,6 +20,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.web.server import Site
 
+from sorna.beneath.storage_root import prepare_root
 from sorna.boot import Boot, Listening, Stopping, repeating
 from sorna.cluster.enrolment import TrustedDirectory
 from sorna.cluster.link import ZmqAgentLink
@@ -30,6 +31,8 @@ from sorna.embedded.postgres import EmbeddedPostgres
 from sorna.embedded.redis import EmbeddedRedis
 from sorna.errors import Unavailable
 from sorna.first_start import FirstKeypair, banner, endpoint_of, ensure_keypairs, write_client_file
+from sorna.folders.housekeeping import Housekeeping
+from sorna.folders.storage import DiskFolders, Threads
 from sorna.gateway.service import make_site
 from sorna.gateway.starting import FrontDoor
 from sorna.legacy.access import Access
@@ -45,10 +48,12 @@ from sorna.manager.administration import Administration
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
 from sorna.manager.events import KERNEL_TOPIC
+from sorna.manager.folders import Folders
 from sorna.manager.interfaces import AgentDirectory, AgentStore
 from sorna.manager.keypairs import MAX_AGE, CachedKeypairs
 from sorna.manager.reaper import Reaper
 from sorna.manager.registry import Registry
+from sorna.manager.transfers import Transfers
 from sorna.model.keypair import EXAMPLE_ACCESS_KEY
 from sorna.observability import show_debug
 from sorna.store.address import DatabaseAddress
@@ -57,6 +62,7 @@ from sorna.store.service import Tables, open_store
 REAPER_INTERVAL = 0.5
 KEYPAIR_USE_INTERVAL = 1.0
 AGENT_DEADLINE = 60.0
+HOUSEKEEPING_INTERVAL = 3600.0
 ACCESS_INTERVAL = 0.5
 SWEEP_INTERVAL = 30.0
 # A predecessor's agent, killed a moment ago, may still hold the port at the first attempts.
@@ -104,6 +110,7 @@ class _Server:
     readiness: Readiness
     front_door: FrontDoor
     parent: OrderedServices
+    storage_id: str = ""
 
     def listening(self) -> IService:
         """Bind the HTTP port when the process starts; a taken port ends it at once, with its reason."""
@@ -144,6 +151,7 @@ class _Server:
         """Make the directories that only this user may look into."""
         for path in (self.config.state_dir, self.config.state_dir / "manager", self.config.state_dir / "agent"):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.storage_id = prepare_root(self.config.folders.root)
 
     async def _databases(self) -> tuple[DatabaseAddress, RedisAddress]:
         """Find both databases: the operator's, or private ones started side by side."""
@@ -198,6 +206,7 @@ class _Server:
     def _serve(self, store: Tables, redis: RedisAddress, keys: CurveKeypair) -> _Manager:
         """Build the manager and the gateway on the databases."""
         reactor, parent = self.reactor, self.parent
+        threads = Threads(reactor)
         kernels_db, instances_db, rates_db = (RedisConnection(reactor, redis, db) for db in (1, 2, 4))
         directory = TrustedDirectory(reactor, RedisAgentDirectory(instances_db), store.agents)
         live = RedisLiveKernels(kernels_db)
@@ -209,6 +218,10 @@ class _Server:
         announcements = RedisAnnouncements(reactor, redis, kernels_db, on_resync=keypairs.changed)
         keypairs.listen(announcements)
         ending = Ending(reactor, store.kernels, live, directory, link, announcements)
+        storage = DiskFolders(self.config.folders.root, self.storage_id, threads)
+        folders = Folders(
+            reactor, store.folders, storage, keypairs, self.config.folders.bounds, self.config.folders.most
+        )
         creation = Creation(
             reactor,
             store.kernels,
@@ -218,6 +231,7 @@ class _Server:
             announcements,
             ending,
             keypairs,
+            folders,
             self.config.limits,
             self.config.gpu_instances,
         )
@@ -232,10 +246,11 @@ class _Server:
             directory,
             live,
             announcements,
+            store.folders,
         )
         reaper = Reaper(reactor, store.kernels, directory, link, ending)
         operations = Operations()
-        for service in (kernels_db, instances_db, rates_db, announcements, link):
+        for service in (threads, kernels_db, instances_db, rates_db, announcements, link):
             parent.addService(service)
         parent.addService(Stopping(keypairs.write_use))
         parent.addService(repeating(reactor, REAPER_INTERVAL, reaper.mend, "while mending"))
@@ -245,15 +260,20 @@ class _Server:
         parent.addService(
             repeating(reactor, MAX_AGE, keypairs.check_watched, "while looking at the keypairs of open streams")
         )
+        housekeeping = Housekeeping(reactor, storage, store.folders)
+        parent.addService(repeating(reactor, HOUSEKEEPING_INTERVAL, housekeeping.tidy, "while tidying folders"))
         parent.addService(Draining(operations))
         site = make_site(
             reactor,
             kernels=registry,
+            folders=folders,
+            transfers=Transfers(reactor, keypairs, folders),
             administration=administration,
             keypairs=keypairs,
             rate_limits=RedisRateCounters(rates_db),
             operations=operations,
             readiness=self.readiness,
+            tls=self.config.tls,
         )
         return _Manager(
             directory, RedisHeartbeatStore(instances_db), site, registry, keypairs, operations, announcements
@@ -321,6 +341,7 @@ class _Server:
             "max-kernels": self.config.kernels.max_kernels,
             "kernel-pool": self.config.kernels.pool,
             "kernel-python": self.config.kernels.python,
+            "folder-root": str(self.config.folders.root),
             "kernel-preload": ",".join(self.config.kernels.preload),
             "debug": self.config.debug,
         }

@@ -58,6 +58,26 @@ class RuntimeUnknown(SornaError):
     """No runtime has this name or alias."""
 
 
+class FolderNotFound(SornaError):
+    """No virtual folder that this access key may see has the name or id."""
+
+
+class FolderAlreadyExists(SornaError):
+    """The access key sees a virtual folder of this name already."""
+
+
+class FolderForbidden(SornaError):
+    """The access key sees the virtual folder and may not do this with it."""
+
+
+class InvitationNotFound(SornaError):
+    """No open invitation of this id is for this access key, or by it."""
+
+
+class UploadConflict(SornaError):
+    """An upload is not where the client thinks it is; nothing was written."""
+
+
 class NoAgentAvailable(SornaError):
     """No live agent offers the runtime and has a free place."""
 

@@ -12,7 +12,8 @@ from typing import ClassVar
 from twisted.application.service import IService
 from twisted.python import usage
 
-from sorna.config import SERVER_SETTINGS, ConfigurationError, ServerConfig, Setting, server_config
+from sorna.config import ConfigurationError, ServerConfig, server_config
+from sorna.settings import SERVER_SETTINGS, Setting
 
 
 class SettingsOptions(usage.Options):

@@ -9,8 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sorna.config import (
-    AGENT_SETTINGS,
-    SERVER_SETTINGS,
     ConfigurationError,
     agent_config,
     default_state_dir,
@@ -18,6 +16,7 @@ from sorna.config import (
     server_config,
 )
 from sorna.model.limits import MIB
+from sorna.settings import AGENT_SETTINGS, SERVER_SETTINGS
 from sorna.testing.unit import UnitTestCase
 
 

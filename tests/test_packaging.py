@@ -11,7 +11,7 @@ from pathlib import Path
 from unittest import SkipTest
 
 import sorna
-from sorna.config import AGENT_SETTINGS, SERVER_SETTINGS
+from sorna.settings import AGENT_SETTINGS, SERVER_SETTINGS
 from sorna.testing.unit import UnitTestCase
 
 PROJECT = Path(sorna.__file__).parent.parent

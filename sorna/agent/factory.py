@@ -6,7 +6,7 @@ kernel, nor how many are wanted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from attrs import field, frozen
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
@@ -17,7 +17,8 @@ from twisted.logger import Logger
 from sorna.agent.detection import DetectedRuntime
 from sorna.agent.interfaces import ConfinedKernel, Sandbox, SandboxSpec
 from sorna.agent.kernel import Kernel, OnEnded, OpenChannel
-from sorna.errors import AgentFailed, SornaError
+from sorna.errors import AgentFailed, AgentRefused, SornaError
+from sorna.model.folder import Mount
 from sorna.model.kernel import new_kernel_id, short_id
 from sorna.model.limits import Limits
 
@@ -55,18 +56,21 @@ class KernelFactory:
         """Tell what a kernel has to be made of that ends up with these limits."""
         return Recipe(runtime, self.sandbox.template(limits))
 
-    async def make(self, recipe: Recipe, on_ended: OnEnded) -> Kernel:
+    async def make(self, recipe: Recipe, on_ended: OnEnded, mounts: Sequence[Mount] = ()) -> Kernel:
         """Make one; code can run when this returns, and nothing is left of it when this raises.
 
         :param on_ended: told of its end until somebody else is, by :meth:`Kernel.assign`.
         :raises AgentFailed: it could not be made.
+        :raises AgentRefused: folders cannot be mounted here.
         """
+        if mounts and not self.sandbox.storage:
+            raise AgentRefused("This agent does not have the storage of the folders that are to be mounted.")
         async with self._turns:
-            return await self._make(recipe, on_ended)
+            return await self._make(recipe, on_ended, mounts)
 
-    async def _make(self, recipe: Recipe, on_ended: OnEnded) -> Kernel:
+    async def _make(self, recipe: Recipe, on_ended: OnEnded, mounts: Sequence[Mount]) -> Kernel:
         detected = self.runtimes[recipe.runtime]
-        order = SandboxSpec(short_id(new_kernel_id()), detected.runtime.stack, recipe.limits)
+        order = SandboxSpec(short_id(new_kernel_id()), detected.runtime.stack, recipe.limits, mounts=mounts)
         spawned: Deferred[ConfinedKernel] = Deferred.fromCoroutine(self.sandbox.spawn(order))
         spawned.addTimeout(SPAWN_DEADLINE, self.reactor)
         try:

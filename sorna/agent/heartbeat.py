@@ -7,7 +7,7 @@ the historic layout of Redis db 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from attrs import field, frozen
 from twisted.internet.defer import CancelledError, Deferred
@@ -32,7 +32,10 @@ KERNELS_PER_TURN = 8
 
 @frozen
 class AgentIdentity:
-    """Who this agent is to its managers; the fields of :class:`~sorna.agent.interfaces.Heartbeat` that do not change."""
+    """Who this agent is to its managers; the fields of :class:`~sorna.agent.interfaces.Heartbeat` that do not change.
+
+    :ivar storage: tells the id of the folders' storage, which is known when the tier has started.
+    """
 
     agent_id: str
     incarnation: str
@@ -40,6 +43,7 @@ class AgentIdentity:
     public_key: str
     isolation: str
     capacity: Capacity = field(factory=Capacity)
+    storage: Callable[[], str] = str
 
 
 def stats_of(kernel: Kernel, usage: Usage) -> Mapping[str, str]:
@@ -160,6 +164,7 @@ class Heart:
             max_kernels=self._kernels.max_kernels,
             isolation=identity.isolation,
             capacity=identity.capacity,
+            storage=identity.storage(),
             stats={name: one for name, one in stats.items() if name in live},
         )
         await self._store.beat(beat, self._interval)

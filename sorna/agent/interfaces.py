@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 
 from sorna.model.agent import Heartbeat
 from sorna.model.file import FileEntry, FilePiece
+from sorna.model.folder import Mount
 from sorna.model.kernel import KernelSpec, Usage
 from sorna.model.limits import Limits
 from sorna.model.run import OutputRequest, RunReply, RunRequest
@@ -32,6 +33,7 @@ class SandboxSpec:
     limits: Limits
     hostname: str = "sorna"
     environ: Mapping[str, str] = field(factory=dict)
+    mounts: Sequence[Mount] = ()
 
 
 @frozen
@@ -85,9 +87,13 @@ class ConfinedKernel(Protocol):
 
 
 class Sandbox(Protocol):
-    """One isolation tier."""
+    """One isolation tier.
+
+    :ivar storage: id of the folders' storage that kernels of this tier can see once it has started; empty for none.
+    """
 
     name: str
+    storage: str
 
     async def start(self) -> None:
         """Make ready: check the host, warm the zygotes.
@@ -119,6 +125,7 @@ class SandboxSettings:
     :ivar python: the interpreter of the ``python3`` runtime.
     :ivar preload: modules the ``python3`` zygote imports; one that is missing is skipped.
     :ivar read_only: host paths a kernel may read besides the system's own, for tools outside ``/usr``.
+    :ivar folder_root: the root directory of the folders' storage; empty for none.
     :ivar uid_range: first host uid for kernels and how many, when the agent runs as root.
     """
 
@@ -126,6 +133,7 @@ class SandboxSettings:
     preload: Sequence[str] = ()
     read_only: Sequence[str] = ()
     uid_range: tuple[int, int] = (1_879_048_192, 65_536)
+    folder_root: str = ""
 
 
 class AgentOperations(Protocol):

@@ -15,7 +15,7 @@ from sorna.agent.output_log import KIB
 from sorna.agent.replies import Replies
 from sorna.agent.run import read_object
 from sorna.agent.runners import frames
-from sorna.agent.runners.reading import MAX_ENTRIES, MAX_PIECE
+from sorna.beneath.reading import MAX_ENTRIES, MAX_PIECE
 from sorna.errors import AgentFailed, AgentRefused
 from sorna.model.file import FileEntry, FilePiece
 

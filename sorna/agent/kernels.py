@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from sorna.agent.detection import DetectedRuntime
+from sorna.agent.folder_watch import FolderWatch
 from sorna.agent.interfaces import AgentNews
 from sorna.agent.kernel import Kernel
 from sorna.agent.pool import Pool
@@ -52,6 +53,7 @@ class Kernels:
 
     :param pool: where kernels come from.
     :param runtimes: what this host offers, by canonical name.
+    :param folders: sees to it that kernels do not write more into folders than these may hold.
     """
 
     _log = Logger()
@@ -62,9 +64,11 @@ class Kernels:
         pool: Pool,
         runtimes: Mapping[str, DetectedRuntime],
         max_kernels: int,
+        folders: FolderWatch,
     ) -> None:
         self._reactor = reactor
         self._pool = pool
+        self._folders = folders
         self.runtimes = runtimes
         self.max_kernels = max_kernels
         self._live: dict[uuid.UUID, Kernel] = {}
@@ -165,7 +169,7 @@ class Kernels:
 
     async def _make(self, kernel_id: uuid.UUID, spec: KernelSpec) -> Kernel:
         limits = self.runtimes[spec.runtime].runtime.adapt(spec.limits)
-        kernel = await self._pool.obtain(spec.runtime, limits)
+        kernel = await self._pool.obtain(spec.runtime, limits, spec.mounts)
         environ = {
             "SORNA_MEMORY_MIB": str(limits.memory // MIB),
             "SORNA_CORES": str(max(1, round(limits.cpu_cores))),
@@ -177,6 +181,7 @@ class Kernels:
             environ,
             lambda kernel, reason, usage: self._on_ended(kernel_id, kernel, reason, usage),
         )
+        self._folders.watch(kernel, spec.mounts)
         return kernel
 
     def _on_ended(self, kernel_id: uuid.UUID, kernel: Kernel, reason: str, usage: Usage) -> None:

@@ -10,6 +10,7 @@ made at a time, beside those that requests which found nothing are having made.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
@@ -21,6 +22,7 @@ from sorna.agent.demand import Demand
 from sorna.agent.factory import KernelFactory, Recipe
 from sorna.agent.kernel import Kernel
 from sorna.errors import SornaError
+from sorna.model.folder import Mount
 from sorna.model.kernel import Usage
 from sorna.model.limits import Limits
 
@@ -75,14 +77,16 @@ class Pool:
             self._shelf(self._usual)
         self._look_again(0.0)
 
-    async def obtain(self, runtime: str, limits: Limits) -> Kernel:
+    async def obtain(self, runtime: str, limits: Limits, mounts: Sequence[Mount] = ()) -> Kernel:
         """Give a kernel that can run code and is nobody's: one that is ready, or else a new one.
 
-        :raises AgentFailed: none could be made.
+        One with folders is always new, because they are mounted while it is confined.
+
+        :raises AgentFailed, AgentRefused: none could be made.
         """
         recipe = self._factory.recipe(runtime, limits)
-        if not self._running:
-            return await self._factory.make(recipe, _nobody)
+        if mounts or not self._running:
+            return await self._factory.make(recipe, _nobody, mounts)
         if self._usual is not None and recipe.runtime == self._usual.runtime:
             self._usual = recipe  # what an operator has configured is learned from the first request
         shelf = self._shelf(recipe)

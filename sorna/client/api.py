@@ -7,7 +7,7 @@ same code runs over a socket and, in tests, over a resource in memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
@@ -51,6 +51,8 @@ LARGEST_ANSWER = 64 * 1024 * 1024
 
 # Seconds.  A call to execute is answered after two at the latest; the others may have to wait for an agent.
 QUICK, SLOW = 15.0, 60.0
+# For one piece of an upload, or for a whole download, which goes on where it stopped when that was too short.
+TRANSFER = 600.0
 
 _UNREACHABLE = (
     ConnectError,
@@ -104,11 +106,13 @@ class ApiClient:
         token: str,
         *,
         environ: Mapping[str, str] | None = None,
+        mounts: Sequence[str] = (),
         memory: int = 0,
         execution_timeout: float = 0.0,
     ) -> Session:
         """Get the kernel of this session token, or create it.
 
+        :param mounts: names of folders, with a colon and an alias where wanted.
         :param memory: bytes, 0 for the default.
         :param execution_timeout: seconds, 0 for the default.
         """
@@ -116,7 +120,7 @@ class ApiClient:
             "lang": runtime,
             "clientSessionToken": token,
             "limits": {"maxMem": memory // 1024, "execTimeout": int(execution_timeout * 1000)},
-            "config": {"environ": dict(environ or {})},
+            "config": {"environ": dict(environ or {}), **({"mounts": list(mounts)} if mounts else {})},
         }
         answer = await self._json("POST", "/kernel/create", SLOW, body)
         return Session(text_of(answer, "kernelId"), bool(answer.get("created", True)))
@@ -127,11 +131,11 @@ class ApiClient:
 
     async def restart(self, kernel_id: str) -> None:
         """Throw the kernel's memory away and keep its files."""
-        await self._call("PATCH", _kernel(kernel_id), SLOW)
+        await self.call("PATCH", _kernel(kernel_id), SLOW)
 
     async def destroy(self, kernel_id: str) -> dict[str, Any] | None:
         """End a kernel; gives what it used, where the server tells."""
-        reply = await self._call("DELETE", _kernel(kernel_id), SLOW)
+        reply = await self.call("DELETE", _kernel(kernel_id), SLOW)
         if reply.status != 200:
             return None
         stats = json_object(reply).get("stats")
@@ -139,7 +143,7 @@ class ApiClient:
 
     async def interrupt(self, kernel_id: str) -> None:
         """Interrupt what runs now."""
-        await self._call("POST", _kernel(kernel_id, "/interrupt"), QUICK)
+        await self.call("POST", _kernel(kernel_id, "/interrupt"), QUICK)
 
     async def complete(self, kernel_id: str, code: str, options: Mapping[str, Any]) -> list[str]:
         """Complete code at ``options``: row, col, line, post."""
@@ -164,7 +168,7 @@ class ApiClient:
         """
         for start in range(0, len(files), MOST_FILES):
             content_type, body = multipart(files[start : start + MOST_FILES])
-            await self._call("POST", _kernel(kernel_id, "/upload"), SLOW, body, content_type)
+            await self.call("POST", _kernel(kernel_id, "/upload"), SLOW, body, content_type)
 
     async def execute(self, kernel_id: str, call: Call) -> Answer:
         """Make one call to execute and give its one answer; :meth:`run` makes as many as a run needs."""
@@ -189,22 +193,65 @@ class ApiClient:
     ) -> dict[str, Any]:
         """Make a call with a JSON object, and give the JSON object of its answer."""
         sent = None if body is None else json.dumps(body).encode("utf-8")
-        return json_object(await self._call(method, path, deadline, sent, JSON))
+        return json_object(await self.call(method, path, deadline, sent, JSON))
 
-    async def _call(
+    async def call(
         self, method: str, path: str, deadline: float, body: bytes | None = None, content_type: str = NO_BODY
     ) -> Reply:
-        """Make a call and give its answer if it is a good one, else raise what it says."""
-        exchange = abandonable(Deferred.fromCoroutine(self._exchange(method, PREFIX + path, body, content_type)))
+        """Make a signed call and give its answer if it is a good one, else raise what it says.
+
+        :param path: without the version's prefix.
+        :param deadline: seconds.
+        """
+        reply = await self._within(deadline, self._exchange(method, PREFIX + path, body, content_type))
+        if not 200 <= reply.status < 300:
+            raise_problem(reply)
+        return reply
+
+    async def transfer(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[bytes, bytes],
+        body: bytes | None = None,
+        keep: Callable[[bytes], None] | None = None,
+    ) -> Reply:
+        """Make a call without a signature, and give its answer whatever that is.
+
+        :param keep: is given the pieces of the body, if the answer is the whole of what was asked for or the rest of it; any
+            other body is bounded and comes with the reply.
+        """
+        return await self._within(TRANSFER, self._send(method, url, headers, body, keep))
+
+    async def _send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[bytes, bytes],
+        body: bytes | None,
+        keep: Callable[[bytes], None] | None,
+    ) -> Reply:
+        sent = Headers({name: [value] for name, value in headers.items()})
+        response = await self._http.request(
+            method, url, headers=sent, data=body, allow_redirects=False, unbuffered=True
+        )
+        got = {
+            name.decode("latin-1").lower(): values[-1].decode("latin-1")
+            for name, values in response.headers.getAllRawHeaders()
+        }
+        if keep is not None and response.code == (206 if b"Range" in headers else 200):
+            await collect(response, keep)
+            return Reply(response.code, b"", got)
+        return Reply(response.code, await _read(response, self._largest_answer), got)
+
+    async def _within(self, deadline: float, work: Coroutine[Any, Any, Reply]) -> Reply:
+        exchange = abandonable(Deferred.fromCoroutine(work))
         try:
-            reply = await exchange.addTimeout(deadline, self._clock)
+            return await exchange.addTimeout(deadline, self._clock)
         except DeadlinePassed as error:
             raise ApiError(0, "timeout", f"No answer from {self._endpoint} within {deadline:.0f} s.") from error
         except _UNREACHABLE as error:
             raise ApiError(0, "unreachable", f"Cannot reach {self._endpoint}: {_reason(error)}") from error
-        if not 200 <= reply.status < 300:
-            raise_problem(reply)
-        return reply
 
     async def _exchange(self, method: str, target: str, body: bytes | None, content_type: str) -> Reply:
         signed = signed_headers(

@@ -16,6 +16,7 @@ import click
 from sorna import __version__
 from sorna.client import administration
 from sorna.client.door import Command, Door, Unusable, connection, perform
+from sorna.client.folder_commands import folder
 from sorna.client.running import FilesUnusable, RunOfCode, RunOrder, read_files
 from sorna.client.terminal import Terminal
 
@@ -46,6 +47,9 @@ def cli(context: click.Context) -> None:
 @click.option("--basedir", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path())
 @click.option("--env", "environ", multiple=True, metavar="KEY=VALUE", help="A variable of a new kernel.  [repeatable]")
 @click.option(
+    "-m", "--mount", "mounts", multiple=True, metavar="NAME[:ALIAS]", help="A folder of a new kernel.  [repeatable]"
+)
+@click.option(
     "--media",
     type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
     metavar="FOLDER",
@@ -64,6 +68,7 @@ def run(
     remove: bool | None,
     basedir: Path,
     environ: tuple[str, ...],
+    mounts: tuple[str, ...],
     media: Path | None,
     quiet: bool,
 ) -> Command:
@@ -84,6 +89,7 @@ def run(
             build=build,
             execute=execute,
             environ=dict(_variable(text) for text in environ),
+            mounts=mounts,
         )
     except FilesUnusable as error:
         raise Unusable(str(error)) from error
@@ -168,6 +174,7 @@ def _table(values: dict[str, Any]) -> None:
 
 cli.add_command(administration.ps)
 cli.add_command(administration.admin)
+cli.add_command(folder)
 
 
 def main() -> None:

@@ -40,6 +40,7 @@ class RunOrder:
     build: str = "*"
     execute: str = "*"
     environ: Mapping[str, str] = field(factory=dict)
+    mounts: tuple[str, ...] = ()
 
 
 class FilesUnusable(Exception):
@@ -123,7 +124,7 @@ class RunOfCode:
         order = self._order
         self._kernel = order.token
         try:
-            session = await self._api.create(order.runtime, order.token, environ=order.environ)
+            session = await self._api.create(order.runtime, order.token, environ=order.environ, mounts=order.mounts)
         except ApiError as error:
             # A refusal made no kernel, and the token may name one that this run did not ask for; silence may have made one.
             if error.type != "timeout":

@@ -93,10 +93,14 @@ class Answer:
 
 @frozen
 class Reply:
-    """An answer of the server as it came."""
+    """An answer of the server as it came.
+
+    :ivar headers: the last value of each, by its name in lower case; only for transfers.
+    """
 
     status: int
     body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(factory=dict)
 
 
 def host_header(endpoint: str) -> str:

@@ -31,6 +31,7 @@ from attrs import frozen
 
 from sorna import errors
 from sorna.model.file import FileEntry, FilePiece
+from sorna.model.folder import Mount
 from sorna.model.kernel import KernelSpec, Usage
 from sorna.model.limits import Limits
 from sorna.model.run import OutputRequest, RunException, RunMode, RunReply, RunRequest, RunStatus
@@ -292,7 +293,10 @@ def unpack_limits(raw: Any) -> Limits:
 def unpack_spec(raw: Any) -> KernelSpec:
     """Read what a kernel shall be. :raises MalformedMessage:."""
     with _reading(KernelSpec):
-        return _build(KernelSpec, {**raw, "limits": unpack_limits(raw["limits"])})
+        if not isinstance(raw["mounts"], list | tuple):
+            raise MalformedMessage("not a KernelSpec: mounts is no list")
+        mounts = tuple(_build(Mount, one) for one in raw["mounts"])
+        return _build(KernelSpec, {**raw, "limits": unpack_limits(raw["limits"]), "mounts": mounts})
 
 
 def unpack_usage(raw: Any) -> Usage:

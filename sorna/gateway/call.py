@@ -29,6 +29,8 @@ class Access(Enum):
 
     PUBLIC = "public"
     KEYPAIR = "keypair"
+    #: Whoever brings a token, which the route itself believes or not.
+    TOKEN = "token"  # noqa: S105 - a word
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -55,6 +57,7 @@ class Call:
     :ivar content_type: the whole header; empty when there is none.
     :ivar handshake: whether it wants to become a WebSocket.
     :ivar keypair: who asks; None on a public route.
+    :ivar stored_to: where an upload is after this body, if that was stored while it arrived.
     """
 
     request_id: str
@@ -67,6 +70,7 @@ class Call:
     target: bytes = b""
     handshake: bool = False
     headers: Headers = field(factory=Headers, repr=False)
+    stored_to: int | None = None
 
     @property
     def caller(self) -> Keypair:
@@ -98,6 +102,10 @@ class Call:
             return parse_qs(self.target.partition(b"?")[2].decode("ascii"), errors="strict", max_num_fields=MAX_FIELDS)
         except ValueError:
             raise InvalidRequest("Malformed query") from None
+
+    def header(self, name: bytes) -> bytes | None:
+        """Give the last value of a header, None where there is none."""
+        return (self.headers.getRawHeaders(name) or (None,))[-1]
 
     def json_object(self) -> dict[str, Any]:
         """Read the body as a JSON object, whatever the method and the content type.

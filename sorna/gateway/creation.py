@@ -9,9 +9,9 @@ say where or how long to wait are accepted without effect.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from sorna.errors import InvalidRequest
+from sorna.errors import FolderNotFound, InvalidRequest
 from sorna.gateway.described import (
     FLAG,
     OBJECT,
@@ -24,18 +24,18 @@ from sorna.gateway.described import (
     text_of,
 )
 from sorna.gateway.parameters import MOST, Parameters
-from sorna.gateway.problems import FolderNotFound
-from sorna.manager.requests import CreateRequest
+from sorna.gateway.sizes import read_size
+from sorna.manager.requests import CreateRequest, MountWish
+from sorna.model.folder import valid_folder_name
 from sorna.model.kernel import valid_session_token
 from sorna.model.limits import KIB, MIB
 
+HOME = "/home/work"
 MAX_ENVIRON = 64
 MAX_ENVIRON_VALUE = 16 * 1024
 _MAX_NAME = 64
 _MAX_IMAGE = 256
 _ENVIRON_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)\s*([kmgtp]?)(?:i?b)?", re.ASCII | re.IGNORECASE)
-_UNITS = {"": 1, "k": KIB, "m": MIB, "g": KIB * MIB, "t": MIB * MIB, "p": KIB * MIB * MIB}
 #: Later clients may want these; a session that silently went without them would be another one. A ``startupCommand`` is for
 #: batch sessions alone, which are refused; clients of 19.09 send one whatever they want.
 _REFUSED = ("bootstrap_script", "starts_at", "dependencies", "callback_url")
@@ -67,19 +67,18 @@ def read_create(access_key: str, body: Parameters) -> CreateRequest:
     """Read a create request.
 
     :raises InvalidRequest: a field is missing or wrong, or cannot be fulfilled; the detail names it.
-    :raises FolderNotFound: it wants to mount a folder.
+    :raises FolderNotFound: it wants to mount what no folder is called.
     """
     config = body.inner("config")
     limits, first_limits = body.inner("limits"), body.inner("resourceLimits")
     resources = config.inner("resources")
     runtime, token = _runtime(body), _token(body)
     for where in (body, config):
-        _refuse_mounts(where)
         where.number("clusterSize")  # accepted and without effect, as it always was; only nonsense is refused
     _refuse_what_is_not_offered(access_key, body)
     for key in ("instanceGPUs", "instanceTPUs"):
         config.number(key)
-    memory = _size(resources, "mem") or _instance_memory(config) or _kib(limits) or _kib(first_limits)
+    memory = read_size(resources, "mem") or _instance_memory(config) or _kib(limits) or _kib(first_limits)
     timeout = limits.number("execTimeout") or first_limits.number("timeout")
     return CreateRequest(
         access_key=access_key,
@@ -90,6 +89,7 @@ def read_create(access_key: str, body: Parameters) -> CreateRequest:
         cpu_cores=resources.number("cpu") or config.number("instanceCores"),
         environ=_environ(config),
         tag=body.optional_text("tag", _MAX_NAME),
+        mounts=(*_mounts(body), *_mounts(config)),
         reuse=body.content.get("reuseIfExists") is None or body.flag("reuseIfExists"),
     )
 
@@ -122,20 +122,20 @@ def _instance_memory(config: Parameters) -> float:
     return config.number("instanceMemory") * MIB * (KIB if "instanceTPUs" in config.content else 1)
 
 
-def _size(where: Parameters, key: str) -> float:
-    """Read a number of bytes, or a text such as ``1g``; 0 when it is not given."""
-    value = where.content.get(key)
-    if not isinstance(value, str):
-        return where.number(key)
-    size = _SIZE.fullmatch(value.strip())
-    if size is None:
-        raise where.wrong(key, "a size such as 512m")
-    return float(size[1]) * _UNITS[size[2].lower()]
+def _mounts(where: Parameters) -> Sequence[MountWish]:
+    """Read names of folders, ``name:alias`` among them, and the map of aliases that later clients send besides.
 
-
-def _refuse_mounts(where: Parameters) -> None:
-    for name in (*where.texts("mounts"), *where.inner("mount_map").content):
-        raise FolderNotFound(f"{where.name('mounts')}: {name[:_MAX_NAME]}")
+    An alias is a path below the working directory, or one that begins with it.
+    """
+    aliases = where.inner("mount_map")
+    wishes = []
+    for mount in (*where.texts("mounts"), *(name for name in aliases.content if name not in where.texts("mounts"))):
+        name, colon, alias = mount.partition(":")
+        if not valid_folder_name(name):
+            raise FolderNotFound(f"{where.name('mounts')}: {name[:_MAX_NAME]}")
+        alias = alias if colon else aliases.text(name)
+        wishes.append(MountWish(name, alias.removeprefix(f"{HOME}/").rstrip("/")))
+    return wishes
 
 
 def _refuse_what_is_not_offered(access_key: str, body: Parameters) -> None:

@@ -24,16 +24,27 @@ _VARIABLE = re.compile(r"<(\w+)>")
 _VERSIONS = [{"url": "/", "description": "without a version"}, *({"url": f"/v{number}"} for number in (4, 3, 2))]
 _VARIABLES = {
     "reference": "A kernel's id, short or as a UUID, or the session's token.",
+    "folder": "A folder's name; below /folder its id.",
     "run_id": "The run's id, as the answers to the execution tell it.",
 }
 #: Who may call a route, in the words of the document.
-SECURITY: Mapping[Access, list[dict[str, list[str]]]] = {Access.PUBLIC: [], Access.KEYPAIR: [{"signature": []}]}
+SECURITY: Mapping[Access, list[dict[str, list[str]]]] = {
+    Access.PUBLIC: [],
+    Access.KEYPAIR: [{"signature": []}],
+    Access.TOKEN: [{"token": []}],
+}
 _SIGNATURE = {
     "type": "apiKey",
     "in": "header",
     "name": "Authorization",
     "description": "BackendAI signMethod=HMAC-SHA256, credential=ACCESS_KEY:SIGNATURE, with the headers Date and"
     " X-BackendAI-Version; the signature covers method, path, date, host, media type and version.",
+}
+_TOKEN = {
+    "type": "apiKey",
+    "in": "query",
+    "name": "token",
+    "description": "What the answer to a signed request for an upload or a download gave.",
 }
 _PROBLEM_SCHEMA = {
     "type": "object",
@@ -57,6 +68,7 @@ def document_of(routes: Iterable[Route]) -> dict[str, Any]:
         servers=_VERSIONS,
     )
     spec.components.security_scheme("signature", _SIGNATURE)
+    spec.components.security_scheme("token", _TOKEN)
     spec.components.schema("Problem", dict(_PROBLEM_SCHEMA))
     for status, component in _problem_responses().items():
         spec.components.response(_problem_name(status), component)
@@ -122,11 +134,15 @@ def _errors(route: Route, described: Described) -> Iterable[type[BaseException]]
     yield from described.raises
     yield from (BadRequest, PayloadTooLarge, errors.SornaError)
     if route.access is not Access.PUBLIC:
-        yield from (errors.AuthenticationFailed, errors.RateLimitExceeded, errors.Unavailable)
+        yield errors.AuthenticationFailed
+    if route.access is Access.KEYPAIR:
+        yield from (errors.RateLimitExceeded, errors.Unavailable)
     if route.needs_ready:
         yield errors.Unavailable
     if "<reference>" in route.path:
         yield errors.KernelNotFound
+    if "<folder>" in route.path:
+        yield errors.FolderNotFound
 
 
 def _row(error: type[BaseException]) -> Problem:
@@ -157,4 +173,4 @@ def _content(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _says(status: int) -> str:
-    return {200: "It is done.", 201: "There is such a kernel now.", 204: "It is done; there is nothing to say."}[status]
+    return {206: "A part of it.", 416: "It ends before what was asked for."}.get(status, "It is done.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -62,7 +62,7 @@ class FileRoutes:
         entries = await self.kernels.list_files(call.access_key, reference, path)
         return json_reply(
             {
-                "files": json.dumps([_description(path, entry) for entry in entries]),
+                "files": listing(path, entries),
                 "errors": "",
                 "folder_path": HOME,
                 "abspath": HOME if path == "." else f"{HOME}/{path}",
@@ -119,12 +119,18 @@ def relative(path: str) -> str:
     return "/".join(parts) or "."
 
 
-def _description(path: str, entry: FileEntry) -> dict[str, object]:
-    return {
-        "mode": stat.filemode(entry.mode),
-        "size": entry.size,
-        "ctime": entry.changed,
-        "mtime": entry.modified,
-        "atime": entry.used,
-        "filename": entry.name or path.rpartition("/")[2],
-    }
+def listing(path: str, entries: Iterable[FileEntry]) -> str:
+    """Write the listing of a directory, or of one file, as clients read it: JSON inside of JSON."""
+    return json.dumps(
+        [
+            {
+                "mode": stat.filemode(entry.mode),
+                "size": entry.size,
+                "ctime": entry.changed,
+                "mtime": entry.modified,
+                "atime": entry.used,
+                "filename": entry.name or path.rpartition("/")[2],
+            }
+            for entry in entries
+        ]
+    )

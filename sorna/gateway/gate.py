@@ -44,6 +44,7 @@ class Incoming:
     headers: Headers
     body: bytes = field(repr=False)
     gone: Callable[[], bool]
+    stored_to: int | None = None
 
 
 class Gate:
@@ -86,6 +87,7 @@ class Gate:
                     keypair=keypair,
                     target=incoming.target,
                     headers=incoming.headers,
+                    stored_to=incoming.stored_to,
                 )
             )
             if keypair is not None and reply.stream is not None:

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from sorna.manager.interfaces import KernelFilter, RateState, UploadFile
 from sorna.manager.requests import AgentDescription, Created, CreateRequest, KernelEvent, KernelInfo
 from sorna.model.file import FileEntry, FilePiece
+from sorna.model.folder import Folder
 from sorna.model.kernel import Kernel, KernelStatus, Usage
 from sorna.model.keypair import Keypair, KeypairChanges
 from sorna.model.policy import ResourcePolicy
@@ -198,6 +199,18 @@ class Administration(Protocol):
         self, access_keys: Collection[str], statuses: Collection[KernelStatus] | None, limit: int
     ) -> Sequence[Kernel]:
         """List the newest kernels of each of these owners, at most ``limit`` each."""
+        ...
+
+    async def folders(self, owner: str | None, offset: int, limit: int) -> Sequence[Folder]:
+        """List virtual folders."""
+        ...
+
+    async def count_folders(self, owner: str | None) -> int:
+        """Tell how many virtual folders there are."""
+        ...
+
+    async def folders_of_owners(self, access_keys: Collection[str], limit: int) -> Sequence[Folder]:
+        """List the newest virtual folders of each of these owners, at most ``limit`` each."""
         ...
 
     async def kernels_of_agents(

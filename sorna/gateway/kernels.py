@@ -12,6 +12,7 @@ from attrs import asdict, fields, frozen
 
 from sorna.errors import (
     AgentError,
+    FolderNotFound,
     KernelAlreadyExists,
     KernelCreationFailed,
     KernelDestructionFailed,
@@ -39,7 +40,6 @@ from sorna.gateway.described import (
 )
 from sorna.gateway.interfaces import Kernels, Operations
 from sorna.gateway.parameters import Parameters
-from sorna.gateway.problems import FolderNotFound
 from sorna.gateway.router import Router
 from sorna.gateway.upload import read_files
 from sorna.manager.requests import KernelInfo

@@ -47,8 +47,12 @@ class PayloadTooLarge(errors.SornaError):
     """The body is larger than this door reads."""
 
 
-class FolderNotFound(errors.SornaError):
-    """No virtual folder has this name."""
+class UnsupportedMediaType(errors.SornaError):
+    """The body is of another type than the route reads."""
+
+
+class PreconditionFailed(errors.SornaError):
+    """A header that the protocol of the route wants is missing or says something else."""
 
 
 @frozen
@@ -71,12 +75,20 @@ TABLE: Mapping[type[BaseException], Problem] = {
     BadRequest: Problem(400, "generic-bad-request", "Bad request."),
     MethodNotAllowed: Problem(405, "method-not-allowed", "HTTP Method Not Allowed."),
     PayloadTooLarge: Problem(413, "payload-too-large", "The request body is too large."),
+    UnsupportedMediaType: Problem(415, "unsupported-media-type", "The content type is not supported here."),
+    PreconditionFailed: Problem(412, "precondition-failed", "The protocol version is not supported here."),
     errors.InvalidAuthentication: Problem(400, "invalid-auth-params", "Missing or invalid authorization parameters."),
     errors.AuthenticationFailed: Problem(401, "auth-failed", "Credential/signature mismatch."),
     errors.InvalidRequest: Problem(400, "invalid-api-params", "Missing or invalid API parameters."),
     errors.KernelNotFound: Problem(404, "kernel-not-found", "No such kernel."),
     errors.RuntimeUnknown: Problem(404, "image-not-found", "No such environment image."),
-    FolderNotFound: Problem(404, "folder-not-found", "No such virtual folder."),
+    errors.FolderNotFound: Problem(404, "folder-not-found", "No such virtual folder."),
+    errors.FolderAlreadyExists: Problem(
+        400, "folder-already-exists", "The virtual folder already exists with the same name."
+    ),
+    errors.FolderForbidden: Problem(403, "generic-forbidden", "Forbidden operation."),
+    errors.InvitationNotFound: Problem(404, "invitation-not-found", "No such invitation."),
+    errors.UploadConflict: Problem(409, "upload-conflict", "The upload is at another offset."),
     errors.KernelAlreadyExists: Problem(
         400, "kernel-already-exists", "The kernel already exists with a different runtime type (language)."
     ),

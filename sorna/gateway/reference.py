@@ -85,7 +85,12 @@ def page_of(document: Mapping[str, Any]) -> Tag:
 def _section(document: Mapping[str, Any], path: str, method: str, operation: Mapping[str, Any]) -> Tag:
     return tags.section(
         tags.h2(f"{method.upper()} {path}"),
-        tags.p(operation["summary"], " Signed." if operation["security"] else " Public."),
+        tags.p(
+            operation["summary"],
+            " Wants a ",
+            ", ".join(name for one in operation["security"] for name in one) or "nobody in particular",
+            ".",
+        ),
         tags.table(*(_row(*cells) for cells in _parameters(operation))),
         *_contents("Request", operation.get("requestBody", {})),
         *(

@@ -21,7 +21,7 @@ from typing import Any
 from attrs import define, frozen
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
+from twisted.web.http import RESPONSES, HTTPChannel
 from twisted.web.iweb import INonQueuedRequestFactory
 from twisted.web.resource import IResource
 from twisted.web.server import Request as TwistedRequest
@@ -31,17 +31,19 @@ from zope.interface import provider
 from sorna.errors import InvalidRequest, SornaError, Unavailable
 from sorna.gateway.call import problem_reply
 from sorna.gateway.problems import BadRequest, PayloadTooLarge
+from sorna.gateway.receiving import PIECE_TYPE, Receiver, Receivers
 from sorna.gateway.router import SERVER
 from sorna.model.limits import KIB, MIB
 
-_REASONS = {400: b"Bad Request", 413: b"Request Entity Too Large", 503: b"Service Unavailable"}
+# What a body of unknown length is taken for, where only time depends on it.
+_ENDLESS = 64 * 1024 * MIB
 
 
 @frozen
 class ReadingLimits:
     """How much and how long this door reads. Sizes in bytes, times in seconds.
 
-    :ivar form: largest ``multipart`` body: twenty files of a mebibyte, and their headers.
+    :ivar form: largest ``multipart`` body, twenty files of a mebibyte and their headers; and largest piece of an upload.
     :ivar other: largest body of any other type; it is hashed and decoded in one go, so it must stay small.
     :ivar together: all bodies that are being read or answered at once, those below ``small`` not counted.
     :ivar head_time: from the first byte of a request to the end of its headers.
@@ -85,11 +87,14 @@ class Request(TwistedRequest):
     """A request whose body stays within the limits of its site.
 
     :ivar arrived: whether all of it has been received.
+    :ivar stored_to: where an upload is after this body, which was stored while it arrived; None for any other body.
     """
 
     channel: Channel
     site: LimitedSite
     arrived = False
+    stored_to: int | None = None
+    _receiver: Receiver | None = None
     _size = 0
     _taken = 0
     _limit = 0
@@ -97,10 +102,17 @@ class Request(TwistedRequest):
     def gotLength(self, length: int | None) -> None:
         """Look at the headers before any of the body is read."""
         site = self.channel.site
+        self.content = self._body = BytesIO()
+        if site.receivers is not None:
+            self._receiver = site.receivers.receive(*self.channel.head, self.requestHeaders, self.channel)
+        if self._receiver is not None:
+            self.channel.expect_body(_ENDLESS if length is None else length)
+            return
         content_type = self.requestHeaders.getRawHeaders(b"Content-Type", (b"",))[0]
         self._budget = site.budget
-        self._limit = site.limits.form if content_type.strip().lower().startswith(b"multipart/") else site.limits.other
-        self.content = self._body = BytesIO()
+        # Neither is hashed or decoded in one go.
+        in_pieces = content_type.strip().lower().startswith((b"multipart/", PIECE_TYPE))
+        self._limit = site.limits.form if in_pieces else site.limits.other
         self.channel.expect_body(self._limit if length is None else length)
         if length is not None and length > self._limit:
             self._refuse_size()
@@ -108,6 +120,9 @@ class Request(TwistedRequest):
     def handleContentChunk(self, data: bytes) -> None:
         """Take a piece of the body."""
         if self.channel.refused:
+            return
+        if self._receiver is not None:
+            self._receiver.take(data)
             return
         self._size += len(data)
         limits = self.channel.site.limits
@@ -124,7 +139,17 @@ class Request(TwistedRequest):
             return
         self.arrived = True
         self.channel.expect_nothing()
-        super().requestReceived(command, path, version)
+        if self._receiver is None:
+            super().requestReceived(command, path, version)
+            return
+        receiver = self._receiver
+
+        def stored(_result: None) -> None:
+            self.stored_to = receiver.offset
+            if getattr(self, "channel", None) is not None:
+                super(Request, self).requestReceived(command, path, version)
+
+        receiver.finish().addCallback(stored)
 
     def finish(self) -> None:
         """Note that the answer is complete."""
@@ -134,6 +159,8 @@ class Request(TwistedRequest):
     def connectionLost(self, reason: Failure) -> None:
         """Note that the client has hung up."""
         self._release()
+        if self._receiver is not None and not self.arrived:
+            self._receiver.abandon()
         super().connectionLost(reason)
 
     def _take(self, size: int) -> bool:
@@ -168,6 +195,19 @@ class Channel(HTTPChannel):
     _deadline: float | None = None
     _discarded = 0
     _closing: IDelayedCall | None = None
+
+    @property
+    def head(self) -> tuple[bytes, bytes]:
+        """Method and target of the request whose head has just arrived."""
+        return self._command, self._path
+
+    def pause(self) -> None:
+        """Read no more for now."""
+        self._transport.pauseProducing()
+
+    def resume(self) -> None:
+        """Go on reading."""
+        self._transport.resumeProducing()
 
     def dataReceived(self, data: bytes) -> None:
         """Take bytes from the wire."""
@@ -218,7 +258,7 @@ class Channel(HTTPChannel):
         self.setTimeout(None)
         reply = problem_reply(error)
         head = [
-            b"HTTP/1.1 %d %s" % (reply.status, _REASONS[reply.status]),
+            b"HTTP/1.1 %d %s" % (reply.status, RESPONSES[reply.status]),
             b"Server: " + SERVER,
             b"Content-Type: " + reply.content_type,
             b"Content-Length: %d" % len(reply.body),
@@ -266,10 +306,16 @@ class LimitedSite(Site):
     requestFactory = Request
 
     def __init__(
-        self, resource: IResource, reactor: IReactorTime, limits: ReadingLimits, on_stop: Callable[[], None]
+        self,
+        resource: IResource,
+        reactor: IReactorTime,
+        limits: ReadingLimits,
+        on_stop: Callable[[], None],
+        receivers: Receivers | None = None,
     ) -> None:
         super().__init__(resource, timeout=limits.idle_time, reactor=reactor, parsePOSTFormSubmission=False)
         self.limits = limits
+        self.receivers = receivers
         self.budget = BodyBudget(limits.together)
         self._on_stop = on_stop
 

@@ -150,7 +150,7 @@ class Application(Resource):
         for bound in self._bound:
             self._add(bound)
         for rule in self._klein.url_map.iter_rules():
-            if rule.methods is not None:
+            if rule.methods is not None and not str(rule.endpoint).startswith("HEAD "):
                 rule.methods.discard("HEAD")
         self._klein.handle_errors(Exception)(self._unmatched)
         self._matching = self._klein.resource()
@@ -212,6 +212,7 @@ class Application(Resource):
             values=values,
             headers=request.requestHeaders,
             body=request.content.read(),
+            stored_to=getattr(request, "stored_to", None),
             gone=lambda: getattr(request, "channel", None) is None,
         )
         route = bound.route

@@ -9,29 +9,38 @@ from sorna.gateway.authentication import Authentication
 from sorna.gateway.document import document_of
 from sorna.gateway.events import EventRoutes
 from sorna.gateway.files import FileRoutes
+from sorna.gateway.folder_files import FolderFileRoutes
+from sorna.gateway.folders import FolderRoutes
 from sorna.gateway.gate import Gate
 from sorna.gateway.interfaces import Administration, Kernels, Keypairs, Operations, RateLimits, Readiness
 from sorna.gateway.kernels import KernelRoutes
 from sorna.gateway.operations import OperationRoutes
 from sorna.gateway.outputs import OutputRoutes
+from sorna.gateway.receiving import Receivers
 from sorna.gateway.reference import ReferenceRoutes
 from sorna.gateway.request import LimitedSite, ReadingLimits
 from sorna.gateway.root import RootRoutes
 from sorna.gateway.router import Application
 from sorna.gateway.run_streams import RunRoutes
 from sorna.gateway.terminals import TerminalRoutes
+from sorna.gateway.transfers import TransferRoutes
 from sorna.gateway.websockets import WebSocketLimits, WebSockets
+from sorna.manager.folders import Folders
+from sorna.manager.transfers import Transfers
 
 
 def make_application(
     reactor: IReactorTime,
     *,
     kernels: Kernels,
+    folders: Folders,
+    transfers: Transfers,
     administration: Administration,
     keypairs: Keypairs,
     rate_limits: RateLimits,
     operations: Operations,
     readiness: Readiness,
+    tls: bool = False,
     websocket_limits: WebSocketLimits | None = None,
 ) -> Application:
     """Put the routes of every area behind one gate; the result is the root resource."""
@@ -41,6 +50,9 @@ def make_application(
         KernelRoutes.router.bind(KernelRoutes(kernels, operations)),
         FileRoutes.router.bind(FileRoutes(kernels)),
         RunRoutes.router.bind(RunRoutes(kernels)),
+        FolderRoutes.router.bind(FolderRoutes(folders, operations)),
+        FolderFileRoutes.router.bind(FolderFileRoutes(folders, operations)),
+        TransferRoutes.router.bind(TransferRoutes(transfers, operations, tls)),
         OutputRoutes.router.bind(OutputRoutes(kernels)),
         EventRoutes.router.bind(EventRoutes(kernels, reactor)),
         TerminalRoutes.router.bind(TerminalRoutes(kernels, operations)),
@@ -58,11 +70,14 @@ def make_site(
     reactor: IReactorTime,
     *,
     kernels: Kernels,
+    folders: Folders,
+    transfers: Transfers,
     administration: Administration,
     keypairs: Keypairs,
     rate_limits: RateLimits,
     operations: Operations,
     readiness: Readiness,
+    tls: bool = False,
     limits: ReadingLimits | None = None,
     websocket_limits: WebSocketLimits | None = None,
 ) -> LimitedSite:
@@ -73,11 +88,15 @@ def make_site(
     application = make_application(
         reactor,
         kernels=kernels,
+        folders=folders,
+        transfers=transfers,
         administration=administration,
         keypairs=keypairs,
         rate_limits=rate_limits,
         operations=operations,
         readiness=readiness,
+        tls=tls,
         websocket_limits=websocket_limits,
     )
-    return LimitedSite(application, reactor, limits or ReadingLimits(), application.going_away)
+    receivers = Receivers(transfers, operations)
+    return LimitedSite(application, reactor, limits or ReadingLimits(), application.going_away, receivers)

@@ -78,7 +78,7 @@ _DESCRIBE = """
 local function describe(id)
   if redis.call('EXISTS', 'shadow:' .. id) == 0 then return nil end
   local row = redis.call('HMGET', id, 'addr', 'public_key', 'incarnation', 'runtimes', 'max_kernels', 'isolation')
-  row[9] = redis.call('HMGET', id, 'cpu_millis', 'memory', 'gpus')
+  row[9] = redis.call('HMGET', id, 'cpu_millis', 'memory', 'gpus', 'storage')
   row[7] = redis.call('SCARD', id .. '.kernels')
   row[8] = id
   return row
@@ -137,6 +137,7 @@ def instance_fields(heartbeat: Heartbeat) -> dict[str, str]:
         "cpu_millis": str(heartbeat.capacity.cpu_millis),
         "memory": str(heartbeat.capacity.memory),
         "gpus": str(heartbeat.capacity.gpus),
+        "storage": heartbeat.storage,
     }
 
 
@@ -248,7 +249,8 @@ def _agent(row: Sequence[Any]) -> Agent | None:
     try:
         most = int(max_kernels)
         # Agents of before did not say what their hosts have.
-        cpu_millis, memory, gpus = (int(one or 0) for one in capacity)
+        *figures, storage = capacity
+        cpu_millis, memory, gpus = (int(one or 0) for one in figures)
     except ValueError:
         return None
     return Agent(
@@ -259,4 +261,5 @@ def _agent(row: Sequence[Any]) -> Agent | None:
         max_kernels=most,
         isolation=isolation or "",
         capacity=Capacity(cpu_millis, memory, gpus),
+        storage=storage or "",
     )

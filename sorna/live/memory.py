@@ -75,6 +75,7 @@ class MemoryHeartbeatStore:
             max_kernels=heartbeat.max_kernels,
             isolation=heartbeat.isolation,
             capacity=heartbeat.capacity,
+            storage=heartbeat.storage,
         )
         until = self._redis.clock.seconds() + 2 * interval
         self._redis.instances[heartbeat.agent_id] = _Beaten(agent, until)

@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from sorna.errors import InvalidRequest, NotFound
+from sorna.manager.folder_interfaces import FolderStore
 from sorna.manager.interfaces import (
     AgentDirectory,
     AgentStore,
@@ -31,6 +32,7 @@ from sorna.manager.interfaces import (
 )
 from sorna.manager.keypairs import KEYPAIR_TOPIC
 from sorna.manager.requests import AgentDescription
+from sorna.model.folder import Folder
 from sorna.model.kernel import Kernel, KernelStatus, Usage, parse_kernel_id
 from sorna.model.keypair import Keypair, KeypairChanges, generate_keypair
 from sorna.model.policy import ResourcePolicy, Slots
@@ -60,6 +62,7 @@ class Administration:
     directory: AgentDirectory
     live: LiveKernels
     announcements: Announcements
+    folder_store: FolderStore
 
     _log = Logger()
 
@@ -169,6 +172,18 @@ class Administration:
     ) -> Sequence[Kernel]:
         """List the newest kernels of each of these agents, at most ``limit`` each."""
         return await self.reports.newest_of_agents(agent_ids, statuses, limit)
+
+    async def folders(self, owner: str | None, offset: int, limit: int) -> Sequence[Folder]:
+        """List virtual folders of an owner or of all, the newest first."""
+        return await self.folder_store.page(owner, offset, limit)
+
+    async def count_folders(self, owner: str | None) -> int:
+        """Tell how many virtual folders there are."""
+        return await self.folder_store.count_of(owner)
+
+    async def folders_of_owners(self, access_keys: Collection[str], limit: int) -> Sequence[Folder]:
+        """List the newest virtual folders of each of these owners, at most ``limit`` each."""
+        return await self.folder_store.newest_of_owners(access_keys, limit)
 
     async def figures(self, kernels: Collection[Kernel]) -> Mapping[uuid.UUID, Kernel]:
         """Give each kernel with what it has used until now: of a live one, what its agent said last."""

@@ -28,6 +28,7 @@ from sorna.errors import (
 )
 from sorna.manager.ending import Ending
 from sorna.manager.events import KERNEL_TOPIC
+from sorna.manager.folders import Folders
 from sorna.manager.interfaces import (
     AgentDirectory,
     AgentLink,
@@ -60,6 +61,7 @@ class Creation:
     announcements: Announcements
     ending: Ending
     keypairs: KeypairFinder
+    folders: Folders
     policy: LimitPolicy
     gpu_instances: Collection[str] = field(factory=tuple)
 
@@ -107,6 +109,7 @@ class Creation:
             limits=within(limits, policy),
             environ=request.environ,
             tag=request.tag,
+            mounts=await self.folders.mounts(request.access_key, request.mounts),
         )
 
     async def _make(self, kernel: Kernel, spec: KernelSpec) -> Kernel:
@@ -134,7 +137,10 @@ class Creation:
     async def _on_some_agent(self, kernel: Kernel, spec: KernelSpec) -> Agent:
         """Ask agents, best first, until one makes the kernel; a full one is passed over, a broken one ends the search."""
         full: set[str] = set()
-        agents = await self.directory.alive()
+        alive = await self.directory.alive()
+        agents = [agent for agent in alive if not spec.mounts or agent.storage == self.folders.storage.storage_id]
+        if alive and not agents:
+            raise NoAgentAvailable("No agent has the storage of the folders that are to be mounted.")
         while True:
             agent = place(spec.runtime, agents, full, self.gpu_instances)
             if agent is None:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from attrs import field, frozen
 
 from sorna.model.agent import Agent
 from sorna.model.kernel import KernelStatus
 from sorna.model.policy import Slots
+
+
+@frozen
+class MountWish:
+    """A folder that a kernel shall see, by the name its owner or the one it is shared with knows.
+
+    :ivar alias: where, below the working directory; empty for a directory of the folder's name.
+    """
+
+    name: str
+    alias: str = ""
 
 
 @frozen
@@ -35,6 +46,7 @@ class CreateRequest:
     tag: str | None = None
     names_joined: bool = False
     reuse: bool = True
+    mounts: Sequence[MountWish] = ()
 
 
 @frozen

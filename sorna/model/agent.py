@@ -36,6 +36,7 @@ class Agent:
     :ivar incarnation: drawn anew at every start of the agent; kernels do not survive a change.
     :ivar runtimes: canonical names of the runtimes it can hold now.
     :ivar capacity: what its host has.
+    :ivar storage: id of the folders' storage that its kernels can see; empty for none.
     """
 
     address: AgentAddress
@@ -45,6 +46,7 @@ class Agent:
     max_kernels: int
     isolation: str = ""
     capacity: Capacity = Capacity()
+    storage: str = ""
 
     @property
     def id(self) -> str:
@@ -70,6 +72,7 @@ class Heartbeat:
     isolation: str
     stats: Mapping[str, Mapping[str, str]]
     capacity: Capacity = Capacity()
+    storage: str = ""
 
 
 def place(

@@ -25,6 +25,11 @@ class FileEntry:
     used: float
 
     @property
+    def version(self) -> str:
+        """What changes when the content does."""
+        return f"{self.size}-{int(self.modified * 1_000_000)}"
+
+    @property
     def is_file(self) -> bool:
         """Whether it is a regular file."""
         return stat.S_ISREG(self.mode)

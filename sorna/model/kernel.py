@@ -6,11 +6,12 @@ import base64
 import re
 import secrets
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 from attrs import field, frozen
 
+from sorna.model.folder import Mount
 from sorna.model.limits import Limits
 
 
@@ -98,6 +99,7 @@ class KernelSpec:
     :ivar runtime: the canonical runtime name (aliases are resolved before).
     :ivar session_token: the client's own name for the session; unique per owner among live kernels.
     :ivar requested_runtime: the name as the client spelled it; later answers repeat it.
+    :ivar mounts: folders that it sees, whose owner has agreed.
     """
 
     access_key: str
@@ -107,6 +109,7 @@ class KernelSpec:
     limits: Limits
     environ: Mapping[str, str] = field(factory=dict)
     tag: str | None = None
+    mounts: Sequence[Mount] = ()
 
 
 @frozen

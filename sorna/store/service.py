@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from sorna.store.address import DatabaseAddress
 from sorna.store.agents import PostgresAgents
 from sorna.store.connection import Connector
+from sorna.store.folders import PostgresFolders
 from sorna.store.kernels import PostgresKernels
 from sorna.store.keypairs import PostgresKeypairs
 from sorna.store.migrate import migrate
@@ -27,6 +28,7 @@ class Tables:
     agents: PostgresAgents
     policies: PostgresPolicies
     reports: PostgresReports
+    folders: PostgresFolders
 
 
 class Store(Service):
@@ -43,6 +45,7 @@ class Store(Service):
             PostgresAgents(self._pool),
             PostgresPolicies(self._pool),
             PostgresReports(self._pool),
+            PostgresFolders(self._pool),
         )
 
     def startService(self) -> None:

@@ -20,6 +20,7 @@ from sorna.live.memory import (
 from sorna.manager.administration import Administration
 from sorna.model.keypair import Keypair
 from sorna.store.memory import MemoryAgents, MemoryKernels, MemoryKeypairs, MemoryReports
+from sorna.store.memory_folders import MemoryFolders
 
 
 @frozen
@@ -34,6 +35,7 @@ class MemoryWorld:
     live: MemoryLiveKernels
     announcements: MemoryAnnouncements
     administration: Administration
+    folders: MemoryFolders
 
 
 def memory_world(clock: IReactorTime, keypairs: Iterable[Keypair] = ()) -> MemoryWorld:
@@ -42,6 +44,7 @@ def memory_world(clock: IReactorTime, keypairs: Iterable[Keypair] = ()) -> Memor
     stored = MemoryKeypairs(keypairs)
     kernels, agents = MemoryKernels(stored), MemoryAgents()
     live, announcements = MemoryLiveKernels(redis), MemoryAnnouncements(redis)
+    folders = MemoryFolders(stored)
     administration = Administration(
         clock,
         stored,
@@ -52,5 +55,7 @@ def memory_world(clock: IReactorTime, keypairs: Iterable[Keypair] = ()) -> Memor
         MemoryAgentDirectory(redis),
         live,
         announcements,
+        folders,
     )
-    return MemoryWorld(redis, stored, kernels, agents, MemoryHeartbeatStore(redis), live, announcements, administration)
+    heartbeats = MemoryHeartbeatStore(redis)
+    return MemoryWorld(redis, stored, kernels, agents, heartbeats, live, announcements, administration, folders)

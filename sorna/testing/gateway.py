@@ -75,6 +75,10 @@ class MemoryRateLimits:
         self._windows[access_key] = (remaining, end)
         return RateState(limit, remaining, reset)
 
+    def forget(self) -> None:
+        """Let everybody's window begin anew."""
+        self._windows.clear()
+
     @property
     def counted(self) -> frozenset[str]:
         """The access keys that were ever counted."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import select
 import socket
+import tempfile
 import uuid
 from collections.abc import Coroutine, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor, IWriteDescriptor
 from twisted.internet.task import Clock
 from zope.interface import implementer
@@ -23,6 +25,7 @@ from zope.interface import implementer
 from sorna.agent.channel import Channel
 from sorna.agent.detection import DetectedRuntime
 from sorna.agent.factory import KernelFactory
+from sorna.agent.folder_watch import FolderWatch
 from sorna.agent.interfaces import KernelExit, LimitHits, SandboxSpec
 from sorna.agent.kernels import Kernels
 from sorna.agent.languages import RUNTIMES
@@ -187,6 +190,7 @@ class FakeSandbox:
     """A tier whose kernels are :class:`FakeKernel`."""
 
     name = "fake"
+    storage = "storage-1"
 
     def __init__(self) -> None:
         self.kernels: list[FakeKernel] = []
@@ -270,7 +274,11 @@ class KernelTestCase(UnitTestCase):
         }
         factory = KernelFactory(self.clock, self.sandbox, runtimes, partial(Channel, self.clock))
         self.pool = Pool(self.clock, factory, self.most_ready)
-        self.kernels = Kernels(self.clock, self.pool, runtimes, self.max_kernels)
+        directory = tempfile.TemporaryDirectory(prefix="sorna-folders-")
+        self.addCleanup(directory.cleanup)
+        self.folder_root = Path(directory.name)
+        self.watch = FolderWatch(self.clock, self.folder_root, maybeDeferred)
+        self.kernels = Kernels(self.clock, self.pool, runtimes, self.max_kernels, self.watch)
         self.kernels.report_to(self.news)
         self.kernel_id = uuid.UUID(int=1)
         self.addCleanup(self._tear_down)

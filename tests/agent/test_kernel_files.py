@@ -7,7 +7,7 @@ from typing import Any
 
 from sorna.agent import kernel_files as module
 from sorna.agent.runners import frames
-from sorna.agent.runners.reading import MAX_ENTRIES, MAX_PIECE
+from sorna.beneath.reading import MAX_ENTRIES, MAX_PIECE
 from sorna.errors import AgentFailed, AgentRefused, AgentTimeout
 from sorna.model.file import FileEntry, FilePiece
 from tests.agent.fakes import KernelTestCase

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 
 from sorna.agent.channel import Channel
 from sorna.agent.detection import Detection
 from sorna.agent.factory import KernelFactory
+from sorna.agent.folder_watch import FolderWatch
 from sorna.agent.heartbeat import AgentIdentity, Heart
 from sorna.agent.interfaces import ConfinedKernel, SandboxSpec
 from sorna.agent.kernels import Kernels
@@ -27,6 +29,7 @@ class Parts:
     """Parts that write down what is done to them."""
 
     name = "fake"
+    storage = ""
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -91,7 +94,8 @@ class AgentServiceTests(UnitTestCase):
     def assemble(self, detection: Detection) -> AgentParts:
         factory = KernelFactory(self.clock, self.parts, detection.runtimes, partial(Channel, SocketClock()))
         pool = Pool(self.clock, factory, 4)
-        kernels = Kernels(self.clock, pool, detection.runtimes, 4)
+        watch = FolderWatch(self.clock, Path("nowhere"), maybeDeferred)
+        kernels = Kernels(self.clock, pool, detection.runtimes, 4, watch)
         identity = AgentIdentity("i-1", "inc", "tcp://127.0.0.1:6011", "key", "fake")
         heart = Heart(self.clock, self.parts, kernels, identity)
         return AgentParts(self.parts, pool, kernels, Link(self.parts), heart)

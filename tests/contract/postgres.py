@@ -65,7 +65,9 @@ async def fresh_pool(test: TestCase, reactor: IReactorTime, settings: PoolSettin
     pool = Pool(reactor, Connector(reactor, where), settings or PoolSettings(size=6))
     pool.start()
     test.addCleanup(lambda: Deferred.fromCoroutine(pool.stop()))
-    await pool.query("TRUNCATE keypairs, kernels, agents, resource_policies")
+    await pool.query(
+        "TRUNCATE keypairs, kernels, agents, resource_policies, folders, folder_permissions, folder_invitations"
+    )
     return pool
 
 

@@ -162,6 +162,7 @@ class ValkeyDirectoryTests(DirectoryContract, ValkeyCase):
                 b"cpu_millis": b"4000",
                 b"memory": b"1024",
                 b"gpus": b"1",
+                b"storage": b"",
             },
         )
         self.assertEqual(await self.db[2].command("SMEMBERS", "i-vm.kernels"), [b"k1"])

@@ -12,10 +12,13 @@ from pathlib import Path
 from attrs import evolve
 
 import sorna
+from sorna.gateway.call import Access
 from sorna.gateway.router import Route
-from sorna.testing.gateway import EXAMPLE
-from tests.gateway.base import INACTIVE, OTHER
-from tests.gateway.test_every_route import HANDSHAKE, RouteTestCase
+from sorna.model.keypair import Keypair
+from sorna.testing.gateway import EXAMPLE, form
+from tests.gateway import folder_routes
+from tests.gateway.base import INACTIVE, OTHER, POOR, Answer
+from tests.gateway.test_every_route import FORM, HANDSHAKE, RIGHT_BODIES, RouteTestCase
 
 PAGE = Path(sorna.__file__).parents[1] / "docs" / "access.rst"
 NO_CREDENTIALS, BAD_SIGNATURE, OTHER_OWNER, DISABLED, NOT_ADMIN = COLUMNS = (
@@ -35,7 +38,8 @@ _HEAD = """Who is answered what
 
 Each row is a route, without the version before it, and each column a caller who differs in one thing from one who is served. A
 dash stands where the column says nothing: the route is about nothing that belongs to somebody, or nothing that is for administrators
-alone. What belongs to another owner is answered as what does not exist. Public routes look at no signature.
+alone. What belongs to another owner is answered as what does not exist. Routes
+that want a token look at no key: a bad token stands for a bad signature. Public routes look at no signature.
 
 Made by ``python -m tests.gateway.access_table`` out of the routes that answer requests; a test fails when it is not current.
 
@@ -48,6 +52,7 @@ class AccessTestCase(RouteTestCase):
     def cells(self, route: Route) -> Mapping[str, str]:
         """Give a route's row: the statuses, without those of columns that say nothing."""
         target = route.path.replace("<run_id>", "run-1") or "/"
+        self.rate_limits.forget()
         kernel = self.create()
         dated = {b"Date": self.signer.date().isoformat().encode("ascii"), **(HANDSHAKE if route.websocket else {})}
         answers = {
@@ -55,12 +60,33 @@ class AccessTestCase(RouteTestCase):
             BAD_SIGNATURE: self.call(route, target, kernel, keypair=evolve(EXAMPLE, secret_key="guess")),
             DISABLED: self.call(route, target, kernel, keypair=INACTIVE),
         }
+        if route.access is Access.TOKEN:
+            # Whoever has a right token is served, whatever else they are; that is what it is for.
+            del answers[DISABLED]
+            answers[BAD_SIGNATURE] = self.send(route.method, f"{target}?token=guess", {})
         if "<reference>" in route.path:
             answers[OTHER_OWNER] = self.call(route, target, kernel, keypair=OTHER)
+        elif "<folder>" in route.path or folder_routes.ID in str(RIGHT_BODIES.get((route.method, route.path))):
+            answers[OTHER_OWNER] = self.call_for_folder(route, OTHER)
+        elif folder_routes.INVITATION in str(RIGHT_BODIES.get((route.method, route.path))):
+            answers[OTHER_OWNER] = self.call_for_folder(route, POOR)
         if (route.method, route.path) in ADMINISTRATION:
             query = ADMINISTRATION[route.method, route.path]
             answers[NOT_ADMIN] = self.request(route.method, target, query, keypair=OTHER)
         return {column: str(answer.status) for column, answer in answers.items()}
+
+    def call_for_folder(self, route: Route, keypair: Keypair) -> Answer:
+        """Call a route for a folder that is there, or for an invitation to one, as somebody whom it does not concern."""
+        self.rate_limits.forget()
+        key = (route.method, route.path)
+        world = folder_routes.FolderWorld(self.do, self.folders, self.transfers)
+        world.prepare((route.method, route.path.replace("leave", "info")))
+        target = route.path.replace("<folder>", self.folder_in(route, world))
+        content = world.filled(RIGHT_BODIES.get(key))
+        if content == FORM:
+            content_type, body = form(("x", b"1"))
+            return self.request(route.method, target, body=body, content_type=content_type, keypair=keypair)
+        return self.request(route.method, target, content, keypair=keypair)
 
     def page(self) -> str:
         """Give the text of the page."""

@@ -13,6 +13,7 @@ from sorna.gateway.service import make_application
 from sorna.gateway.websockets import NORMAL
 from sorna.model.keypair import Keypair
 from sorna.testing.administration import memory_world
+from sorna.testing.folders import memory_folders
 from sorna.testing.gateway import (
     EXAMPLE,
     MemoryKeypairs,
@@ -81,6 +82,7 @@ class GatewayTestCase(UnitTestCase):
         self.operations = MemoryOperations()
         self.readiness = MemoryReadiness()
         self.signer = Signer(self.clock)
+        self.folders, self.transfers = memory_folders(self, self.clock, EXAMPLE, OTHER, INACTIVE, POOR)
         self.rebuild(self.world.administration)
 
     def rebuild(self, administration: Any) -> None:
@@ -88,6 +90,8 @@ class GatewayTestCase(UnitTestCase):
         self.application = make_application(
             self.clock,
             kernels=self.kernels,
+            folders=self.folders,
+            transfers=self.transfers,
             administration=administration,
             keypairs=self.keypairs,
             rate_limits=self.rate_limits,

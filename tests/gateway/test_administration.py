@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from collections import Counter
 from typing import Any
 
 from attrs import evolve
 
 from sorna.errors import Unavailable
+from sorna.model.folder import Folder, FolderBounds
 from sorna.model.kernel import KernelStatus, new_kernel_id, short_id
 from sorna.testing.gateway import EXAMPLE
 from tests.gateway.administration import AGENTS, KEYPAIRS, PATH, SESSIONS, AdministrationTestCase
@@ -224,7 +226,38 @@ class QueryTests(AdministrationTestCase):
             self.assert_problem(self.ask(query, {**period, **wrong}), 400, "invalid-api-params")
 
     def test_folders(self) -> None:
-        """There are no folders yet, and every field of them can be asked for."""
+        """An administrator sees everybody's folders, a page at a time and with their keypairs."""
+        for number, owner in enumerate((EXAMPLE.access_key, OTHER.access_key, EXAMPLE.access_key)):
+            folder = Folder(uuid.UUID(int=number), f"f{number}", owner, NOW + number, FolderBounds(7, 2**21))
+            self.done(self.world.folders.add(folder, None))
+        query = (
+            "query($ak:String) { vfolders(access_key:$ak) { id host name max_files max_size created_at last_used creator }"
+            " vfolder_list(limit: 1, offset: 1) { items { name num_files cur_size permission } total_count }"
+            " keypairs(user_id: 0) { access_key vfolders { name } } }"
+        )
+        answer = self.data(query, {"ak": OTHER.access_key})
+        self.assertEqual(
+            answer["vfolders"],
+            [
+                {
+                    "id": "00000000-0000-0000-0000-000000000001",
+                    "host": "local",
+                    "name": "f1",
+                    "max_files": 7,
+                    "max_size": 2048,
+                    "created_at": "2017-07-14T02:40:01+00:00",
+                    "last_used": None,
+                    "creator": OTHER.access_key,
+                }
+            ],
+        )
+        page = {"name": "f1", "num_files": None, "cur_size": None, "permission": "rw"}
+        self.assertEqual(answer["vfolder_list"], {"items": [page], "total_count": 3})
+        owned = {one["access_key"]: [folder["name"] for folder in one["vfolders"]] for one in answer["keypairs"]}
+        self.assertEqual((owned[EXAMPLE.access_key], owned[OTHER.access_key]), (["f2", "f0"], ["f1"]))
+
+    def test_no_folders(self) -> None:
+        """Every field of folders can be asked for although there are none."""
         fields = "id host name max_files max_size created_at last_used num_files cur_size"
         query = (
             f"query($ak:String) {{ vfolders(access_key:$ak) {{ {fields} }} keypair {{ vfolders {{ {fields} }} }}"

@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 from sorna import errors
-from sorna.manager.requests import CreateRequest
+from sorna.manager.requests import CreateRequest, MountWish
 from sorna.model.kernel import parse_kernel_id
 from sorna.model.limits import KIB, MIB
 from sorna.testing.gateway import EXAMPLE
@@ -119,7 +119,7 @@ class CreateTests(GatewayTestCase):
         self.assert_problem(again, 400, "kernel-already-exists")
 
     def test_wishes_that_cannot_be_fulfilled(self) -> None:
-        """What would make another kind of session is refused by name; a folder to mount is not found."""
+        """What would make another kind of session is refused by name."""
         for wish in (
             {"bootstrap_script": "eA=="},
             {"starts_at": "tomorrow"},
@@ -128,9 +128,6 @@ class CreateTests(GatewayTestCase):
             {"owner_access_key": "AKIASOMEBODYELSE0000"},
         ):
             self.assertIn(f"({next(iter(wish))} ", self.refused({**BASIC, **wish}))
-        for mounts in ({"mounts": ["vf1"]}, {"config": {"mounts": ["vf1"]}}, {"config": {"mount_map": {"vf1": "/x"}}}):
-            answer = self.request("POST", "/kernel", {**BASIC, **mounts}, version=b"v4.20181215")
-            self.assert_problem(answer, 404, "folder-not-found")
 
     def test_wrong_fields_are_named(self) -> None:
         """Every field of a wrong type or range is refused by its name, and nothing is made."""
@@ -181,9 +178,21 @@ class CreateTests(GatewayTestCase):
             self.assert_problem(answer, 400, "invalid-api-params")
 
     def test_mounts(self) -> None:
-        """There are no folders yet, so none is found."""
-        for content in ({"mounts": ["data"]}, {"config": {"mounts": ["data:alias"]}}):
-            answer = self.request("POST", "/v2/kernel/create", {**BASIC, **content})
+        """Folders to mount come by name, by name and alias, or with a map of aliases; what is no name is not found."""
+        for content, wishes in (
+            ({"mounts": ["data"]}, [MountWish("data")]),
+            ({"mounts": ["data:in/put", "b"]}, [MountWish("data", "in/put"), MountWish("b")]),
+            ({"config": {"mounts": ["data:/home/work/input"]}}, [MountWish("data", "input")]),
+            ({"config": {"mounts": ["a"], "mount_map": {"a": "/home/work/x"}}}, [MountWish("a", "x")]),
+            ({"config": {"mounts": [], "mount_map": {"a": "x"}}}, [MountWish("a", "x")]),
+            ({"config": {"mounts": None, "mount_map": None}}, []),
+        ):
+            self.kernels.live.clear()
+            self.assertEqual(self.request("POST", "/v2/kernel/create", {**BASIC, **content}).status, 201)
+            (kernel,) = self.kernels.live.values()
+            self.assertEqual(list(kernel.request.mounts), wishes)
+        for name in ("../x", "", "/etc", "a/b", "a\0"):
+            answer = self.request("POST", "/v2/kernel/create", {**BASIC, "mounts": [name]})
             self.assert_problem(answer, 404, "folder-not-found")
 
     def test_domain_errors(self) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any
 
 from attrs import evolve
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from sorna.gateway.call import Access
 from sorna.gateway.router import VERSIONS, Route
 from sorna.testing.gateway import EXAMPLE, encode, form
+from tests.gateway import folder_routes
 from tests.gateway.base import INACTIVE, NOW, OTHER, POOR, TOKEN, Answer, GatewayTestCase
 
 FORM = "form"
@@ -36,6 +38,7 @@ RIGHT_BODIES: Mapping[tuple[str, str], Any] = {
     **both("GET", "/files", {"path": "."}),
     **both("GET", "/download", {"files": ["."]}),
     **both("GET", "/download_single", {"file": "."}),
+    **folder_routes.BODIES,
     ("POST", "/admin/graphql"): GRAPHQL,
     ("POST", "/admin/gql"): GRAPHQL,
 }
@@ -70,6 +73,7 @@ TYPED_FIELDS: Mapping[tuple[str, str], Mapping[str, Any]] = {
     **both("GET", "/files", {"path": 1}),
     **both("GET", "/download", {"files": "x"}),
     **both("GET", "/download_single", {"file": []}),
+    **folder_routes.TYPED,
 }
 
 
@@ -86,14 +90,28 @@ class RouteTestCase(GatewayTestCase):
 
     def call(self, route: Route, target: str, reference: str = TOKEN, **signing: Any) -> Answer:
         """Call a route with a body that it accepts."""
-        right = RIGHT_BODIES.get((route.method, route.path))
-        target = target.replace("<reference>", reference)
+        world = folder_routes.FolderWorld(self.do, self.folders, self.transfers)
+        if "/folder" in route.path and reference == TOKEN and "keypair" not in signing:
+            target += world.prepare((route.method, route.path))
+        right = world.filled(RIGHT_BODIES.get((route.method, route.path)))
+        target = target.replace("<reference>", reference).replace("<folder>", self.folder_in(route, world))
+        if route.access is Access.TOKEN:
+            headers = folder_routes.HEADERS.get((route.method, route.path), {})
+            return self.send(route.method, target, headers)
         if route.websocket:
             signing["changes"] = {**HANDSHAKE, **signing.get("changes", {})}
         if right == FORM:
             content_type, body = form(("x", b"1"))
             return self.request(route.method, target, body=body, content_type=content_type, **signing)
         return self.request(route.method, target, right, **signing)
+
+    def do(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Do something that is done at once."""
+        return self.successResultOf(Deferred.fromCoroutine(work))
+
+    def folder_in(self, route: Route, world: folder_routes.FolderWorld) -> str:
+        """Name a folder as the route does: by its id or by its name."""
+        return world.values.get(folder_routes.ID, "0" * 32) if route.path.startswith("/folder/") else folder_routes.NAME
 
 
 class EveryRouteTests(RouteTestCase):
@@ -104,31 +122,38 @@ class EveryRouteTests(RouteTestCase):
         there = {(route.method, route.path) for route in self.application.routes}
         self.assertLessEqual(set(RIGHT_BODIES) | set(TYPED_FIELDS), there)
         posts = {key for key in there if key[0] == "POST"}
-        self.assertEqual(posts - set(RIGHT_BODIES), set(both("POST", "/interrupt", None)))
+        self.assertEqual(posts - set(RIGHT_BODIES), set(both("POST", "/interrupt", None)) | folder_routes.BODILESS)
 
     def test_right_calls(self) -> None:
         """Every route answers a right call, with and without a slash at the end; WebSockets need a real connection."""
         for route, target in self.routes():
             if route.websocket:
                 continue
+            self.rate_limits.forget()
             for slash in ("", "/"):
                 self.create()
                 answer = self.call(route, target if target == "/" else target + slash)
                 self.assertIn(answer.status, {200, 201, 204}, (target, answer))
                 self.assertEqual(answer.headers["server"], "BackendAI-API/v4.20181215")
-                self.assertEqual(answer.headers["content-length"], str(len(answer.body)))
+                if "multipart/mixed" not in answer.headers["content-type"] or "<folder>" not in route.path:
+                    self.assertEqual(answer.headers["content-length"], str(len(answer.body)))
                 self.assertIn("content-type", answer.headers)
                 self.assertIn("x-request-id", answer.headers)
 
     def test_no_credentials(self) -> None:
         """Without Authorization protected routes answer 401, without a date 400, and public ones 200."""
         for route, target in self.routes():
+            there = target.replace("<folder>", folder_routes.NAME)
             public = route.access is Access.PUBLIC
-            answer = self.send(route.method, target, {b"Date": self.signer.date().isoformat().encode()})
+            answer = self.send(route.method, there, {b"Date": self.signer.date().isoformat().encode()})
             self.assertEqual(answer.status, 200 if public else 401, target)
+            if route.method == "HEAD":
+                continue
             if not public:
                 self.assert_problem(answer, 401, "auth-failed")
-                undated = self.send(route.method, target, {})
+                if route.access is Access.TOKEN:
+                    continue
+                undated = self.send(route.method, there, {})
                 self.assert_problem(
                     undated,
                     400,
@@ -170,7 +195,8 @@ class EveryRouteTests(RouteTestCase):
             if (route.method, route.path) in RIGHT_BODIES:
                 slug = "invalid-auth-params" if route.path in AUTHORIZATION else "invalid-api-params"
                 for body in (b"", b"{", b"[1]", b"\xff\xff"):
-                    target_of = target.replace("<reference>", self.create())
+                    target_of = target.replace("<reference>", self.create()).replace("<folder>", folder_routes.NAME)
+                    self.rate_limits.forget()
                     self.assert_problem(self.request(route.method, target_of, body=body), 400, slug)
 
     def test_wrong_types(self) -> None:
@@ -181,9 +207,29 @@ class EveryRouteTests(RouteTestCase):
                 if target.startswith("/v1") and field in {"mode", "options"} and "complete" not in target:
                     continue  # The first version has neither.
                 body = encode({**RIGHT_BODIES[key], field: wrong})
-                answer = self.request(route.method, target.replace("<reference>", self.create()), body=body)
+                self.rate_limits.forget()
+                target_of = target.replace("<reference>", self.create()).replace("<folder>", folder_routes.NAME)
+                answer = self.request(route.method, target_of, body=body)
                 self.assert_problem(answer, 400, "invalid-api-params")
                 self.assertIn(f"({field} ", answer.json["title"])
+
+    def test_folders_of_another_owner(self) -> None:
+        """Another owner's folder is not there, by name or by id, and stays as it was."""
+        world = folder_routes.FolderWorld(self.do, self.folders, self.transfers)
+        for route, target in self.routes(Access.KEYPAIR):
+            if "<folder>" in route.path:
+                world.prepare((route.method, route.path.replace("leave", "info")))
+                target_of = target.replace("<folder>", self.folder_in(route, world))
+                content = world.filled(RIGHT_BODIES.get((route.method, route.path)))
+                self.rate_limits.forget()
+                if content == FORM:
+                    content_type, body = form(("x", b"1"))
+                    answer = self.request(route.method, target_of, body=body, content_type=content_type, keypair=OTHER)
+                else:
+                    answer = self.request(route.method, target_of, content, keypair=OTHER)
+                self.assert_problem(answer, 404, "folder-not-found")
+                folder = self.do(self.folders.open(EXAMPLE.access_key, folder_routes.NAME))
+                self.assertEqual([one.name for one in self.do(folder.list_files("."))], ["a.txt"])
 
     def test_unknown_kernels(self) -> None:
         """A kernel that is not there is the same to every route."""
@@ -224,7 +270,9 @@ class EveryRouteTests(RouteTestCase):
         self.readiness.reason = "starting"
         for route, target in self.routes():
             answer = self.call(route, target)
-            if route.needs_ready:
+            if route.needs_ready and route.method == "HEAD":
+                self.assertEqual(answer.status, 503)
+            elif route.needs_ready:
                 self.assert_problem(answer, 503, "service-unavailable", "Serivce unavailable. (Server not ready.)")
             elif route.path != "/ready":
                 self.assertEqual(answer.status, 200)

@@ -17,6 +17,7 @@ from sorna.model.kernel import KernelSpec, new_kernel_id
 from sorna.model.keypair import Keypair, KeypairChanges
 from sorna.model.limits import Limits
 from sorna.store.agents import PostgresAgents
+from sorna.store.folders import PostgresFolders
 from sorna.store.kernels import PostgresKernels
 from sorna.store.keypairs import PostgresKeypairs
 from sorna.store.policies import PostgresPolicies
@@ -56,6 +57,7 @@ class AdministrationTestCase(ValkeyCase):
             self.directory,
             self.kernels,
             self.announcements,
+            PostgresFolders(self.pool),
         )
         await self.keypairs.add(Keypair(KEY, "secret"))
         self.caches = [CachedKeypairs(REACTOR, self.keypairs) for _ in range(2)]

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+import tempfile
 import uuid
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,16 +19,20 @@ from typing import Any, ClassVar
 from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThreadPool
 from twisted.trial.unittest import SkipTest, TestCase
 
 from sorna.agent.channel import Channel
 from sorna.agent.detection import Detection, detect
 from sorna.agent.factory import KernelFactory
+from sorna.agent.folder_watch import FolderWatch
 from sorna.agent.interfaces import SandboxSettings
 from sorna.agent.kernels import Kernels
 from sorna.agent.pool import Pool
 from sorna.agent.sandbox.tiers import NamespaceSandbox
+from sorna.beneath.storage_root import prepare_root
 from sorna.errors import AgentRefused, IsolationUnavailable, KernelNotFound
+from sorna.model.folder import Mount
 from sorna.model.kernel import KernelSpec, Usage
 from sorna.model.limits import MIB, Limits
 from sorna.model.run import OutputRequest, RunMode, RunReply, RunRequest, RunStatus
@@ -67,9 +73,15 @@ class RealKernelCase(TestCase):
         cls = type(self)
         if cls.detection is None:
             cls.detection = await detect(reactor, reactor, sys.executable, dict(os.environ))
+        directory = tempfile.TemporaryDirectory(prefix="sorna-folders-")
+        self.addCleanup(directory.cleanup)
+        self.folder_root = Path(directory.name)
+        self.storage_id = prepare_root(self.folder_root)
         self.sandbox = NamespaceSandbox(
             reactor,
-            SandboxSettings(python=sys.executable, read_only=cls.detection.read_only),
+            SandboxSettings(
+                python=sys.executable, read_only=cls.detection.read_only, folder_root=str(self.folder_root)
+            ),
             f"test-{secrets.token_hex(4)}",
         )
         try:
@@ -80,17 +92,20 @@ class RealKernelCase(TestCase):
         self.news = News()
         factory = KernelFactory(reactor, self.sandbox, cls.detection.runtimes, partial(Channel, reactor))
         self.pool = Pool(reactor, factory, self.pooled)
-        self.kernels = Kernels(reactor, self.pool, cls.detection.runtimes, 8)
+        self.watch = FolderWatch(
+            reactor, self.folder_root, partial(deferToThreadPool, reactor, reactor.getThreadPool())
+        )
+        self.kernels = Kernels(reactor, self.pool, cls.detection.runtimes, 8, self.watch)
         self.kernels.report_to(self.news)
         self.addCleanup(lambda: Deferred.fromCoroutine(self.kernels.stop()))
         self.addCleanup(lambda: Deferred.fromCoroutine(self.pool.stop()))
 
-    async def create(self, runtime: str = "python3", **limits: Any) -> uuid.UUID:
+    async def create(self, runtime: str = "python3", mounts: Sequence[Mount] = (), **limits: Any) -> uuid.UUID:
         assert self.detection is not None
         if runtime not in self.detection.runtimes:
             raise SkipTest(f"{runtime} is not offered here: {self.detection.missing[runtime]}")
         kernel_id = uuid.UUID(bytes=secrets.token_bytes(16))
-        spec = KernelSpec("AKIA", "t", runtime, runtime, evolve(Limits(), **limits))
+        spec = KernelSpec("AKIA", "t", runtime, runtime, evolve(Limits(), **limits), mounts=mounts)
         await self.kernels.create_kernel(kernel_id, spec)
         return kernel_id
 

@@ -20,6 +20,7 @@ from sorna.gateway.websockets import WebSocketLimits
 from sorna.model.limits import MIB
 from sorna.model.run import RunReply, RunRequest
 from sorna.testing.administration import memory_world
+from sorna.testing.folders import BOUNDS, memory_folders
 from sorna.testing.gateway import (
     EXAMPLE,
     MemoryKeypairs,
@@ -72,6 +73,7 @@ class WireTestCase(TestCase):
 
     limits = ReadingLimits(linger_time=0.3)
     websocket_limits = WebSocketLimits()
+    folder_bounds = BOUNDS
 
     def setUp(self) -> Deferred[None]:  # type: ignore[override]  # trial waits for it, unittest's type does not know
         return Deferred.fromCoroutine(self.listen())
@@ -80,9 +82,12 @@ class WireTestCase(TestCase):
         self.kernels = MemoryKernels(reactor)
         self.operations = MemoryOperations()
         self.keypairs = MemoryKeypairs(EXAMPLE)
+        self.folders, self.transfers = memory_folders(self, reactor, EXAMPLE, bounds=self.folder_bounds)
         site = make_site(
             reactor,
             kernels=self.kernels,
+            folders=self.folders,
+            transfers=self.transfers,
             administration=memory_world(reactor, [EXAMPLE]).administration,
             keypairs=self.keypairs,
             rate_limits=MemoryRateLimits(reactor),

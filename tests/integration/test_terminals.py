@@ -7,9 +7,10 @@ import os
 import secrets
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SkipTest
@@ -17,6 +18,7 @@ from twisted.trial.unittest import SkipTest
 from sorna.agent.channel import Channel
 from sorna.agent.detection import Detection, detect
 from sorna.agent.factory import KernelFactory
+from sorna.agent.folder_watch import FolderWatch
 from sorna.agent.interfaces import SandboxSettings
 from sorna.agent.kernels import Kernels
 from sorna.agent.pool import Pool
@@ -29,6 +31,7 @@ from sorna.model.limits import Limits
 from sorna.model.run import RunMode, RunRequest
 from sorna.model.terminal import Terminal, TerminalViewer
 from sorna.testing.administration import memory_world
+from sorna.testing.folders import memory_folders
 from sorna.testing.gateway import EXAMPLE, MemoryKeypairs, MemoryOperations, MemoryRateLimits, MemoryReadiness, Signer
 from sorna.testing.kernels import MemoryKernels
 from tests.cluster.real import LinkCase, reactor
@@ -70,15 +73,19 @@ class TerminalTests(LinkCase):
             raise SkipTest(f"no isolation here: {error.detail}") from error
         self.addCleanup(lambda: Deferred.fromCoroutine(sandbox.stop()))
         factory = KernelFactory(reactor, sandbox, cls.detection.runtimes, partial(Channel, reactor))
-        self.kernels = Kernels(reactor, Pool(reactor, factory, 0), cls.detection.runtimes, 8)
+        watch = FolderWatch(reactor, Path("nowhere"), maybeDeferred)
+        self.kernels = Kernels(reactor, Pool(reactor, factory, 0), cls.detection.runtimes, 8, watch)
         self.addCleanup(lambda: Deferred.fromCoroutine(self.kernels.stop()))
         self.link = self.manager()
         self.at = self.address(self.agent(operations=self.kernels))
         self.kernel_id = new_kernel_id()
         await self.kernels.create_kernel(self.kernel_id, KernelSpec("AKIA", "t", "python3", "python3", Limits()))
+        folders, transfers = memory_folders(self, reactor, EXAMPLE)
         site = make_site(
             reactor,
             kernels=LinkedKernels(self),
+            folders=folders,
+            transfers=transfers,
             administration=memory_world(reactor, [EXAMPLE]).administration,
             keypairs=MemoryKeypairs(EXAMPLE),
             rate_limits=MemoryRateLimits(reactor),

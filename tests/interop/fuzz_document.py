@@ -53,6 +53,9 @@ _CHECKS = [
     response_schema_conformance,
 ]
 
+# What pieces of an upload are called; it does not know that they are bytes like any others.
+schemathesis.serializer.alias("application/offset+octet-stream", "application/octet-stream")
+
 
 class Broken(Exception):
     """An answer breaks a rule; the text says which and how to see it again."""
@@ -124,13 +127,12 @@ class Fuzzing:
     def _ask(self, session: requests.Session, case: Case[Any]) -> None:
         number = next(self._numbers)
         signer = Signer(reactor, self.keypair, urlsplit(self.endpoint).netloc.encode(), version=b"v4.20181215")
-        if number % 3 == 0 and "reference" in case.path_parameters:
-            # Else hardly a request would reach a kernel.
-            case.path_parameters["reference"] = TOKEN
-            self._create(session, signer)
+        security = str(case.operation.definition.raw.get("security") or "")
+        unsigned = number % UNSIGNED == 0 and bool(security)
+        if number % 3 == 0:
+            self._aim(session, case, signer, token="token" in security and not unsigned)
         if number % 2 and isinstance(case.body, dict) and "image" in case.body:
             case.body["image"] = "python3"
-        unsigned = number % UNSIGNED == 0 and bool(case.operation.definition.raw.get("security"))
         if unsigned:
             signer = evolve(signer, keypair=evolve(self.keypair, secret_key="guess"))
         auth = None if unsigned and number % 2 else Signing(signer)
@@ -143,14 +145,34 @@ class Fuzzing:
             if response.status_code < 400:
                 raise Broken(f"served without a signature: {response.status_code}\n{case.as_curl_command()}")
         case.validate_response(response, checks=_CHECKS)
-        if response.status_code == 201 and response.json()["sessionName"] != TOKEN:
-            # A keypair may have few sessions, and then nothing more could be learnt about creating them.
-            session.delete(f"{self.endpoint}/session/{response.json()['sessionId']}", auth=auth, timeout=TIMEOUT)
+        if response.status_code == 201:
+            # A keypair may have few sessions and folders, and then nothing more could be learnt about creating them.
+            made = response.json()
+            for path in (f"/session/{made.get('sessionId')}", f"/folder/{made.get('id', made.get('folderId'))}"):
+                if "None" not in path and TOKEN not in made.values():
+                    session.delete(self.endpoint + path, auth=auth, timeout=TIMEOUT)
 
-    def _create(self, session: requests.Session, signer: Signer) -> None:
-        wish = {"image": "python3", "name": TOKEN}
-        answer = session.post(f"{self.endpoint}/session", json=wish, auth=Signing(signer), timeout=TIMEOUT)
-        answer.raise_for_status()
+    def _aim(self, session: requests.Session, case: Case[Any], signer: Signer, *, token: bool) -> None:
+        """Let a request be about something that is there; else hardly one would be."""
+
+        def post(path: str, content: object) -> Any:
+            answer = session.post(self.endpoint + path, json=content, auth=Signing(signer), timeout=TIMEOUT)
+            if answer.status_code >= 500:
+                raise Broken(f"{answer.status_code} {answer.text[:300]} to {path}")
+            return answer.json()
+
+        if "reference" in case.path_parameters:
+            post("/session", {"image": "python3", "name": TOKEN})
+            case.path_parameters["reference"] = TOKEN
+        if "folder" in case.path_parameters or token:
+            post("/folders", {"name": TOKEN})
+        if "folder" in case.path_parameters:
+            case.path_parameters["folder"] = TOKEN
+        if token:
+            post(f"/folders/{TOKEN}/mkdir", {"path": "d"})
+            path = "d/f" if case.path.endswith("upload") else "d"
+            answer = post(f"/folders/{TOKEN}/request-{case.path.rpartition('/')[2]}", {"path": path, "size": 3})
+            case.query["token"] = answer.get("token", "")
 
 
 @contextlib.contextmanager

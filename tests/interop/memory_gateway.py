@@ -12,7 +12,7 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from sorna.model.keypair import Keypair
 from sorna.model.limits import MIB
 from sorna.model.run import OutputRequest, RunReply, RunStatus
 from sorna.testing.administration import memory_world
+from sorna.testing.folders import memory_folders
 from sorna.testing.gateway import EXAMPLE, MemoryKeypairs, MemoryOperations, MemoryRateLimits, MemoryReadiness
 from sorna.testing.kernels import MemoryKernels
 
@@ -128,6 +129,11 @@ async def _printed(request: OutputRequest) -> RunReply:
     )
 
 
+class _Cleanups(contextlib.ExitStack):
+    def addCleanup(self, function: Callable[..., Any], /) -> object:
+        return self.callback(function)
+
+
 class _UntilEnd(Protocol):
     def __init__(self) -> None:
         self.ended: Deferred[None] = Deferred()
@@ -140,10 +146,14 @@ async def serve(reactor: Any) -> None:
     """Listen, tell where, and stop at the end of the input."""
     kernels = MemoryKernels(reactor)
     kernels.on_read = _printed
+    cleanups = _Cleanups()
+    folders, transfers = memory_folders(cleanups, reactor, USER, ADMINISTRATOR)
     keypairs = MemoryKeypairs(USER, ADMINISTRATOR)
     door = make_site(
         reactor,
         kernels=kernels,
+        folders=folders,
+        transfers=transfers,
         administration=memory_world(reactor, keypairs.all.values()).administration,
         keypairs=keypairs,
         rate_limits=MemoryRateLimits(reactor),
@@ -159,6 +169,7 @@ async def serve(reactor: Any) -> None:
     sys.stdout.write(json.dumps({"door": ports[0].getHost().port, "echo": ports[1].getHost().port}) + "\n")
     sys.stdout.flush()
     await until_end.ended
+    cleanups.close()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 from pathlib import Path
 from unittest import SkipTest
@@ -213,3 +215,32 @@ class CommandLineTests(UnitTestCase):
         self.sorna("admin", "policy", "remove", policy)
         self.assertNotIn(access_key, self.sorna("admin", "keypair", "list"))
         self.assertIn(access_key, self.sorna("admin", "usage"))
+
+    def test_folders(self) -> None:
+        """A file goes into a folder, is seen and changed by kernels, and comes back; the folder goes when it is to."""
+        name = f"cli-{secrets.token_hex(6)}"
+        self.sorna("folder", "create", name, "--quota", "64m")
+        content = secrets.token_bytes(9 * 1024 * 1024)
+        (self.folder / "d").mkdir()
+        (self.folder / "d" / "big.bin").write_bytes(content)
+        self.sorna("folder", "upload", name, "d/big.bin")
+        code = (
+            "import hashlib; data = open('in/d/big.bin', 'rb').read(); print(hashlib.sha256(data).hexdigest());"
+            "_ = open('in/d/more', 'w').write('from a kernel')"
+        )
+        printed = self.sorna("run", "-q", "-m", f"{name}:in", "python3", "-c", code)
+        self.assertEqual(printed.strip(), hashlib.sha256(content).hexdigest())
+        self.assertIn("more", self.sorna("folder", "ls", name, "d"))
+        (self.folder / "back").mkdir()
+        self.sorna("folder", "download", name, "d/big.bin", "d", "--to", "back")
+        self.assertEqual((self.folder / "back" / "big.bin").read_bytes(), content)
+        with tarfile.open(self.folder / "back" / "d.tar") as archive:
+            self.assertEqual(sorted(archive.getnames()), ["d/big.bin", "d/more"])
+        self.sorna("folder", "mkdir", name, "e/f")
+        self.sorna("folder", "rm", "-r", name, "d", "e")
+        self.assertIn("numFiles", self.sorna("folder", "info", name))
+        self.sorna("folder", "rename", name, f"{name}-2")
+        self.assertIn(f"{name}-2", self.sorna("folder", "list"))
+        self.sorna("folder", "delete", f"{name}-2")
+        self.sorna("folder", "info", name, code=125)
+        self.assertIn("[404, folder-not-found]", self.errors)

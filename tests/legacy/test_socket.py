@@ -136,6 +136,11 @@ class ClientsTests(DoorTestCase):
         deaf.sendall(b"\xff" + b"\0" * 8 + b"\x7f\x03\x00NULL" + b"\0" * 16 + b"\0" * 32)
         ready = b"\x05READY\x0bSocket-Type" + (6).to_bytes(4, "big") + b"DEALER"
         deaf.sendall(b"\x04" + bytes([len(ready)]) + ready)
+        # Messages may follow only when the other side has said that it is ready too; its threads do that without us.
+        answer = b""
+        deaf.settimeout(10)
+        while len(answer) < 66 or len(answer) < 66 + answer[65]:
+            answer += deaf.recv(1)
         body = b'{"action": 0, "body": "' + b"x" * 30_000 + b'"}'
         frame = b"\x01\x00" + b"\x02" + len(body).to_bytes(8, "big") + body
         deaf.setblocking(False)

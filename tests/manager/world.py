@@ -29,6 +29,7 @@ from sorna.model.agent import Heartbeat
 from sorna.model.keypair import Keypair
 from sorna.model.limits import LimitPolicy
 from sorna.store.memory import MemoryKernels, MemoryKeypairs
+from sorna.testing.folders import memory_folders
 from sorna.testing.unit import UnitTestCase
 from tests.cluster.scripted import ScriptedOperations
 
@@ -58,6 +59,8 @@ class ManagerTestCase(UnitTestCase):
         announcements = MemoryAnnouncements(self.redis)
         self.link = MemoryAgentLink(self.clock, {"i-1": self.agent}, self._ended)
         self.ending = Ending(self.clock, self.kernels, self.live, self.directory, self.link, announcements)
+        keypairs = [Keypair(OWNER, "s" * 40), Keypair(STRANGER, "t" * 40)]
+        self.folders, _transfers = memory_folders(self, self.clock, *keypairs)
         self.creation = Creation(
             self.clock,
             self.kernels,
@@ -67,6 +70,7 @@ class ManagerTestCase(UnitTestCase):
             announcements,
             self.ending,
             CachedKeypairs(self.clock, self.keypairs),
+            self.folders,
             LimitPolicy(),
         )
         self.registry = Registry(

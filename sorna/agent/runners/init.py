@@ -23,16 +23,16 @@ from sorna.agent.runners import frames
 from sorna.agent.runners.commands import Commands, base_environ, exit_code_of
 from sorna.agent.runners.language import Language, language_from_json
 from sorna.agent.runners.output_files import Fingerprints, changed, fingerprints
-from sorna.agent.runners.paths import PathRefused
 from sorna.agent.runners.poller import Link, Poller
 from sorna.agent.runners.processes import Processes
 from sorna.agent.runners.pump import Pump
-from sorna.agent.runners.reading import list_files, read_piece
 from sorna.agent.runners.repl import our_modules
 from sorna.agent.runners.repl_host import ReplHost
 from sorna.agent.runners.repl_link import to_json
 from sorna.agent.runners.terminal import Terminal
 from sorna.agent.runners.upload import write_upload
+from sorna.beneath.paths import PathRefused
+from sorna.beneath.reading import list_files, read_piece
 
 # Most typed-ahead text that is kept for a run.
 MOST_TYPED = 1024 * 1024

@@ -1,4 +1,4 @@
-"""The calls of Linux that Python does not offer, through ctypes: prctl, seccomp, openat2 and how full a pipe is.
+"""The calls of Linux that Python does not offer, through ctypes: prctl, seccomp and how full a pipe is.
 
 Standard library only; knows numbers and structures, and nothing of kernels, runs or frames.
 """
@@ -7,7 +7,6 @@ import ctypes
 import fcntl
 import os
 import platform
-import struct
 import termios
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -20,11 +19,6 @@ PR_SET_NO_NEW_PRIVS = 38
 _SECCOMP_NUMBERS = {"x86_64": 317, "aarch64": 277}
 _SECCOMP_SET_MODE_FILTER = 1
 _SECCOMP_FILTER_FLAG_NEW_LISTENER = 1 << 3
-
-_OPENAT2 = 437
-RESOLVE_NO_MAGICLINKS = 0x02
-RESOLVE_NO_SYMLINKS = 0x04
-RESOLVE_BENEATH = 0x08
 
 _NOTHING = bytes(4)
 
@@ -63,23 +57,6 @@ def install_listening_filter(program: bytes) -> int:
         ctypes.byref(filter_),
     )
     return _checked(result, "seccomp")
-
-
-def open_beneath(directory: int, path: str, flags: int) -> int:
-    """Open ``path`` below a directory without following a single symbolic link (openat2).
-
-    :raises OSError: it cannot be opened, or this Linux has no such call (ENOSYS, EPERM).
-    """
-    resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
-    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
-    result = _libc.syscall(
-        ctypes.c_long(_OPENAT2),
-        ctypes.c_long(directory),
-        ctypes.c_char_p(os.fsencode(path)),
-        ctypes.c_char_p(how),
-        ctypes.c_size_t(len(how)),
-    )
-    return _checked(result, path)
 
 
 def bytes_waiting(pipe: int) -> int:

@@ -10,7 +10,7 @@ import secrets
 import stat
 from contextlib import suppress
 
-from sorna.agent.runners.paths import PathRefused, components, open_directory, reason_of
+from sorna.beneath.paths import PathRefused, components, open_directory, reason_of
 
 
 def write_upload(root: int, path: str, content: bytes, append: bool) -> None:

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, NoReturn
 
-from sorna.agent.sandbox import cgroups, credentials, rootfs, seccomp, wire
+from sorna.agent.sandbox import cgroups, credentials, folders, rootfs, seccomp, wire
 from sorna.agent.sandbox import namespaces as ns
 
 CHANNEL = 3  # where the runner finds its channel
@@ -166,6 +166,22 @@ def _bound_shared_memory(memory: int) -> None:
         file.write(str(memory // 4096))
 
 
+def _show(shown: Sequence[folders.Shown], owner: rootfs.Owner, mapped: dict[tuple[int, int], int], step: Steps) -> None:
+    """Mount folders below the working directory; what is on the way there is the kernel's own."""
+    before = step.current
+    step("folders")
+    for one in shown:
+        place = rootfs.WORK
+        for part in one.alias.split("/"):
+            place = f"{place}/{part}"
+            if not os.path.isdir(place):
+                os.mkdir(place, 0o755)
+                os.chown(place, owner.uid, owner.gid)
+        folders.show(one, rootfs.HOST, place, mapped)
+    wire.close_all(list(mapped.values()))
+    step(before)
+
+
 def _confine(request: wire.Request, around: Surroundings, step: Steps) -> int:
     """Go through every step up to the filter; gives the descriptor of the scratch space."""
     credentials.forget_signals()
@@ -179,8 +195,12 @@ def _confine(request: wire.Request, around: Surroundings, step: Steps) -> int:
     memory_counted = any("memory" in tree.controllers for tree in around.trees)
     if not memory_counted:
         _bound_shared_memory(request.memory)
+    shown = [folders.Shown(*row) for row in request.folders]
+    step("folders")
+    mapped = {} if around.ordinary else folders.mappings(shown, uid)
     step("root file system")
-    scratch = rootfs.enter(around.plan, rootfs.Owner(uid, uid, request.hostname), request.scratch_size)
+    owner = rootfs.Owner(uid, uid, request.hostname)
+    scratch = rootfs.enter(around.plan, owner, request.scratch_size, lambda: _show(shown, owner, mapped, step))
     step("host name")
     socket.sethostname(request.hostname)
     step("loopback")

@@ -15,13 +15,13 @@ import contextlib
 import errno
 import glob
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from sorna.agent.sandbox import namespaces as ns
 
 WORK = "/home/work"
-_HOST = "/.host"
+HOST = "/.host"  # where the old root is seen until everything is mounted
 _SMALL = 16 * 1024  # a file of this size is cheaper to copy than to bind
 _SCRATCH = "/.scratch"
 
@@ -235,7 +235,7 @@ class _Builder:
             self.directory(bind.target)
         else:
             self.file(bind.target)
-        ns.mount(_HOST + bind.source, bind.target, None, ns.MS_BIND | ns.MS_REC)
+        ns.mount(HOST + bind.source, bind.target, None, ns.MS_BIND | ns.MS_REC)
         seal_tree(bind.target)
 
 
@@ -297,7 +297,7 @@ def _mount_proc(plan: Plan) -> None:
 def _mount_devices(plan: Plan, builder: _Builder) -> None:
     for name in plan.devices:
         builder.file(f"/dev/{name}")
-        ns.mount(f"{_HOST}/dev/{name}", f"/dev/{name}", None, ns.MS_BIND)
+        ns.mount(f"{HOST}/dev/{name}", f"/dev/{name}", None, ns.MS_BIND)
         ns.mount(None, f"/dev/{name}", None, ns.MS_REMOUNT | ns.MS_BIND | ns.MS_NOSUID | ns.MS_NOEXEC)
     builder.directory("/dev/pts")
     builder.directory("/dev/shm")
@@ -333,9 +333,10 @@ def _mount_scratch(size: int, owner: Owner, builder: _Builder) -> int:
     return level
 
 
-def enter(plan: Plan, owner: Owner, scratch_size: int) -> int:
+def enter(plan: Plan, owner: Owner, scratch_size: int, mount_more: Callable[[], None]) -> int:
     """Build the new root and make it this process's, whose mount namespace is its own; see Note [Building the root].
 
+    :param mount_more: called when the working directory is there and the host still is.
     :returns: an ``O_PATH`` descriptor of the scratch space, for fstatvfs(3) only.
     :raises OSError: a step failed; the process must exit.
     """
@@ -343,8 +344,8 @@ def enter(plan: Plan, owner: Owner, scratch_size: int) -> int:
     base = next(path for path in ("/tmp", "/mnt", "/usr") if os.path.isdir(path))
     flags = ns.MS_NOSUID | ns.MS_NODEV
     ns.mount("sorna", base, "tmpfs", flags, "size=1m,nr_inodes=4096,mode=0755")
-    os.mkdir(base + _HOST)
-    ns.pivot_root(base, base + _HOST)
+    os.mkdir(base + HOST)
+    ns.pivot_root(base, base + HOST)
     os.chdir("/")
     builder = _Builder()
     # A tool may lie in the host's /tmp: what the scratch space would hide is bound when that is there.
@@ -363,8 +364,9 @@ def enter(plan: Plan, owner: Owner, scratch_size: int) -> int:
     level = _mount_scratch(scratch_size, owner, builder)
     for bind in hidden:
         builder.bind(bind)
-    ns.unmount(_HOST, ns.MNT_DETACH)
-    os.rmdir(_HOST)
+    mount_more()
+    ns.unmount(HOST, ns.MNT_DETACH)
+    os.rmdir(HOST)
     ns.mount(None, "/", None, ns.MS_REMOUNT | ns.MS_BIND | ns.MS_RDONLY | flags)
     os.chdir(WORK)
     return level

@@ -10,8 +10,10 @@ import contextlib
 import itertools
 import os
 import re
+import shutil
 import signal
 import socket
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,15 +29,19 @@ from sorna.agent.sandbox.confined import ConfinedProcess
 from sorna.agent.sandbox.control import ControlBusy
 from sorna.agent.sandbox.credentials import Identities, IdentitiesExhausted, usable_range
 from sorna.agent.sandbox.diagnosis import WAY_OUT, explain, read_facts
+from sorna.agent.sandbox.folders import Shown
 from sorna.agent.sandbox.launcher import ZygoteProcess
 from sorna.agent.sandbox.stacks import Stack
-from sorna.errors import AgentFailed, IsolationUnavailable
+from sorna.beneath.storage_root import read_storage_id
+from sorna.errors import AgentFailed, IsolationUnavailable, SornaError
+from sorna.model.folder import Mount, valid_alias
 from sorna.model.limits import Limits
 
 RUNNER = "sorna.agent.runners.init:main"
 STACKS = ("python3", "commands")
 SETUP_PATIENCE = 10.0
 _STOP_PATIENCE = 5.0
+_FOLDER_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,80}", re.ASCII)
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
 
@@ -59,6 +65,7 @@ class ZygoteTier:
 
     _log = Logger()
     name = ""
+    storage = ""
     _ending = signal.SIGKILL
     _network = -1
 
@@ -67,6 +74,7 @@ class ZygoteTier:
             raise ValueError(f"not a name for control groups: {agent_id!r}")
         self._reactor = reactor
         self._settings = settings
+        self._folder_root = os.path.realpath(settings.folder_root) if settings.folder_root else ""
         self._agent_id = agent_id
         self._entry = entry
         self._identities = _identities(settings.uid_range)
@@ -101,7 +109,7 @@ class ZygoteTier:
             for succeeded, result in outcomes:
                 if not succeeded:
                     result.raiseException()
-            await self._probe()
+            await self._probe(SandboxSpec(kernel_id="probe", stack=STACKS[-1], limits=Limits()))
         except BaseException as error:
             await self.stop()
             if isinstance(error, AgentFailed):
@@ -120,9 +128,8 @@ class ZygoteTier:
         )
         return lambda: ZygoteProcess(self._reactor, stack, self._settings.python, configuration)
 
-    async def _probe(self) -> None:
+    async def _probe(self, spec: SandboxSpec) -> None:
         """Send a process through every step; it ends instead of calling the runner."""
-        spec = SandboxSpec(kernel_id="probe", stack=STACKS[-1], limits=Limits())
         kernel = await self._ask(spec, probe=True)
         try:
             await kernel.started
@@ -179,13 +186,14 @@ class ZygoteTier:
         process = await self._stacks[spec.stack].process()
         if self._stopping or spec.kernel_id in self._kernels:
             raise AgentFailed("The sandbox is stopping." if self._stopping else "The kernel is there already.")
+        folders = [self._shown(mount) for mount in spec.mounts]
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours.setblocking(False)
         kernel = ConfinedProcess(
             spec.kernel_id, ours, self._trees, ending=self._ending, network=self._network, gone=self._gone
         )
         try:
-            request = self._request(spec, self._take_uid(spec.kernel_id), probe=probe)
+            request = self._request(spec, self._take_uid(spec.kernel_id), folders, probe=probe)
             process.spawn(request, theirs.fileno(), kernel)
         except (OSError, wire.WireError, ControlBusy, IdentitiesExhausted) as error:
             ours.close()
@@ -209,7 +217,7 @@ class ZygoteTier:
         if uid is not None and self._identities is not None:
             self._identities.give_back(uid)
 
-    def _request(self, spec: SandboxSpec, uid: int, *, probe: bool) -> wire.Request:
+    def _request(self, spec: SandboxSpec, uid: int, folders: Sequence[Shown], *, probe: bool) -> wire.Request:
         limits = spec.limits
         return wire.Request(
             id=next(self._numbers),
@@ -224,7 +232,15 @@ class ZygoteTier:
             scratch_size=limits.scratch_size,
             open_files=limits.open_files,
             probe=probe,
+            folders=folders,
         )
+
+    def _shown(self, mount: Mount) -> Shown:
+        if not self.storage:
+            raise AgentFailed("This agent has no storage of folders.")
+        if not _FOLDER_ID.fullmatch(mount.folder_id) or not valid_alias(mount.alias):
+            raise AgentFailed("A folder's id or alias has characters that it may not have.")
+        return Shown(f"{self._folder_root}/{mount.folder_id}/content", mount.alias, mount.read_only)
 
     def _gone(self, kernel: ConfinedProcess) -> None:
         self._kernels.pop(kernel.kernel_id, None)
@@ -258,6 +274,32 @@ class NamespaceSandbox(ZygoteTier):
 
     name = wire.NAMESPACES
     _network = 0  # there is none but the kernel's own loopback
+
+    async def start(self) -> None:
+        """Warm the zygotes, and find out whether folders can be mounted."""
+        await super().start()
+        if self._folder_root:
+            await self._try_folders()
+
+    async def _try_folders(self) -> None:
+        """Send a process through every step with a folder; folders are offered only where that works."""
+        try:
+            storage = await self._in_thread(read_storage_id, Path(self._folder_root))
+        except OSError as error:
+            self._log.info("kernels will see no folders: there is no storage: {error}", error=error)
+            return
+        trial = uuid.uuid4().hex
+        place = Path(self._folder_root, trial)
+        self.storage = storage
+        try:
+            await self._in_thread((place / "content").mkdir, 0o755, True)
+            spec = SandboxSpec("probe", STACKS[-1], Limits(), mounts=[Mount(trial, "folder", False, 0, 0)])
+            await self._probe(spec)
+        except (OSError, SornaError) as error:
+            self.storage = ""
+            self._log.warn("kernels will see no folders: {error}", error=getattr(error, "detail", "") or error)
+        finally:
+            await self._in_thread(shutil.rmtree, place, True)
 
 
 class UnconfinedSandbox(ZygoteTier):

@@ -73,6 +73,7 @@ class Request(NamedTuple):
 
     :ivar uid: the host's user id for it when the agent has ids to give; else -1.
     :ivar probe: go through every step and exit with 0 instead of calling the entry.
+    :ivar folders: rows of :class:`sorna.agent.sandbox.folders.Shown`.
     """
 
     id: int
@@ -87,6 +88,7 @@ class Request(NamedTuple):
     scratch_size: int
     open_files: int
     probe: bool = False
+    folders: Sequence[Sequence[Any]] = ()
 
 
 def pack(op: str, body: Mapping[str, Any]) -> bytes:

@@ -22,6 +22,8 @@ from sorna.gateway.graphql.mutations import MUTATIONS
 from sorna.gateway.graphql.needs import (
     Agents,
     FiguresOf,
+    FoldersOf,
+    FoldersWhere,
     KernelNamed,
     KernelsOf,
     KernelsWhere,
@@ -34,9 +36,10 @@ from sorna.gateway.graphql.needs import (
 from sorna.manager.interfaces import KernelFilter
 from sorna.manager.requests import AgentDescription
 from sorna.model.agent import Capacity
+from sorna.model.folder import HOST as FOLDER_HOST
 from sorna.model.kernel import Kernel, KernelStatus, Usage, short_id
 from sorna.model.keypair import Keypair
-from sorna.model.limits import MIB
+from sorna.model.limits import KIB, MIB
 from sorna.model.policy import ResourcePolicy, Slots, slots_of
 
 Info = GraphQLResolveInfo[Asking]
@@ -227,7 +230,7 @@ _KEYPAIR: Mapping[str, Callable[..., Any]] = {
     "memory_used": lambda keypair, _info: keypair.taken.memory,
     "cpu_used": lambda keypair, _info: keypair.taken.cpu_millis / 1000,
     "gpus_used": lambda keypair, _info: keypair.taken.gpus,
-    "vfolders": lambda _keypair, _info: (),
+    "vfolders": lambda keypair, info: info.context.get(FoldersOf(keypair.access_key, INNER_LIMIT), ()),
     "compute_sessions": _sessions_of_keypair,
 }
 
@@ -314,6 +317,45 @@ def _images(_root: None, info: Info, *, is_operation: bool | None = None) -> Seq
     return [{"name": name, "tag": "latest"} for name in sorted(set().union(*(agent.runtimes for agent in alive)))]
 
 
+# Folders.
+
+
+def _folders(_root: None, info: Info, access_key: str | None = None) -> Any:
+    asking = info.context
+    return asking.get(FoldersWhere(asking.owner or access_key, *_bounds(None, None)), ())
+
+
+def _folder_list(
+    _root: None, info: Info, *, limit: int, offset: int, group_id: str | None = None, access_key: str | None = None,
+    filter: str | None = None, order: str | None = None,  # noqa: A002 - the argument's name
+) -> _Page:  # fmt: skip
+    _unsorted(filter, order)
+    asking = info.context
+    if group_id is not None or (asking.owner is not None and access_key not in {None, asking.owner}):
+        return _NOTHING
+    owner = asking.owner or access_key
+    need = FoldersWhere(owner, *_bounds(limit, offset))
+    return _Page(lambda: asking.get(need, ()), lambda: asking.get(FoldersWhere(owner)))
+
+
+_FOLDER: Mapping[str, Callable[..., Any]] = {
+    "id": lambda folder, _info: str(folder.id),
+    "host": lambda _folder, _info: FOLDER_HOST,
+    "max_files": lambda folder, _info: folder.bounds.files,
+    # In KiB, as it always was.
+    "max_size": lambda folder, _info: folder.bounds.size // KIB,
+    "created_at": lambda folder, _info: _text(folder.created_at),
+    "last_used": lambda folder, _info: _text(folder.last_used),
+    # Nobody keeps what a folder holds; the folder's own description counts it.
+    "num_files": lambda _folder, _info: None,
+    "cur_size": lambda _folder, _info: None,
+    "creator": lambda folder, _info: folder.owner,
+    "group": lambda _folder, _info: None,
+    "permission": lambda _folder, _info: "rw",
+    "ownership_type": lambda _folder, _info: "user",
+}
+
+
 # Policies and usage.
 
 
@@ -360,9 +402,8 @@ RESOLVERS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "keypair": _keypair,
         "keypairs": _keypairs,
         "keypair_list": _keypair_list,
-        # There are no folders yet, so nobody has any.
-        "vfolders": lambda _root, _info, **_arguments: (),
-        "vfolder_list": lambda _root, _info, **_arguments: _NOTHING,
+        "vfolders": _folders,
+        "vfolder_list": _folder_list,
         "images": _images,
         "compute_session": _compute_session,
         "compute_sessions": _compute_sessions,
@@ -377,6 +418,7 @@ RESOLVERS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "ComputeWorker": _KERNEL,
     "KeyPair": _KEYPAIR,
     "Agent": _AGENT,
+    "VirtualFolder": _FOLDER,
     "ComputeSessionList": _PAGE,
     "VirtualFolderList": _PAGE,
     "KeyPairList": _PAGE,

@@ -17,6 +17,7 @@ from attrs import evolve, field, frozen
 from sorna.gateway.graphql.asking import Need
 from sorna.gateway.interfaces import Administration
 from sorna.manager.interfaces import KernelFilter
+from sorna.model.folder import Folder
 from sorna.model.kernel import Kernel, KernelStatus
 
 Statuses = frozenset[KernelStatus] | None
@@ -108,6 +109,42 @@ class KernelsOf(Need):
             for kernel in await ask(parents, conditions.statuses, conditions.limit):
                 parent = (kernel.agent_id or "") if conditions.of_agent else kernel.access_key
                 found[evolve(conditions, parent=parent)].append(kernel)
+        return found
+
+
+@frozen
+class FoldersWhere(Need):
+    """A page of the virtual folders of an owner or of all, or their number where ``limit`` is None."""
+
+    owner: str | None
+    offset: int = 0
+    limit: int | None = None
+
+    @classmethod
+    async def fetch(cls, needs: Sequence[FoldersWhere], administration: Administration) -> Mapping[Any, Any]:
+        """Ask for each page: a query names as many as it has root fields."""
+        return {
+            need: await administration.count_folders(need.owner)
+            if need.limit is None
+            else await administration.folders(need.owner, need.offset, need.limit)
+            for need in needs
+        }
+
+
+@frozen
+class FoldersOf(Need):
+    """The newest virtual folders of one keypair of a list."""
+
+    owner: str
+    limit: int
+
+    @classmethod
+    async def fetch(cls, needs: Sequence[FoldersOf], administration: Administration) -> Mapping[Any, Any]:
+        """Ask once for all keypairs: the limit is the same for all."""
+        limit = max(need.limit for need in needs)
+        found: dict[FoldersOf, list[Folder]] = {need: [] for need in needs}
+        for folder in await administration.folders_of_owners([need.owner for need in needs], limit):
+            found[FoldersOf(folder.owner, limit)].append(folder)
         return found
 
 

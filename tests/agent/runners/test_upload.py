@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sorna.agent.runners import frames
-from sorna.agent.runners.paths import PathRefused, components
 from sorna.agent.runners.upload import write_upload
+from sorna.beneath.paths import PathRefused, components
 from sorna.testing.unit import UnitTestCase
 from tests.agent.runners.driver import KernelTestCase
 
@@ -124,9 +124,7 @@ class UploadFrameTests(KernelTestCase):
             return kernel.wait(frames.REPLY)["error"]
 
         self.assertIsNone(upload("d/data.bin", bytes(range(256)) * 20_000))
-        self.assertEqual(
-            upload("../x", b""), {"kind": "refused", "detail": "The path climbs out of the working directory."}
-        )
+        self.assertEqual(upload("../x", b""), {"kind": "refused", "detail": "The path climbs out of its directory."})
         kernel.wait(frames.FINISHED)
         kernel.run("import os; os.path.getsize('d/data.bin')")
         self.assertEqual(kernel.stream("stdout"), "5120000\n")
@@ -140,6 +138,6 @@ class UploadFrameTests(KernelTestCase):
             kernel.send_raw(frames.UPLOAD, header + b"\0" + b"y" * 200_000)
             error = kernel.wait(frames.REPLY)["error"]
             self.assertEqual(error["kind"], "refused")
-            self.assertIn("larger than this kernel may write", error["detail"])
+            self.assertIn("larger than may be written", error["detail"])
             self.assertEqual([entry.name for entry in Path(kernel.work).iterdir()], ["grown"])
             self.assertEqual(Path(kernel.work, "grown").read_bytes(), b"x" * 50_000)

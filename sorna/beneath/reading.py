@@ -1,13 +1,13 @@
-"""Lists directories and reads files below the working directory, in bounded pieces.
+"""Lists directories and reads files below a directory that user code can write to, in bounded pieces.
 
-Standard library only. Knows directories and files; may not know frames or runs. See Note [Safe paths] in ``paths``.
+Standard library only. Knows directories and files; may not know kernels or folders. See Note [Safe paths] in ``paths``.
 """
 
 import errno
 import os
 import stat
 
-from sorna.agent.runners.paths import DIRECTORY, MAX_DEPTH, PathRefused, components, open_directory, reason_of
+from sorna.beneath.paths import DIRECTORY, MAX_DEPTH, PathRefused, components, open_directory, reason_of
 
 # Every part that a listing passes handles it in one go.
 MAX_ENTRIES = 3000

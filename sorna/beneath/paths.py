@@ -1,32 +1,38 @@
-"""Finds files and directories below the working directory, whatever user code has planted there.
+"""Finds files and directories below a directory that user code can write to, whatever it has planted there.
 
-Standard library only. Knows directories; may not know frames, runs, or what is done with a file.
+Standard library only. Knows directories; may not know kernels, folders, or what is done with a file.
 
 Note [Safe paths]
 ~~~~~~~~~~~~~~~~~
-User code owns the working directory and can swap any component for a symbolic link at any time. So a path is never
+User code owns the directory and can swap any component for a symbolic link at any time. So a path is never
 resolved by name: the directories are opened one after another, each relative to the one before and without following
 links (openat2 does it in one call where Linux has it). What is to be written is only ever created anew under a name that did
 not exist and renamed over the target: renaming replaces a planted link and does not follow it. What is to be read is opened
 without following a link, and looked at through its descriptor.
 """
 
+import ctypes
 import errno
 import os
 import stat
+import struct
 from contextlib import suppress
 
-from sorna.agent.runners.linux import open_beneath
+_libc = ctypes.CDLL(None, use_errno=True)
+_OPENAT2 = 437
+_RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_NO_SYMLINKS = 0x04
+_RESOLVE_BENEATH = 0x08
 
 MAX_DEPTH = 64
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _REASONS = {
     errno.ENOENT: "there is no such file",
     errno.ENOSPC: "there is no space left",
-    errno.EDQUOT: "the space this kernel may use is full",
-    errno.EFBIG: "the file is larger than this kernel may write",
+    errno.EDQUOT: "the space that may be used is full",
+    errno.EFBIG: "the file is larger than may be written",
     errno.ELOOP: "a component of the path is a symbolic link",
-    errno.EXDEV: "the path leads out of the working directory",
+    errno.EXDEV: "the path leads out of its directory",
     errno.ENOTDIR: "a component of the path is no directory",
     errno.EISDIR: "the path is a directory",
     errno.ENAMETOOLONG: "a component of the path is too long",
@@ -47,15 +53,35 @@ def components(path: str) -> list[str]:
     if "\0" in path:
         raise PathRefused("The path contains a NUL character.")
     if path.startswith("/"):
-        raise PathRefused("The path is absolute; it must be relative to the working directory.")
+        raise PathRefused("The path is absolute; it must be relative.")
     parts = [part for part in path.split("/") if part != "."]
     if not parts or "" in parts:
         raise PathRefused("The path has an empty component.")
     if ".." in parts:
-        raise PathRefused("The path climbs out of the working directory.")
+        raise PathRefused("The path climbs out of its directory.")
     if len(parts) > MAX_DEPTH:
         raise PathRefused("The path is too deep.")
     return parts
+
+
+def open_beneath(directory: int, path: str, flags: int) -> int:
+    """Open ``path`` below a directory without following a single symbolic link (openat2).
+
+    :raises OSError: it cannot be opened, or this Linux has no such call (ENOSYS, EPERM).
+    """
+    resolve = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS | _RESOLVE_NO_MAGICLINKS
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
+    result = _libc.syscall(
+        ctypes.c_long(_OPENAT2),
+        ctypes.c_long(directory),
+        ctypes.c_char_p(os.fsencode(path)),
+        ctypes.c_char_p(how),
+        ctypes.c_size_t(len(how)),
+    )
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+    return int(result)
 
 
 def reason_of(error: OSError) -> str:

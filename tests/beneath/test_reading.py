@@ -9,9 +9,10 @@ import stat
 import tempfile
 from pathlib import Path
 
-from sorna.agent.runners import frames, paths, reading
-from sorna.agent.runners.paths import PathRefused
-from sorna.agent.runners.reading import list_files, read_piece
+from sorna.agent.runners import frames
+from sorna.beneath import paths, reading
+from sorna.beneath.paths import PathRefused
+from sorna.beneath.reading import list_files, read_piece
 from sorna.testing.unit import UnitTestCase
 from tests.agent.runners.driver import Kernel, KernelTestCase
 

@@ -1,0 +1,1 @@
+"""The content of virtual folders on disk."""
