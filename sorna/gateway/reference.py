@@ -6,18 +6,17 @@ Knows the document and nothing of the routes that it is about.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, ClassVar
 
-from attrs import frozen
 from twisted.web.template import Tag, flattenString, tags
 
-from sorna.gateway.call import Access, Call, Reply, encode_json
+from sorna.gateway.call import JSON_TYPE, Access, Call, Reply, encode_json
 from sorna.gateway.described import OBJECT, TEXT, Described, json_content
 from sorna.gateway.router import Router
 
 HTML_TYPE = b"text/html; charset=utf-8"
-JSON_TYPE = b"application/json; charset=utf-8"
 #: The page has styles of its own and nothing else, whatever somebody smuggles into a description.
 _POLICY = {b"Content-Security-Policy": b"default-src 'none'; style-src 'unsafe-inline'"}
 _STYLE = (
@@ -27,16 +26,25 @@ _STYLE = (
 )
 
 
-@frozen
 class ReferenceRoutes:
     """The description's two forms. Public: it is the same for everybody, and names no secret.
 
-    :ivar document: see :func:`sorna.gateway.document.document_of`.
+    Both are made once, when they are first asked for: whoever asks again and again has nothing worked out.
     """
 
-    document: Mapping[str, Any]
+    def __init__(self, describe: Callable[[], Mapping[str, Any]]) -> None:
+        self._describe = describe
+        self._html = b""
 
     router: ClassVar[Router[ReferenceRoutes]] = Router()
+
+    @cached_property
+    def _document(self) -> Mapping[str, Any]:
+        return self._describe()
+
+    @cached_property
+    def _json(self) -> bytes:
+        return encode_json(self._document)
 
     @router.route(
         "GET",
@@ -47,7 +55,7 @@ class ReferenceRoutes:
     )
     async def openapi(self, _call: Call) -> Reply:
         """Give the OpenAPI document of this interface."""
-        return Reply(200, encode_json(self.document), JSON_TYPE)
+        return Reply(200, self._json, JSON_TYPE)
 
     @router.route(
         "GET",
@@ -58,8 +66,9 @@ class ReferenceRoutes:
     )
     async def page(self, _call: Call) -> Reply:
         """Show the OpenAPI document as a page."""
-        html = await flattenString(None, page_of(self.document))
-        return Reply(200, b"<!DOCTYPE html>\n" + html, HTML_TYPE, _POLICY)
+        if not self._html:
+            self._html = b"<!DOCTYPE html>\n" + await flattenString(None, page_of(self._document))
+        return Reply(200, self._html, HTML_TYPE, _POLICY)
 
 
 def page_of(document: Mapping[str, Any]) -> Tag:
@@ -87,8 +96,8 @@ def _section(document: Mapping[str, Any], path: str, method: str, operation: Map
         tags.h2(f"{method.upper()} {path}"),
         tags.p(
             operation["summary"],
-            " Wants a ",
-            ", ".join(name for one in operation["security"] for name in one) or "nobody in particular",
+            " Needs: ",
+            ", ".join(name for one in operation["security"] for name in one) or "nothing, it is public",
             ".",
         ),
         tags.table(*(_row(*cells) for cells in _parameters(operation))),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from twisted.internet.interfaces import IReactorTime
 
 from sorna.gateway.administration import AdministrationRoutes
@@ -61,7 +63,7 @@ def make_application(
     )
     routes = [bound for area in areas for bound in area]
     described = [*(bound.route for bound in routes), *ReferenceRoutes.router.routes]
-    reference = ReferenceRoutes(document_of(described))
+    reference = ReferenceRoutes(partial(document_of, described))
     websockets = WebSockets(reactor, websocket_limits or WebSocketLimits())
     return Application(gate, websockets, keypairs, [*routes, *ReferenceRoutes.router.bind(reference)])
 

@@ -155,7 +155,7 @@ class Fuzzing:
     def _aim(self, session: requests.Session, case: Case[Any], signer: Signer, *, token: bool) -> None:
         """Let a request be about something that is there; else hardly one would be."""
 
-        def post(path: str, content: object) -> Any:
+        def post(path: str, content: Any) -> Any:
             answer = session.post(self.endpoint + path, json=content, auth=Signing(signer), timeout=TIMEOUT)
             if answer.status_code >= 500:
                 raise Broken(f"{answer.status_code} {answer.text[:300]} to {path}")
