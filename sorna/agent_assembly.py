@@ -31,7 +31,7 @@ from sorna.config import AgentConfig
 from sorna.curve_keys import AuthorisedKeys, KeyFileError, load_or_make
 from sorna.embedded.local_agent import EX_CONFIG
 from sorna.errors import IsolationUnavailable
-from sorna.lifecycle import OrderedServices, fail_process
+from sorna.lifecycle import OrderedServices, fail_process, settle_memory
 from sorna.live.address import parse_redis_address
 from sorna.live.connection import RedisConnection
 from sorna.live.instances import RedisHeartbeatStore
@@ -94,14 +94,12 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
 
     parent = OrderedServices(reactor, stop_timeout=30.0)
     parent.addService(redis)
-    parent.addService(
-        AgentService(
-            reactor,
-            lambda: detect(reactor, reactor, config.kernels.python, dict(os.environ)),
-            assemble,
-            failed,
-        )
+    agent = AgentService(
+        reactor, lambda: detect(reactor, reactor, config.kernels.python, dict(os.environ)), assemble, failed
     )
+    # Whoever hears of a failed start is told by ``failed``.
+    agent.when_ready().addCallbacks(lambda _ready: settle_memory(), lambda _failure: None)
+    parent.addService(agent)
     if config.exit_with_parent:
         parent.addService(ParentWatch(reactor))
     return parent

@@ -37,7 +37,7 @@ from sorna.gateway.service import make_site
 from sorna.gateway.starting import FrontDoor
 from sorna.legacy.access import Access
 from sorna.legacy.service import Curve, LegacyDoor, Place
-from sorna.lifecycle import Draining, Operations, OrderedServices, Readiness, fail_process
+from sorna.lifecycle import Draining, Operations, OrderedServices, Readiness, fail_process, settle_memory
 from sorna.live.address import RedisAddress, parse_redis_address
 from sorna.live.channels import RedisAnnouncements
 from sorna.live.connection import RedisConnection
@@ -142,6 +142,7 @@ class _Server:
             await manager.heartbeats.leave(agent_id)
             await self._first_agent(manager.directory, agent_id, self._start_local_agent(redis, agent_id))
         await self._open_legacy_door(manager, first)
+        settle_memory()
         self.readiness.arrived("server")
         self.front_door.open(manager.site)
         _show(banner(self.config, first))

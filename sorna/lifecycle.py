@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import sys
 from collections.abc import Coroutine
@@ -123,6 +124,16 @@ class Operations:
         else:
             drained.callback(None)
         return drained
+
+
+def settle_memory() -> None:
+    """Keep what a start has made (code, routes, schemas) out of every later garbage collection.
+
+    A full collection goes through all objects that may be part of a cycle and stops the reactor meanwhile: with all that is
+    imported by then, for about 80 milliseconds.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def fail_process(reactor: IReactorCore, message: str, status: int = 1) -> None:
