@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from sorna.agent.channel import Channel
 from sorna.agent.detection import Detection, detect, host_capacity
+from sorna.agent.ended import EndedKernels
 from sorna.agent.factory import KernelFactory
 from sorna.agent.folder_watch import FolderWatch
 from sorna.agent.heartbeat import AgentIdentity, Heart
@@ -64,7 +65,8 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
         pool = Pool(reactor, factory, config.kernels.pool)
         in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
         watch = FolderWatch(reactor, config.folder_root, in_thread)
-        kernels = Kernels(reactor, pool, detection.runtimes, config.kernels.max_kernels, watch)
+        ended = EndedKernels(reactor, config.kernels.output)
+        kernels = Kernels(reactor, pool, detection.runtimes, config.kernels.max_kernels, watch, ended=ended)
         link = LinkServer(
             reactor, kernels, keys, authorised, interface=config.ip, port=config.port, incarnation=incarnation
         )

@@ -55,6 +55,7 @@ from sorna.manager.reaper import Reaper
 from sorna.manager.registry import Registry
 from sorna.manager.transfers import Transfers
 from sorna.model.keypair import EXAMPLE_ACCESS_KEY
+from sorna.model.limits import MIB
 from sorna.observability import show_debug
 from sorna.store.address import DatabaseAddress
 from sorna.store.service import Tables, open_store
@@ -343,6 +344,8 @@ class _Server:
             "kernel-pool": self.config.kernels.pool,
             "kernel-python": self.config.kernels.python,
             "folder-root": str(self.config.folders.root),
+            "output-kept": str(self.config.kernels.output.size / MIB),
+            "output-retention": str(self.config.kernels.output.retention),
             "kernel-preload": ",".join(self.config.kernels.preload),
             "debug": self.config.debug,
         }

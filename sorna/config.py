@@ -19,7 +19,7 @@ import platformdirs
 from attrs import field, frozen
 
 from sorna.model.folder import FolderBounds
-from sorna.model.limits import MIB, LimitPolicy, Limits
+from sorna.model.limits import MIB, LimitPolicy, Limits, OutputBounds
 from sorna.settings import AGENT_SETTINGS, SERVER_SETTINGS, Setting
 
 
@@ -60,6 +60,7 @@ class KernelsConfig:
     pool: int
     python: str
     preload: Sequence[str]
+    output: OutputBounds
 
 
 @frozen
@@ -374,6 +375,10 @@ class _Reader:
             pool=int(self.number("kernel-pool", 0, 10_000, int)),
             python=python,
             preload=tuple(self.names("kernel-preload")),
+            output=OutputBounds(
+                size=int(self.number("output-kept", 0, 1 << 20) * MIB),
+                retention=self.number("output-retention", 1, 86_400),
+            ),
         )
 
     def limits(self) -> LimitPolicy:

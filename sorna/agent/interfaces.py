@@ -165,7 +165,11 @@ class AgentOperations(Protocol):
         ...
 
     async def read_output(self, kernel_id: uuid.UUID, request: OutputRequest) -> RunReply:
-        """Read a run's output from a number on, waiting for something new. :raises InvalidRequest: the run is unknown."""
+        """Read a run's output from a number on, waiting for something new, also of a kernel that has ended.
+
+        :raises RunNotFound: there never was such a run.
+        :raises OutputGone: its output is not kept any more.
+        """
         ...
 
     async def interrupt(self, kernel_id: uuid.UUID) -> None:

@@ -6,11 +6,9 @@ Knows where kernels come from only as a :class:`~sorna.agent.pool.Pool`, and of 
 from __future__ import annotations
 
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
@@ -18,34 +16,21 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from sorna.agent.detection import DetectedRuntime
+from sorna.agent.ended import EndedKernels
 from sorna.agent.folder_watch import FolderWatch
 from sorna.agent.interfaces import AgentNews
 from sorna.agent.kernel import Kernel
 from sorna.agent.pool import Pool
-from sorna.agent.runs import Runs
 from sorna.agent.sharing import Shared
 from sorna.errors import AgentFailed, InvalidRequest, KernelNotFound, NoAgentAvailable, RuntimeUnknown, SornaError
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import KernelSpec, Usage, short_id
 from sorna.model.limits import MIB
-from sorna.model.run import OutputRequest, RunReply, RunRequest
+from sorna.model.run import OutputRequest, RunMode, RunReply, RunRequest
 from sorna.model.terminal import Terminal, TerminalViewer
 
 DESTROY_DEADLINE = 8.0
-ENDED_RETENTION = 300.0
-MAX_ENDED = 512
-MAX_ENDED_OUTPUT = 32 * MIB
 MAX_ENVIRON = 64 * 1024
-
-
-@frozen
-class _Ended:
-    """What is remembered of a kernel that is gone."""
-
-    usage: Usage
-    reason: str
-    at: float
-    runs: Runs
 
 
 class Kernels:
@@ -54,6 +39,7 @@ class Kernels:
     :param pool: where kernels come from.
     :param runtimes: what this host offers, by canonical name.
     :param folders: sees to it that kernels do not write more into folders than these may hold.
+    :param ended: remembers those that are gone.
     """
 
     _log = Logger()
@@ -65,6 +51,8 @@ class Kernels:
         runtimes: Mapping[str, DetectedRuntime],
         max_kernels: int,
         folders: FolderWatch,
+        *,
+        ended: EndedKernels,
     ) -> None:
         self._reactor = reactor
         self._pool = pool
@@ -75,7 +63,7 @@ class Kernels:
         self._creating: dict[uuid.UUID, Shared[None]] = {}
         self._ending: dict[uuid.UUID, Kernel] = {}
         self._asked: set[uuid.UUID] = set()
-        self._ended: OrderedDict[uuid.UUID, _Ended] = OrderedDict()
+        self._ended = ended
         self._news: AgentNews | None = None
         self._untold: list[tuple[uuid.UUID, str, Usage]] = []
         self._watchers: list[Callable[[], None]] = []
@@ -126,7 +114,7 @@ class Kernels:
             raise RuntimeUnknown(f"This agent does not offer {spec.runtime}.")
         if self._stopping:
             raise NoAgentAvailable("This agent is stopping.")
-        ended = self._ended.get(kernel_id)
+        ended = self._ended.find(kernel_id)
         if ended is not None or kernel_id in self._ending:
             raise AgentFailed(f"The kernel has ended already ({ended.reason if ended else 'it is being destroyed'}).")
         if self.occupied >= self.max_kernels:
@@ -181,6 +169,7 @@ class Kernels:
             environ,
             lambda kernel, reason, usage: self._on_ended(kernel_id, kernel, reason, usage),
         )
+        kernel.runs.retention = self._ended.bounds.retention
         self._folders.watch(kernel, spec.mounts)
         return kernel
 
@@ -190,7 +179,7 @@ class Kernels:
         if was_there is None:
             kernel.runs.forget()
             return
-        self._remember(kernel_id, _Ended(usage, reason, self._reactor.seconds(), kernel.runs))
+        self._ended.add(kernel_id, usage, reason, kernel.runs)
         self._log.info("kernel {kernel_id} has ended: {reason}", kernel_id=short_id(kernel_id), reason=reason)
         if kernel_id in self._asked:
             self._asked.discard(kernel_id)
@@ -199,19 +188,6 @@ class Kernels:
         else:
             self._news.kernel_ended(kernel_id, reason, usage)
         self._changed()
-
-    def _remember(self, kernel_id: uuid.UUID, ended: _Ended) -> None:
-        """Keep what a late call may ask for: the usage for a while, unread ends of runs as long as there is room."""
-        self._ended[kernel_id] = ended
-        oldest = self._reactor.seconds() - ENDED_RETENTION
-        output = 0
-        for known_id, known in reversed(list(self._ended.items())):
-            output += known.runs.cost
-            if not known.runs.undelivered or output > MAX_ENDED_OUTPUT:
-                known.runs.forget()
-            if known.at < oldest or len(self._ended) > MAX_ENDED:
-                known.runs.forget()
-                del self._ended[known_id]
 
     def _changed(self) -> None:
         for changed in self._watchers:
@@ -227,7 +203,7 @@ class Kernels:
                 await self._creating[kernel_id].join()
             except SornaError as error:
                 raise KernelNotFound("The kernel could not be made.") from error
-        ended = self._ended.get(kernel_id)
+        ended = self._ended.find(kernel_id)
         if ended is not None:
             return ended.usage
         kernel = self._live.get(kernel_id) or self._ending.get(kernel_id)
@@ -268,8 +244,7 @@ class Kernels:
                 await end
             except AgentFailed as error:
                 self._log.error("a kernel is left at the agent's stop: {error}", error=error.detail)
-        for ended in self._ended.values():
-            ended.runs.forget()
+        self._ended.clear()
 
     # -- use
 
@@ -280,17 +255,24 @@ class Kernels:
 
         :raises InvalidRequest: nothing waits for input, or the run is unknown.
         """
-        ended = self._ended.get(kernel_id)
+        ended = self._ended.find(kernel_id)
         if ended is not None and ended.runs.undelivered:
             return await ended.runs.execute(request)
+        kernel = self._ending.get(kernel_id)
+        if kernel is not None and request.mode is RunMode.CONTINUE:
+            return await kernel.runs.execute(request)  # it is answered when the kernel is gone, at the latest
         return await self._kernel(kernel_id).execute(request)
 
     async def read_output(self, kernel_id: uuid.UUID, request: OutputRequest) -> RunReply:
-        """Read a run's output from a number on, also of a kernel that has ended while its output is kept."""
-        ended = self._ended.get(kernel_id)
+        """Read a run's output from a number on, also of a kernel that is ending or has ended, while its output is kept.
+
+        :raises RunNotFound, OutputGone: see :meth:`sorna.agent.runs.Runs.read`.
+        """
+        ended = self._ended.find(kernel_id)
         if ended is not None:
             return await ended.runs.read(request)
-        return await self._kernel(kernel_id).read_output(request)
+        kernel = self._ending.get(kernel_id) or self._kernel(kernel_id)
+        return await kernel.read_output(request)
 
     async def interrupt(self, kernel_id: uuid.UUID) -> None:
         """Send SIGINT to what runs now."""

@@ -336,7 +336,10 @@ class AgentLink(Protocol):
         ...
 
     async def read_output(self, agent: AgentAddress, kernel_id: uuid.UUID, request: OutputRequest) -> RunReply:
-        """Read a run's output from a number on, again if need be. InvalidRequest when the run is unknown."""
+        """Read a run's output from a number on, again if need be, also of a kernel that has ended.
+
+        RunNotFound when there never was such a run, OutputGone when its output is not kept any more.
+        """
         ...
 
     async def interrupt(self, agent: AgentAddress, kernel_id: uuid.UUID) -> None:

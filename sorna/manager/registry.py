@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from attrs import frozen
@@ -22,6 +23,8 @@ from sorna.errors import (
     KernelExecutionFailed,
     KernelNotFound,
     KernelRestartFailed,
+    OutputGone,
+    RunNotFound,
 )
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
@@ -35,9 +38,10 @@ from sorna.manager.interfaces import (
     UploadFile,
 )
 from sorna.manager.requests import Created, CreateRequest, KernelEvent, KernelInfo
+from sorna.model.agent import Agent
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Kernel, KernelStatus, Usage, parse_kernel_id, short_id
-from sorna.model.run import OutputRequest, RunReply, RunRequest
+from sorna.model.run import OutputRequest, RunMode, RunReply, RunRequest
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 
 T = TypeVar("T")
@@ -108,14 +112,33 @@ class Registry:
             raise KernelDestructionFailed from error
 
     async def execute(self, access_key: str, reference: str, request: RunRequest) -> RunReply:
-        """Run code, or continue or feed the run that is outstanding."""
-        place = await self._place(access_key, reference)
-        return await self._ask(place, self.link.execute(place.agent, place.kernel_id, request))
+        """Run code, or continue or feed the run that is outstanding.
+
+        What only asks how a run goes on is answered for a kernel that has ended, too, until its last output was told.
+        """
+        place, kernel = await self._find(access_key, reference)
+        if place is not None:
+            return await self._ask(place, self.link.execute(place.agent, place.kernel_id, request))
+        if kernel is not None and _only_asks(request):
+            with suppress(OutputGone, RunNotFound, InvalidRequest):
+                return await self._ask_about_ended(
+                    kernel, lambda agent: self.link.execute(agent.address, kernel.id, request)
+                )
+        raise _not_found(kernel)
 
     async def read_output(self, access_key: str, reference: str, request: OutputRequest) -> RunReply:
-        """Read a run's output from a number on; not counted as a query, because one stream needs many."""
-        place = await self._place(access_key, reference, count=False)
-        return await self._ask(place, self.link.read_output(place.agent, place.kernel_id, request))
+        """Read a run's output from a number on; not counted as a query, because one stream needs many.
+
+        The owner of a kernel that has ended is who its row says; the output itself is with the agent that held it.
+        """
+        place, kernel = await self._find(access_key, reference, count=False)
+        if place is not None:
+            return await self._ask(place, self.link.read_output(place.agent, place.kernel_id, request))
+        if kernel is None or not kernel.status.final:
+            raise _not_found(kernel)
+        return await self._ask_about_ended(
+            kernel, lambda agent: self.link.read_output(agent.address, kernel.id, request)
+        )
 
     async def interrupt(self, access_key: str, reference: str) -> None:
         """Interrupt what runs now."""
@@ -176,6 +199,24 @@ class Registry:
         except AgentError as error:
             raise KernelExecutionFailed from error
 
+    async def _ask_about_ended(self, kernel: Kernel, ask: Callable[[Agent], Coroutine[Any, Any, T]]) -> T:
+        """Ask for what the agent of a kernel that has ended remembers of it.
+
+        :raises OutputGone: it remembers nothing, or is gone itself.
+        :raises RunNotFound: the kernel never came to be.
+        """
+        if kernel.agent_id is None:
+            raise RunNotFound(_end_of(kernel))
+        agent = await self.directory.find(kernel.agent_id)
+        if agent is None:
+            raise OutputGone(f"its agent is gone; the kernel is {_end_of(kernel)}")
+        try:
+            return await ask(agent)
+        except KernelNotFound:
+            raise OutputGone(f"it is not kept any more; the kernel is {_end_of(kernel)}") from None
+        except AgentError as error:
+            raise KernelExecutionFailed from error
+
     async def _ask_about_file(self, place: KernelPlace, call: Coroutine[Any, Any, T]) -> T:
         try:
             return await self._ask(place, call)
@@ -190,22 +231,27 @@ class Registry:
         return kernel is not None and not kernel.status.final
 
     async def _place(self, access_key: str, reference: str, *, count: bool = True) -> KernelPlace:
-        """Find a live kernel of this owner and count the query; the one place where ownership is decided."""
+        """Find a live kernel of this owner and count the query."""
+        place, kernel = await self._find(access_key, reference, count=count)
+        if place is None:
+            raise _not_found(kernel)
+        return place
+
+    async def _find(
+        self, access_key: str, reference: str, *, count: bool = True
+    ) -> tuple[KernelPlace | None, Kernel | None]:
+        """Find a kernel of this owner: where it lives, or else its row; the one place where ownership is decided."""
         place = await self.live.use(access_key, reference, count=count)
         if place is not None:
-            return place
+            return place, None
         kernel = await self._row(access_key, reference)
-        if kernel is None:
-            raise KernelNotFound
-        if not kernel.status.final and kernel.agent_id is not None:
+        if kernel is not None and not kernel.status.final and kernel.agent_id is not None:
             # Redis lost it (it may lose everything): write it again from the truth, if its agent still lives.
             agent = await self.directory.find(kernel.agent_id)
             if agent is not None:
                 await self.live.add(kernel, agent.address)
-                place = await self.live.use(access_key, reference, count=count)
-                if place is not None:
-                    return place
-        raise KernelNotFound(_end_of(kernel))
+                return await self.live.use(access_key, reference, count=count), kernel
+        return None, kernel
 
     async def _row(self, access_key: str, reference: str) -> Kernel | None:
         kernel_id = parse_kernel_id(reference)
@@ -217,10 +263,8 @@ class Registry:
 
     async def _kernel_to_destroy(self, access_key: str, reference: str) -> Kernel:
         kernel = await self._row(access_key, reference)
-        if kernel is None:
-            raise KernelNotFound
-        if kernel.status.final:
-            raise KernelNotFound(_end_of(kernel))
+        if kernel is None or kernel.status.final:
+            raise _not_found(kernel)
         return kernel
 
     async def _running_again(self, kernel_id: uuid.UUID, reason: str) -> None:
@@ -229,11 +273,16 @@ class Registry:
             await self.ending.announce(kernel)
 
     async def _vanished(self, place: KernelPlace) -> KernelNotFound:
-        """Write down that the agent does not hold the kernel any more, and say what is known of its end."""
-        await self.ending.lost(place.kernel_id, "lost")
+        """Write down that the agent does not hold the kernel any more, and say what is known of its end.
+
+        One that is being destroyed is whoever does that's to write: with its reason, and with what it used.
+        """
         kernel = await self.kernels.by_id(place.kernel_id)
-        self._log.info("kernel {kernel_id} is not on its agent any more", kernel_id=short_id(place.kernel_id))
-        return KernelNotFound(_end_of(kernel) if kernel is not None else "")
+        if kernel is not None and kernel.status is not KernelStatus.TERMINATING:
+            await self.ending.lost(place.kernel_id, "lost")
+            kernel = await self.kernels.by_id(place.kernel_id)
+            self._log.info("kernel {kernel_id} is not on its agent any more", kernel_id=short_id(place.kernel_id))
+        return _not_found(kernel)
 
 
 def check_upload_path(path: str) -> None:
@@ -246,6 +295,15 @@ def check_upload_path(path: str) -> None:
         raise InvalidRequest("Invalid file name.")
     if path.startswith("/") or any(part in {"", ".", ".."} for part in parts):
         raise InvalidRequest(f"The path {path[:80]!r} does not stay inside the working directory.")
+
+
+def _only_asks(request: RunRequest) -> bool:
+    """Tell whether a call to execute wants nothing but to hear how a run goes on."""
+    return request.mode is RunMode.CONTINUE or (request.mode is not RunMode.INPUT and not request.code)
+
+
+def _not_found(kernel: Kernel | None) -> KernelNotFound:
+    return KernelNotFound(_end_of(kernel) if kernel is not None else "")
 
 
 def _end_of(kernel: Kernel) -> str:

@@ -38,6 +38,18 @@ class Limits:
     open_files: int = 1024
 
 
+@frozen
+class OutputBounds:
+    """How long an agent keeps the output of runs that are over.
+
+    :ivar size: bytes of output of all kernels that have ended, together.
+    :ivar retention: seconds after a run's end.
+    """
+
+    size: int = 64 * MIB
+    retention: float = 300.0
+
+
 # Compilers and virtual machines that cannot start within the ordinary default; bytes of memory and processes.
 _HEAVY: Mapping[str, tuple[int, int]] = {
     "java": (1024 * MIB, 256),

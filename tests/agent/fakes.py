@@ -24,6 +24,7 @@ from zope.interface import implementer
 
 from sorna.agent.channel import Channel
 from sorna.agent.detection import DetectedRuntime
+from sorna.agent.ended import EndedKernels
 from sorna.agent.factory import KernelFactory
 from sorna.agent.folder_watch import FolderWatch
 from sorna.agent.interfaces import KernelExit, LimitHits, SandboxSpec
@@ -34,7 +35,7 @@ from sorna.agent.runners import frames
 from sorna.agent.runners.frames import FrameReader, pack_frame
 from sorna.errors import AgentFailed
 from sorna.model.kernel import KernelSpec, Usage
-from sorna.model.limits import Limits
+from sorna.model.limits import Limits, OutputBounds
 from sorna.model.run import RunMode, RunReply, RunRequest
 from sorna.testing.unit import UnitTestCase
 
@@ -263,6 +264,8 @@ class KernelTestCase(UnitTestCase):
 
     max_kernels = 4
     most_ready = 0
+    most_ended = 100
+    bounds = OutputBounds()
 
     def setUp(self) -> None:
         self.clock = SocketClock()
@@ -278,7 +281,8 @@ class KernelTestCase(UnitTestCase):
         self.addCleanup(directory.cleanup)
         self.folder_root = Path(directory.name)
         self.watch = FolderWatch(self.clock, self.folder_root, maybeDeferred)
-        self.kernels = Kernels(self.clock, self.pool, runtimes, self.max_kernels, self.watch)
+        self.ended = EndedKernels(self.clock, self.bounds, self.most_ended)
+        self.kernels = Kernels(self.clock, self.pool, runtimes, self.max_kernels, self.watch, ended=self.ended)
         self.kernels.report_to(self.news)
         self.kernel_id = uuid.UUID(int=1)
         self.addCleanup(self._tear_down)
