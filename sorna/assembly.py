@@ -47,7 +47,7 @@ from sorna.live.rate_counters import RedisRateCounters
 from sorna.manager.administration import Administration
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
-from sorna.manager.events import KERNEL_TOPIC
+from sorna.manager.events import KERNEL_TOPIC, KernelEvents
 from sorna.manager.folders import Folders
 from sorna.manager.interfaces import AgentDirectory, AgentStore
 from sorna.manager.keypairs import MAX_AGE, CachedKeypairs
@@ -61,6 +61,7 @@ from sorna.store.address import DatabaseAddress
 from sorna.store.service import Tables, open_store
 
 REAPER_INTERVAL = 0.5
+EVENTS_INTERVAL = 1.0
 KEYPAIR_USE_INTERVAL = 1.0
 AGENT_DEADLINE = 60.0
 HOUSEKEEPING_INTERVAL = 3600.0
@@ -217,9 +218,17 @@ class _Server:
         refused = () if self.config.example_keypair else (EXAMPLE_ACCESS_KEY,)
         keypairs = CachedKeypairs(reactor, store.keypairs, refused)
         # Whatever was announced while nobody listened is caught up with.
-        announcements = RedisAnnouncements(reactor, redis, kernels_db, on_resync=keypairs.changed)
+        announcements = RedisAnnouncements(
+            reactor,
+            redis,
+            kernels_db,
+            on_resync=lambda: _caught_up(keypairs, events),
+            on_loss=lambda: events.lost(),  # noqa: PLW0108 - made below
+        )
         keypairs.listen(announcements)
-        ending = Ending(reactor, store.kernels, live, directory, link, announcements)
+        events = KernelEvents(reactor, store.kernels, announcements)
+        events.listen()
+        ending = Ending(reactor, store.kernels, live, directory, link, events)
         storage = DiskFolders(self.config.folders.root, self.storage_id, threads)
         folders = Folders(
             reactor, store.folders, storage, keypairs, self.config.folders.bounds, self.config.folders.most
@@ -256,6 +265,7 @@ class _Server:
             parent.addService(service)
         parent.addService(Stopping(keypairs.write_use))
         parent.addService(repeating(reactor, REAPER_INTERVAL, reaper.mend, "while mending"))
+        parent.addService(repeating(reactor, EVENTS_INTERVAL, events.repair, "while repairing streams of events"))
         parent.addService(
             repeating(reactor, KEYPAIR_USE_INTERVAL, keypairs.write_use, "while writing the use of keypairs")
         )
@@ -367,6 +377,12 @@ class _Server:
                 raise Unavailable("the local agent sends no heartbeat")
             await deferLater(self.reactor, 0.02)
         self.readiness.arrived("agent")
+
+
+def _caught_up(keypairs: CachedKeypairs, events: KernelEvents) -> None:
+    """Distrust what is remembered of keypairs, and tell what was missed of kernels."""
+    keypairs.changed()
+    events.heard_again()
 
 
 def local_agent_id(keys: CurveKeypair) -> str:

@@ -12,11 +12,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from sorna.errors import KernelNotFound
-from sorna.manager.events import KERNEL_TOPIC, announcement_of
+from sorna.manager.events import KernelEvents
 from sorna.manager.interfaces import (
     AgentDirectory,
     AgentLink,
-    Announcements,
     KernelEnded,
     KernelStore,
     LiveKernels,
@@ -33,7 +32,7 @@ class Ending:
     live: LiveKernels
     directory: AgentDirectory
     link: AgentLink
-    announcements: Announcements
+    events: KernelEvents
 
     _log = Logger()
 
@@ -63,11 +62,14 @@ class Ending:
             kernel_id, KernelStatus.TERMINATED, reason, now, usage=usage, num_queries=place_queries
         )
         kernel = ended or await self.kernels.by_id(kernel_id)
-        if kernel is not None and kernel.status.final:
-            await self.live.forget(kernel)
-        if ended is not None:
-            self._log.info("kernel {kernel_id} ended: {reason}", kernel_id=short_id(kernel_id), reason=reason)
-            await self.announce(ended)
+        try:
+            if kernel is not None and kernel.status.final:
+                await self.live.forget(kernel)
+        finally:
+            # Whatever Redis forgets or not, the kernel has ended, and nobody would announce that another time.
+            if ended is not None:
+                self._log.info("kernel {kernel_id} ended: {reason}", kernel_id=short_id(kernel_id), reason=reason)
+                await self.announce(ended)
         return kernel
 
     async def lost(self, kernel_id: uuid.UUID, reason: str) -> None:
@@ -79,9 +81,9 @@ class Ending:
         await self.finish(ended.kernel_id, ended.reason, ended.usage)
 
     async def announce(self, kernel: Kernel) -> None:
-        """Tell whoever waits, in any manager; an announcement that fails is only logged, because waiting has a deadline."""
+        """Tell whoever waits, in any manager."""
         with self._log.failuresHandled("while announcing a change of {kernel_id}", kernel_id=short_id(kernel.id)):
-            await self.announcements.publish(KERNEL_TOPIC, announcement_of(kernel))
+            await self.events.announce(kernel)
 
     async def _effect(self, kernel: Kernel) -> Usage | None:
         if kernel.agent_id is None:

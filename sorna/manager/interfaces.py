@@ -150,6 +150,20 @@ class KernelStore(Protocol):
         """Fetch the owner's most recent kernel of this token, of any status."""
         ...
 
+    async def changed(
+        self,
+        access_keys: Collection[str],
+        since: float,
+        *,
+        after: tuple[float, uuid.UUID] | None = None,
+        limit: int = 500,
+    ) -> Sequence[Kernel]:
+        """Page through kernels of these owners, of any status, whose last change of status was at ``since`` or later.
+
+        In order of that change and of id; one statement. ``after`` is where the last page ended.
+        """
+        ...
+
 
 @frozen
 class KernelFilter:

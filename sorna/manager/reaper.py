@@ -87,7 +87,9 @@ class Reaper:
                 await self.ending.destroy(kernel, "restart-timeout")
             case KernelStatus.PREPARING:
                 now = self.clock.seconds()
-                await self.kernels.change_status(kernel.id, KernelStatus.ERROR, "creation-timeout", now)
+                ended = await self.kernels.change_status(kernel.id, KernelStatus.ERROR, "creation-timeout", now)
+                if ended is not None:
+                    await self.ending.announce(ended)
 
     async def _end_orphan(self, agent: Agent, reference: str) -> None:
         """End a kernel that an agent holds and nobody wants."""

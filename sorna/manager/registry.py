@@ -28,7 +28,6 @@ from sorna.errors import (
 )
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
-from sorna.manager.events import watch
 from sorna.manager.interfaces import (
     AgentDirectory,
     AgentLink,
@@ -181,7 +180,7 @@ class Registry:
     ) -> Callable[[], None]:
         """Tell of every change of one live kernel, or of all of an owner when there is no reference."""
         kernel_id = None if reference is None else (await self._place(access_key, reference)).kernel_id
-        return watch(self.ending.announcements, access_key, kernel_id, receive)
+        return await self.ending.events.watch(access_key, kernel_id, receive)
 
     async def open_terminal(
         self, access_key: str, reference: str, viewer: TerminalViewer, rows: int = ROWS, columns: int = COLUMNS

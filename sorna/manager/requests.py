@@ -98,10 +98,14 @@ class KernelInfo:
 
 @frozen
 class KernelEvent:
-    """A change of a kernel's status; ``reason`` may be empty."""
+    """A change of a kernel's status; ``reason`` may be empty.
+
+    :ivar at: when it was, in seconds since the epoch.
+    """
 
     kernel_id: uuid.UUID
     status: KernelStatus
     access_key: str
     session_token: str
     reason: str
+    at: float

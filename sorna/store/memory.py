@@ -228,6 +228,25 @@ class MemoryKernels:
         ]
         return page[: min(limit, PAGE)]
 
+    async def changed(
+        self,
+        access_keys: Collection[str],
+        since: float,
+        *,
+        after: tuple[float, uuid.UUID] | None = None,
+        limit: int = PAGE,
+    ) -> Sequence[Kernel]:
+        """Page through kernels of these owners whose last change of status was at ``since`` or later."""
+        found = [
+            kernel
+            for kernel in self._kernels.values()
+            if kernel.access_key in access_keys
+            and kernel.status_changed_at >= rows.to_microseconds(since)
+            and (after is None or (kernel.status_changed_at, kernel.id) > after)
+        ]
+        found.sort(key=lambda kernel: (kernel.status_changed_at, kernel.id))
+        return found[: min(limit, PAGE)]
+
     def all(self) -> Collection[Kernel]:
         """Give every kernel that ever was."""
         return self._kernels.values()

@@ -202,7 +202,7 @@ class MemoryKernels:
         """Tell every watcher."""
         token = kernel.request.session_token
         for hear in tuple(self.watchers):
-            hear(KernelEvent(kernel.id, status, kernel.request.access_key, token, reason))
+            hear(KernelEvent(kernel.id, status, kernel.request.access_key, token, reason, self._clock.seconds()))
 
     async def logs(self, access_key: str, reference: str) -> str:
         """Give the code of all runs."""
