@@ -242,7 +242,7 @@ class RepairTests(ManagerTestCase):
         for _ in range(2):
             self.done(self.events.watch(OWNER, None, self.fail))()
 
-        async def away(kernel_id: uuid.UUID) -> Kernel | None:
+        async def away(kernel_id: uuid.UUID) -> Kernel | None:  # noqa: ARG001 - as it is called
             raise Unavailable
 
         self.kernels.by_id = away  # type: ignore[method-assign]  # the fake's own
