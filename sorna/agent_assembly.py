@@ -35,6 +35,7 @@ from sorna.lifecycle import OrderedServices, fail_process, settle_memory
 from sorna.live.address import parse_redis_address
 from sorna.live.connection import RedisConnection
 from sorna.live.instances import RedisHeartbeatStore
+from sorna.model.agent import room_of
 from sorna.observability import show_debug
 from sorna.zeromq import tcp_endpoint
 
@@ -64,7 +65,9 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
         pool = Pool(reactor, factory, config.kernels.pool)
         in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
         watch = FolderWatch(reactor, config.folder_root, in_thread)
-        kernels = Kernels(reactor, pool, detection.runtimes, config.kernels.max_kernels, watch)
+        capacity = host_capacity()
+        room = room_of(capacity, config.kernels.memory_overcommit, config.kernels.cpu_overcommit)
+        kernels = Kernels(reactor, pool, detection.runtimes, config.kernels.max_kernels, watch, room=room)
         link = LinkServer(
             reactor, kernels, keys, authorised, interface=config.ip, port=config.port, incarnation=incarnation
         )
@@ -76,8 +79,9 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
             endpoint,
             keys.public,
             sandbox.name,
-            host_capacity(),
+            capacity,
             lambda: sandbox.storage,
+            config.kernels.labels,
         )
         return AgentParts(
             sandbox,
