@@ -36,6 +36,7 @@ from sorna.lifecycle import OrderedServices, fail_process, settle_memory
 from sorna.live.address import parse_redis_address
 from sorna.live.connection import RedisConnection
 from sorna.live.instances import RedisHeartbeatStore
+from sorna.model.agent import room_of
 from sorna.observability import show_debug
 from sorna.zeromq import tcp_endpoint
 
@@ -66,7 +67,10 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
         in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
         watch = FolderWatch(reactor, config.folder_root, in_thread)
         ended = EndedKernels(reactor, config.kernels.output)
-        kernels = Kernels(reactor, pool, detection.runtimes, config.kernels.max_kernels, watch, ended=ended)
+        capacity = host_capacity()
+        room = room_of(capacity, config.kernels.memory_overcommit, config.kernels.cpu_overcommit)
+        most = config.kernels.max_kernels
+        kernels = Kernels(reactor, pool, detection.runtimes, most, watch, ended=ended, room=room)
         link = LinkServer(
             reactor, kernels, keys, authorised, interface=config.ip, port=config.port, incarnation=incarnation
         )
@@ -78,8 +82,9 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
             endpoint,
             keys.public,
             sandbox.name,
-            host_capacity(),
+            capacity,
             lambda: sandbox.storage,
+            config.kernels.labels,
         )
         return AgentParts(
             sandbox,

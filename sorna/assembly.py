@@ -51,6 +51,7 @@ from sorna.manager.events import KERNEL_TOPIC, KernelEvents
 from sorna.manager.folders import Folders
 from sorna.manager.interfaces import AgentDirectory, AgentStore
 from sorna.manager.keypairs import MAX_AGE, CachedKeypairs
+from sorna.manager.placing import Placing
 from sorna.manager.reaper import Reaper
 from sorna.manager.registry import Registry
 from sorna.manager.transfers import Transfers
@@ -233,6 +234,7 @@ class _Server:
         folders = Folders(
             reactor, store.folders, storage, keypairs, self.config.folders.bounds, self.config.folders.most
         )
+        placing = Placing(reactor, directory, self.config.placement)
         creation = Creation(
             reactor,
             store.kernels,
@@ -244,7 +246,7 @@ class _Server:
             keypairs,
             folders,
             self.config.limits,
-            self.config.gpu_instances,
+            placing,
         )
         registry = Registry(reactor, store.kernels, live, directory, link, creation, ending)
         administration = Administration(
@@ -344,7 +346,7 @@ class _Server:
     def _start_local_agent(self, redis: RedisAddress, agent_id: str) -> LocalAgent:
         """Run the agent of this host as a child."""
         given = self.config.redis
-        options: dict[str, str | int | bool] = {
+        options: dict[str, str | float | bool] = {
             "agent-id": agent_id,
             "agent-port": self.config.agent_port,
             "state-dir": str(self.config.state_dir),
@@ -357,6 +359,9 @@ class _Server:
             "output-kept": str(self.config.kernels.output.size / MIB),
             "output-retention": str(self.config.kernels.output.retention),
             "kernel-preload": ",".join(self.config.kernels.preload),
+            "agent-labels": ",".join(f"{key}={value}" for key, value in self.config.kernels.labels.items()),
+            "memory-overcommit": self.config.kernels.memory_overcommit,
+            "cpu-overcommit": self.config.kernels.cpu_overcommit,
             "debug": self.config.debug,
         }
         if redis.password is not None:

@@ -23,14 +23,18 @@ from sorna.agent.kernel import Kernel
 from sorna.agent.pool import Pool
 from sorna.agent.sharing import Shared
 from sorna.errors import AgentFailed, InvalidRequest, KernelNotFound, NoAgentAvailable, RuntimeUnknown, SornaError
+from sorna.model.agent import Room
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import KernelSpec, Usage, short_id
 from sorna.model.limits import MIB
+from sorna.model.placement import shortages
+from sorna.model.policy import Slots, slots_of
 from sorna.model.run import OutputRequest, RunMode, RunReply, RunRequest
 from sorna.model.terminal import Terminal, TerminalViewer
 
 DESTROY_DEADLINE = 8.0
 MAX_ENVIRON = 64 * 1024
+NO_BOUNDS = Room()
 
 
 class Kernels:
@@ -38,6 +42,7 @@ class Kernels:
 
     :param pool: where kernels come from.
     :param runtimes: what this host offers, by canonical name.
+    :param room: what all kernels may be promised together.
     :param folders: sees to it that kernels do not write more into folders than these may hold.
     :param ended: remembers those that are gone.
     """
@@ -53,12 +58,15 @@ class Kernels:
         folders: FolderWatch,
         *,
         ended: EndedKernels,
+        room: Room = NO_BOUNDS,
     ) -> None:
         self._reactor = reactor
         self._pool = pool
         self._folders = folders
         self.runtimes = runtimes
         self.max_kernels = max_kernels
+        self.room = room
+        self._slots: dict[uuid.UUID, Slots] = {}
         self._live: dict[uuid.UUID, Kernel] = {}
         self._creating: dict[uuid.UUID, Shared[None]] = {}
         self._ending: dict[uuid.UUID, Kernel] = {}
@@ -89,6 +97,15 @@ class Kernels:
         """How many places are taken, by kernels that come and go too."""
         return len(self._live) + len(self._creating) + len(self._ending)
 
+    @property
+    def taken(self) -> Slots:
+        """What the kernels that can run code now have been promised."""
+        return sum((self._slots[one] for one in self._live if one in self._slots), Slots())
+
+    def _taken(self) -> Slots:
+        """Give what is promised to kernels that come and go, too."""
+        return sum(self._slots.values(), Slots())
+
     # -- life and death
 
     async def create_kernel(self, kernel_id: uuid.UUID, spec: KernelSpec) -> None:
@@ -103,6 +120,7 @@ class Kernels:
             if kernel_id in self._live:
                 return
             self._refuse_creation(kernel_id, spec)
+            self._slots[kernel_id] = slots_of(spec.runtime, spec.limits)
             shared = self._creating[kernel_id] = Shared()
             Deferred.fromCoroutine(self._create(kernel_id, spec, shared)).addErrback(
                 lambda failure: self._log.failure("creating kernel {kernel_id}", failure, kernel_id=short_id(kernel_id))
@@ -119,6 +137,9 @@ class Kernels:
             raise AgentFailed(f"The kernel has ended already ({ended.reason if ended else 'it is being destroyed'}).")
         if self.occupied >= self.max_kernels:
             raise NoAgentAvailable(f"All {self.max_kernels} places of this agent are taken.")
+        lacking = next(shortages(self._taken(), self.max_kernels, self.room, slots_of(spec.runtime, spec.limits)), None)
+        if lacking is not None:
+            raise NoAgentAvailable(f"This agent has no room: {lacking}.")
         size = 0
         for name, value in spec.environ.items():
             size += len(name) + len(value)
@@ -135,12 +156,12 @@ class Kernels:
             self._log.warn(
                 "kernel {kernel_id} could not be made: {error}", kernel_id=short_id(kernel_id), error=error.detail
             )
-            del self._creating[kernel_id]
+            del self._creating[kernel_id], self._slots[kernel_id]
             shared.fail(error)
         except Exception as error:  # noqa: BLE001 - whatever breaks in a tier, the caller gets an answer
             failure = Failure()
             self._log.failure("kernel {kernel_id} could not be made", failure, kernel_id=short_id(kernel_id))
-            del self._creating[kernel_id]
+            del self._creating[kernel_id], self._slots[kernel_id]
             shared.fail(AgentFailed("The kernel could not be made.", f"{type(error).__name__}{error.args!r}"[:1000]))
         else:
             del self._creating[kernel_id]
@@ -179,6 +200,7 @@ class Kernels:
         if was_there is None:
             kernel.runs.forget()
             return
+        self._slots.pop(kernel_id, None)
         self._ended.add(kernel_id, usage, reason, kernel.runs)
         self._log.info("kernel {kernel_id} has ended: {reason}", kernel_id=short_id(kernel_id), reason=reason)
         if kernel_id in self._asked:

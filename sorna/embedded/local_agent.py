@@ -37,7 +37,7 @@ _PASSED_ON = (
 )
 
 
-def write_options(path: Path, options: Mapping[str, str | int | bool]) -> None:
+def write_options(path: Path, options: Mapping[str, str | float | bool]) -> None:
     """Write options as a TOML file that only this user can read."""
     lines = [f"{name} = {json.dumps(value)}\n" for name, value in options.items()]
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
@@ -86,7 +86,7 @@ class LocalAgent(Service):
         reactor: IReactorProcess,
         clock: IReactorTime,
         state_dir: Path,
-        options: Mapping[str, str | int | bool],
+        options: Mapping[str, str | float | bool],
         refused: Callable[[str], None],
     ) -> None:
         self._reactor = reactor

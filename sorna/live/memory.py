@@ -21,6 +21,7 @@ from sorna.live.rate_counters import WINDOW, exceeded
 from sorna.manager.interfaces import KernelPlace, RateState
 from sorna.model.agent import Agent, AgentAddress, Heartbeat
 from sorna.model.kernel import Kernel, parse_kernel_id, short_id
+from sorna.model.policy import Slots, slots_of
 
 
 @frozen
@@ -29,6 +30,19 @@ class _Beaten:
 
     agent: Agent
     until: float
+
+    def counting(self, taken: Slots) -> _Beaten:
+        """Give the same with this much more (or less) taken."""
+        agent = self.agent
+        return evolve(
+            self,
+            agent=evolve(
+                agent,
+                memory_taken=agent.memory_taken + taken.memory,
+                cpu_millis_taken=agent.cpu_millis_taken + taken.cpu_millis,
+                gpus_taken=agent.gpus_taken + taken.gpus,
+            ),
+        )
 
 
 @define
@@ -76,6 +90,11 @@ class MemoryHeartbeatStore:
             isolation=heartbeat.isolation,
             capacity=heartbeat.capacity,
             storage=heartbeat.storage,
+            room=heartbeat.room,
+            memory_taken=heartbeat.taken.memory,
+            cpu_millis_taken=heartbeat.taken.cpu_millis,
+            gpus_taken=heartbeat.taken.gpus,
+            labels=heartbeat.labels,
         )
         until = self._redis.clock.seconds() + 2 * interval
         self._redis.instances[heartbeat.agent_id] = _Beaten(agent, until)
@@ -133,7 +152,10 @@ class MemoryLiveKernels:
         short = short_id(kernel.id)
         fields = self._redis.kernels.setdefault(short, {"num_queries": str(kernel.num_queries)})
         fields.update(kernel_fields(kernel, agent))
-        self._redis.members.setdefault(agent.agent_id, set()).add(short)
+        members = self._redis.members.setdefault(agent.agent_id, set())
+        if short not in members:
+            members.add(short)
+            self._count(agent.agent_id, slots_of(kernel.runtime, kernel.limits))
         self._redis.sessions[session_key(kernel.access_key, kernel.session_token)] = short
 
     async def use(self, access_key: str, reference: str, *, count: bool = True) -> KernelPlace | None:
@@ -156,7 +178,11 @@ class MemoryLiveKernels:
         self._redis.touch()
         short = short_id(kernel.id)
         fields: Mapping[str, str] = self._redis.kernels.pop(short, {})
-        self._redis.members.get(fields.get("instance", kernel.agent_id or ""), set()).discard(short)
+        agent_id = fields.get("instance", kernel.agent_id or "")
+        members = self._redis.members.get(agent_id, set())
+        if short in members:
+            members.discard(short)
+            self._count(agent_id, Slots() - slots_of(kernel.runtime, kernel.limits))
         key = session_key(kernel.access_key, kernel.session_token)
         if self._redis.sessions.get(key) == short:
             del self._redis.sessions[key]
@@ -166,6 +192,11 @@ class MemoryLiveKernels:
         self._redis.touch()
         places = (place_of(dict(self._redis.kernels.get(short_id(one), {}))) for one in kernel_ids)
         return {place.kernel_id: place for place in places if place is not None}
+
+    def _count(self, agent_id: str, taken: Slots) -> None:
+        beaten = self._redis.instances.get(agent_id)
+        if beaten is not None:
+            self._redis.instances[agent_id] = beaten.counting(taken)
 
     def _owned(self, access_key: str, short: str) -> dict[str, str] | None:
         fields = self._redis.kernels.get(short)

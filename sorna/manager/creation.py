@@ -7,9 +7,8 @@ way out leaves either a running kernel or a final row.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection
 
-from attrs import field, frozen
+from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.interfaces import IReactorTime
@@ -38,15 +37,19 @@ from sorna.manager.interfaces import (
     KeypairFinder,
     LiveKernels,
 )
+from sorna.manager.placing import Placing
 from sorna.manager.requests import Created, CreateRequest
-from sorna.model.agent import Agent, place
+from sorna.model.agent import Agent
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, new_kernel_id, short_id, valid_session_token
 from sorna.model.limits import LimitPolicy
-from sorna.model.policy import within
+from sorna.model.placement import Demand
+from sorna.model.policy import slots_of, within
 from sorna.model.runtime import resolve_runtime
 
 # Seconds that a request waits for a kernel which another request is making or ending.
 SETTLE_DEADLINE = 15.0
+# Agents that may say that they are full although they seemed not to be, before the request is told so.
+MOST_REFUSALS = 16
 
 
 @frozen
@@ -63,7 +66,7 @@ class Creation:
     keypairs: KeypairFinder
     folders: Folders
     policy: LimitPolicy
-    gpu_instances: Collection[str] = field(factory=tuple)
+    placing: Placing
 
     _log = Logger()
 
@@ -110,6 +113,7 @@ class Creation:
             environ=request.environ,
             tag=request.tag,
             mounts=await self.folders.mounts(request.access_key, request.mounts),
+            labels=request.labels,
         )
 
     async def _make(self, kernel: Kernel, spec: KernelSpec) -> Kernel:
@@ -122,7 +126,10 @@ class Creation:
                 raise KernelCreationFailed from error
             raise
         # The live entry comes first: whoever sees RUNNING must be able to find the kernel.
-        await self.live.add(kernel, agent.address)
+        try:
+            await self.live.add(kernel, agent.address)
+        finally:
+            self.placing.over(kernel.id, live=True)
         running = await self.kernels.change_status(
             kernel.id, KernelStatus.RUNNING, "", self.clock.seconds(), agent_id=agent.id
         )
@@ -137,23 +144,28 @@ class Creation:
     async def _on_some_agent(self, kernel: Kernel, spec: KernelSpec) -> Agent:
         """Ask agents, best first, until one makes the kernel; a full one is passed over, a broken one ends the search."""
         full: set[str] = set()
-        alive = await self.directory.alive()
-        agents = [agent for agent in alive if not spec.mounts or agent.storage == self.folders.storage.storage_id]
-        if alive and not agents:
-            raise NoAgentAvailable("No agent has the storage of the folders that are to be mounted.")
         while True:
-            agent = place(spec.runtime, agents, full, self.gpu_instances)
-            if agent is None:
-                raise NoAgentAvailable(_why_none(spec.runtime, agents))
+            agent = await self.placing.choose(kernel.id, self._demand(spec), full)
             try:
                 await self.link.create_kernel(agent.address, KernelOrder(kernel.id, spec))
             except NoAgentAvailable:
+                self.placing.over(kernel.id, live=False)
                 full.add(agent.id)
+                if len(full) >= MOST_REFUSALS:
+                    raise
             except AgentError:
+                self.placing.over(kernel.id, live=False)
                 await self._take_back(agent, kernel.id)
+                raise
+            except BaseException:
+                self.placing.over(kernel.id, live=False)
                 raise
             else:
                 return agent
+
+    def _demand(self, spec: KernelSpec) -> Demand:
+        storage = self.folders.storage.storage_id if spec.mounts else None
+        return Demand(spec.runtime, slots_of(spec.runtime, spec.limits), frozenset(spec.labels.items()), storage)
 
     async def _take_back(self, agent: Agent, kernel_id: uuid.UUID) -> None:
         """After a failed or unanswered request the agent may still have made the kernel: end it, whatever there is."""
@@ -208,11 +220,3 @@ class Creation:
 
 def _created(kernel: Kernel, *, created: bool) -> Created:
     return Created(kernel.id, kernel.session_token, kernel.runtime, kernel.status, created)
-
-
-def _why_none(runtime: str, agents: Collection[Agent]) -> str:
-    if not agents:
-        return "No agent is alive."
-    if not any(runtime in agent.runtimes for agent in agents):
-        return f"No agent offers {runtime}."
-    return f"Every agent that offers {runtime} is full."

@@ -33,6 +33,7 @@ class CreateRequest:
     :ivar memory: bytes; 0 for the runtime's default.
     :ivar execution_timeout: seconds; 0 for the default.
     :ivar cpu_cores: 0 for the default.
+    :ivar labels: that its agent must have.
     :ivar reuse: whether a session of that token may be found instead of made.
     """
 
@@ -47,6 +48,7 @@ class CreateRequest:
     names_joined: bool = False
     reuse: bool = True
     mounts: Sequence[MountWish] = ()
+    labels: Mapping[str, str] = field(factory=dict)
 
 
 @frozen

@@ -100,6 +100,7 @@ class KernelSpec:
     :ivar session_token: the client's own name for the session; unique per owner among live kernels.
     :ivar requested_runtime: the name as the client spelled it; later answers repeat it.
     :ivar mounts: folders that it sees, whose owner has agreed.
+    :ivar labels: that its agent must have.
     """
 
     access_key: str
@@ -110,6 +111,7 @@ class KernelSpec:
     environ: Mapping[str, str] = field(factory=dict)
     tag: str | None = None
     mounts: Sequence[Mount] = ()
+    labels: Mapping[str, str] = field(factory=dict)
 
 
 @frozen

@@ -23,6 +23,7 @@ from sorna.manager.ending import Ending
 from sorna.manager.events import KernelEvents
 from sorna.manager.interfaces import KernelEnded
 from sorna.manager.keypairs import CachedKeypairs
+from sorna.manager.placing import Placing
 from sorna.manager.reaper import Reaper
 from sorna.manager.registry import Registry
 from sorna.manager.requests import CreateRequest
@@ -80,6 +81,7 @@ class ManagerTestCase(UnitTestCase):
             CachedKeypairs(self.clock, self.keypairs),
             self.folders,
             LimitPolicy(),
+            Placing(self.clock, self.directory),
         )
         self.registry = Registry(
             self.clock, self.kernels, self.live, self.directory, self.link, self.creation, self.ending
