@@ -356,6 +356,7 @@ class _Server:
             "kernel-pool": self.config.kernels.pool,
             "kernel-python": self.config.kernels.python,
             "folder-root": str(self.config.folders.root),
+            "gpu-devices": str(self.config.kernels.gpu_devices),
             "output-kept": str(self.config.kernels.output.size / MIB),
             "output-retention": str(self.config.kernels.output.retention),
             "kernel-preload": ",".join(self.config.kernels.preload),

@@ -63,6 +63,7 @@ class KernelsConfig:
     python: str
     preload: Sequence[str]
     output: OutputBounds
+    gpu_devices: Path
     labels: Mapping[str, str]
     memory_overcommit: float
     cpu_overcommit: float
@@ -380,6 +381,7 @@ class _Reader:
             pool=int(self.number("kernel-pool", 0, 10_000, int)),
             python=python,
             preload=tuple(self.names("kernel-preload")),
+            gpu_devices=Path(self.text("gpu-devices") or "/dev").absolute(),
             output=OutputBounds(
                 size=int(self.number("output-kept", 0, 1 << 20) * MIB),
                 retention=self.number("output-retention", 1, 86_400),

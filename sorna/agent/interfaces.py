@@ -26,6 +26,7 @@ class SandboxSpec:
     :ivar stack: which warm zygote to fork from: ``python3`` (libraries imported) or ``commands`` (lean).
     :ivar limits: memory, processes, cpu_cores, file_size, scratch_size and open_files are the tier's to enforce;
         times and output size are the agent's.
+    :ivar devices: paths of the host's device nodes that the kernel sees in its ``/dev``.
     """
 
     kernel_id: str
@@ -34,6 +35,7 @@ class SandboxSpec:
     hostname: str = "sorna"
     environ: Mapping[str, str] = field(factory=dict)
     mounts: Sequence[Mount] = ()
+    devices: Sequence[str] = ()
 
 
 @frozen

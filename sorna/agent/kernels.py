@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from sorna.agent.detection import DetectedRuntime
+from sorna.agent.devices import Devices
 from sorna.agent.ended import EndedKernels
 from sorna.agent.folder_watch import FolderWatch
 from sorna.agent.interfaces import AgentNews
@@ -45,6 +46,7 @@ class Kernels:
     :param room: what all kernels may be promised together.
     :param folders: sees to it that kernels do not write more into folders than these may hold.
     :param ended: remembers those that are gone.
+    :param devices: the GPUs of this host.
     """
 
     _log = Logger()
@@ -58,6 +60,7 @@ class Kernels:
         folders: FolderWatch,
         *,
         ended: EndedKernels,
+        devices: Devices,
         room: Room = NO_BOUNDS,
     ) -> None:
         self._reactor = reactor
@@ -72,6 +75,7 @@ class Kernels:
         self._ending: dict[uuid.UUID, Kernel] = {}
         self._asked: set[uuid.UUID] = set()
         self._ended = ended
+        self._devices = devices
         self._news: AgentNews | None = None
         self._untold: list[tuple[uuid.UUID, str, Usage]] = []
         self._watchers: list[Callable[[], None]] = []
@@ -178,11 +182,18 @@ class Kernels:
 
     async def _make(self, kernel_id: uuid.UUID, spec: KernelSpec) -> Kernel:
         limits = self.runtimes[spec.runtime].runtime.adapt(spec.limits)
-        kernel = await self._pool.obtain(spec.runtime, limits, spec.mounts)
+        devices = self._devices.take(slots_of(spec.runtime, limits).gpus)
+        try:
+            kernel = await self._pool.obtain(spec.runtime, limits, spec.mounts, devices.nodes)
+        except BaseException:
+            self._devices.give_back(devices)
+            raise
+        kernel.when_ended().addBoth(lambda _ended: self._devices.give_back(devices))
         environ = {
             "SORNA_MEMORY_MIB": str(limits.memory // MIB),
             "SORNA_CORES": str(max(1, round(limits.cpu_cores))),
             **spec.environ,
+            **self._devices.environ(devices),
         }
         kernel.assign(
             short_id(kernel_id),

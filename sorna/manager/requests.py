@@ -33,6 +33,7 @@ class CreateRequest:
     :ivar memory: bytes; 0 for the runtime's default.
     :ivar execution_timeout: seconds; 0 for the default.
     :ivar cpu_cores: 0 for the default.
+    :ivar gpus: whole devices; 0 for none, or for one where the runtime is made for them.
     :ivar labels: that its agent must have.
     :ivar reuse: whether a session of that token may be found instead of made.
     """
@@ -43,6 +44,7 @@ class CreateRequest:
     memory: int = 0
     execution_timeout: float = 0.0
     cpu_cores: float = 0.0
+    gpus: int = 0
     environ: Mapping[str, str] = field(factory=dict)
     tag: str | None = None
     names_joined: bool = False

@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 
 from sorna.agent.channel import Channel
 from sorna.agent.detection import Detection
+from sorna.agent.devices import Devices
 from sorna.agent.ended import EndedKernels
 from sorna.agent.factory import KernelFactory
 from sorna.agent.folder_watch import FolderWatch
@@ -97,7 +98,13 @@ class AgentServiceTests(UnitTestCase):
         pool = Pool(self.clock, factory, 4)
         watch = FolderWatch(self.clock, Path("nowhere"), maybeDeferred)
         kernels = Kernels(
-            self.clock, pool, detection.runtimes, 4, watch, ended=EndedKernels(self.clock, OutputBounds())
+            self.clock,
+            pool,
+            detection.runtimes,
+            4,
+            watch,
+            ended=EndedKernels(self.clock, OutputBounds()),
+            devices=Devices(Path("nowhere"), hidden=True),
         )
         identity = AgentIdentity("i-1", "inc", "tcp://127.0.0.1:6011", "key", "fake")
         heart = Heart(self.clock, self.parts, kernels, identity)

@@ -200,7 +200,8 @@ class PolicyContract(AdministrationContract):
                 ({"max_kernels": 1}, {}, ("concurrent kernels: 1 of 1",)),
                 ({"memory": 150 * MIB}, {"memory": 100 * MIB}, ("memory: 100 of 150 MiB in use, 100 MiB more",)),
                 ({"cpu_cores": 1.3}, {"cpu_cores": 0.7}, ("processors: 0.7 of 1.3 in use, 0.7 more",)),
-                ({"gpus": 1}, {"runtime": "python3-torch-gpu"}, ("GPUs: 1 of 1 in use",)),
+                ({"gpus": 1}, {"runtime": "python3-torch-gpu"}, ("GPUs: 1 of 1 in use, 1 more asked for",)),
+                ({"gpus": 3}, {"gpus": 2}, ("GPUs: 2 of 3 in use, 2 more asked for",)),
             )
         ):
             access_key = f"AKIA{number}"

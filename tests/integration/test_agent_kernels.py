@@ -24,6 +24,7 @@ from twisted.trial.unittest import SkipTest, TestCase
 
 from sorna.agent.channel import Channel
 from sorna.agent.detection import Detection, detect
+from sorna.agent.devices import Devices
 from sorna.agent.ended import EndedKernels
 from sorna.agent.factory import KernelFactory
 from sorna.agent.folder_watch import FolderWatch
@@ -67,6 +68,7 @@ def console(reply: RunReply, stream: str = "stdout") -> str:
 class RealKernelCase(TestCase):
     timeout = 90
     pooled = 0
+    device_root = Path("/nonexistent")
     detection: ClassVar[Detection | None] = None
 
     async def setUp(self) -> None:  # type: ignore[override]  # trial waits for it
@@ -97,7 +99,15 @@ class RealKernelCase(TestCase):
             reactor, self.folder_root, partial(deferToThreadPool, reactor, reactor.getThreadPool())
         )
         ended = EndedKernels(reactor, OutputBounds())
-        self.kernels = Kernels(reactor, self.pool, cls.detection.runtimes, 8, self.watch, ended=ended)
+        self.kernels = Kernels(
+            reactor,
+            self.pool,
+            cls.detection.runtimes,
+            8,
+            self.watch,
+            ended=ended,
+            devices=Devices(self.device_root, hidden=True),
+        )
         self.kernels.report_to(self.news)
         self.addCleanup(lambda: Deferred.fromCoroutine(self.kernels.stop()))
         self.addCleanup(lambda: Deferred.fromCoroutine(self.pool.stop()))

@@ -17,6 +17,7 @@ from twisted.trial.unittest import SkipTest
 
 from sorna.agent.channel import Channel
 from sorna.agent.detection import Detection, detect
+from sorna.agent.devices import Devices
 from sorna.agent.ended import EndedKernels
 from sorna.agent.factory import KernelFactory
 from sorna.agent.folder_watch import FolderWatch
@@ -76,7 +77,15 @@ class TerminalTests(LinkCase):
         factory = KernelFactory(reactor, sandbox, cls.detection.runtimes, partial(Channel, reactor))
         watch = FolderWatch(reactor, Path("nowhere"), maybeDeferred)
         ended = EndedKernels(reactor, OutputBounds())
-        self.kernels = Kernels(reactor, Pool(reactor, factory, 0), cls.detection.runtimes, 8, watch, ended=ended)
+        self.kernels = Kernels(
+            reactor,
+            Pool(reactor, factory, 0),
+            cls.detection.runtimes,
+            8,
+            watch,
+            ended=ended,
+            devices=Devices(Path("nowhere"), hidden=True),
+        )
         self.addCleanup(lambda: Deferred.fromCoroutine(self.kernels.stop()))
         self.link = self.manager()
         self.at = self.address(self.agent(operations=self.kernels))
