@@ -167,11 +167,15 @@ class KernelStore(Protocol):
 
 @frozen
 class KernelFilter:
-    """Which kernels; None is any. ``statuses`` lists those that are wanted."""
+    """Which kernels; None is any. ``statuses`` lists those that are wanted.
+
+    :ivar before: those that are listed behind this place, the newest being first: a time of creation and an id.
+    """
 
     access_key: str | None = None
     session_token: str | None = None
     statuses: frozenset[KernelStatus] | None = None
+    before: tuple[float, uuid.UUID] | None = None
 
 
 class KernelReports(Protocol):

@@ -319,6 +319,7 @@ class MemoryReports:
             if wanted.access_key in {None, kernel.access_key}
             and wanted.session_token in {None, kernel.session_token}
             and (wanted.statuses is None or kernel.status in wanted.statuses)
+            and (wanted.before is None or (kernel.created_at, kernel.id) < wanted.before)
         ]
 
     @staticmethod
