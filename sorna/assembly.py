@@ -45,6 +45,7 @@ from sorna.live.instances import RedisAgentDirectory, RedisHeartbeatStore
 from sorna.live.kernels import RedisLiveKernels
 from sorna.live.rate_counters import RedisRateCounters
 from sorna.manager.administration import Administration
+from sorna.manager.agents import UNDRAINED_TOPIC, AgentAdministration
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
 from sorna.manager.events import KERNEL_TOPIC
@@ -141,7 +142,7 @@ class _Server:
             agent_id = local_agent_id(agent_keys)
             # What the agent of a killed predecessor has left behind is no sign of life of the one that starts now.
             await manager.heartbeats.leave(agent_id)
-            await self._first_agent(manager.directory, agent_id, self._start_local_agent(redis, agent_id))
+            await self._first_agent(store.tables.agents, manager, agent_id, redis)
         await self._open_legacy_door(manager, first)
         settle_memory()
         self.readiness.arrived("server")
@@ -239,6 +240,18 @@ class _Server:
             placing,
         )
         registry = Registry(reactor, store.kernels, live, directory, link, creation, ending)
+        agents = AgentAdministration(
+            reactor,
+            store.agents,
+            directory,
+            link,
+            store.kernels,
+            ending,
+            announcements,
+            placing,
+            self.config.limits,
+            directory.changed,
+        )
         administration = Administration(
             reactor,
             store.keypairs,
@@ -250,8 +263,9 @@ class _Server:
             live,
             announcements,
             store.folders,
+            agents,
         )
-        reaper = Reaper(reactor, store.kernels, directory, link, ending)
+        reaper = Reaper(reactor, store.kernels, directory, link, ending, agents)
         operations = Operations()
         for service in (threads, kernels_db, instances_db, rates_db, announcements, link):
             parent.addService(service)
@@ -332,8 +346,8 @@ class _Server:
         authorised.mkdir(mode=0o700, exist_ok=True)
         return Curve(keypair, AuthorisedKeys(self.reactor, authorised))
 
-    def _start_local_agent(self, redis: RedisAddress, agent_id: str) -> LocalAgent:
-        """Run the agent of this host as a child."""
+    def _start_local_agent(self, redis: RedisAddress, agent_id: str, *, waiting: bool) -> LocalAgent:
+        """Run the agent of this host as a child, or have it wait for its turn."""
         given = self.config.redis
         options: dict[str, str | float | bool] = {
             "agent-id": agent_id,
@@ -354,15 +368,24 @@ class _Server:
         if redis.password is not None:
             options["redis-password"] = redis.password
         refused = lambda why: fail_process(self.reactor, f"the local agent cannot start: {why}")  # noqa: E731
-        agent = LocalAgent(self.reactor, self.reactor, self.config.state_dir, options, refused)
+        agent = LocalAgent(self.reactor, self.reactor, self.config.state_dir, options, refused, waiting=waiting)
         self.parent.addService(agent)
         return agent
 
-    async def _first_agent(self, directory: AgentDirectory, agent_id: str, agent: LocalAgent) -> None:
-        """Wait for the local agent's first heartbeat: without it nothing could be created."""
+    async def _first_agent(self, agents: AgentStore, manager: _Manager, agent_id: str, redis: RedisAddress) -> None:
+        """Start the local agent and wait for its first heartbeat: without it nothing could be created.
+
+        One that is drained is not started until that is undone.
+        """
+        drained = agent_id in await agents.drains()
+        agent = self._start_local_agent(redis, agent_id, waiting=drained)
+        manager.announcements.subscribe(UNDRAINED_TOPIC, lambda which: agent.resume() if which == agent_id else None)
+        if drained:
+            _log.warn("the local agent {agent_id} is drained and is not started", agent_id=agent_id)
+            return
         self.readiness.expect("agent", "no heartbeat yet")
         deadline = self.reactor.seconds() + AGENT_DEADLINE
-        while await directory.find(agent_id) is None:
+        while await manager.directory.find(agent_id) is None:
             if agent.early_ends >= AGENT_ATTEMPTS:
                 raise Unavailable(f"the local agent does not start: {agent.last_words}")
             if self.reactor.seconds() > deadline:

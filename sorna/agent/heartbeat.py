@@ -170,5 +170,6 @@ class Heart:
             room=self._kernels.room,
             taken=self._kernels.taken,
             labels=identity.labels,
+            refuses_kernels=self._kernels.draining,
         )
         await self._store.beat(beat, self._interval)

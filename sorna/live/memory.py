@@ -95,6 +95,7 @@ class MemoryHeartbeatStore:
             cpu_millis_taken=heartbeat.taken.cpu_millis,
             gpus_taken=heartbeat.taken.gpus,
             labels=heartbeat.labels,
+            refuses_kernels=heartbeat.refuses_kernels,
         )
         until = self._redis.clock.seconds() + 2 * interval
         self._redis.instances[heartbeat.agent_id] = _Beaten(agent, until)

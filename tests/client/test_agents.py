@@ -20,6 +20,6 @@ class ListTests(CommandLineTestCase):
         ran = self.invoke(["agent", "list"], found({"items": [{"id": "i-1", "status": "ALIVE"}]}))
         self.assertEqual((ran.exit_code, self.codes), (0, [0]), ran.output)
         self.assertIn("i-1", ran.stdout)
-        self.assertEqual(self.asked(), {"status": "ALIVE", "limit": 100, "offset": 0})
+        self.assertEqual(self.asked(), {"status": "ALIVE,DRAINING", "limit": 100, "offset": 0})
         self.invoke(["agent", "list", "--all"], found({"items": []}))
         self.assertIsNone(self.asked()["status"])
