@@ -10,6 +10,8 @@ from attrs import field, frozen
 from sorna.model.policy import Slots
 
 MAX_LABELS = 32
+#: The label that later clients call an agent's scaling group, and the group of agents without it.
+SCALING_GROUP, DEFAULT_GROUP = "scaling-group", "default"
 _LABEL = re.compile(
     r"([A-Za-z0-9](?:[A-Za-z0-9_./-]{0,61}[A-Za-z0-9])?)=([A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)"
 )

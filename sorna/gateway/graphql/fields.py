@@ -36,7 +36,7 @@ from sorna.gateway.graphql.needs import (
 )
 from sorna.manager.interfaces import KernelFilter
 from sorna.manager.requests import AgentDescription
-from sorna.model.agent import Agent, Capacity
+from sorna.model.agent import DEFAULT_GROUP, SCALING_GROUP, Agent, Capacity
 from sorna.model.folder import HOST as FOLDER_HOST
 from sorna.model.kernel import Kernel, KernelStatus, Usage, short_id
 from sorna.model.keypair import Keypair
@@ -48,8 +48,6 @@ Info = GraphQLResolveInfo[Asking]
 
 MAX_OFFSET = 100_000
 _MEMORY_SLOT = 256 * MIB
-# Sorna has one of each; clients that know of more ask for this one.
-_DEFAULT_GROUP = "default"
 
 
 def _bounds(limit: int | None, offset: int | None, default: int = DEFAULT_LIMIT) -> tuple[int, int]:
@@ -154,7 +152,7 @@ _KERNEL: Mapping[str, Callable[..., Any]] = {
     "role": _of_kernel(lambda _kernel: "master"),
     "type": _of_kernel(lambda _kernel: "INTERACTIVE"),
     "sess_type": _of_kernel(lambda _kernel: "INTERACTIVE"),
-    "group_name": _of_kernel(lambda _kernel: _DEFAULT_GROUP),
+    "group_name": _of_kernel(lambda _kernel: DEFAULT_GROUP),
     "result": _of_kernel(lambda _kernel: "UNDEFINED"),
     "lang": _of_kernel(lambda kernel: kernel.requested_runtime),
     "image": _of_kernel(lambda kernel: kernel.requested_runtime),
@@ -213,7 +211,7 @@ def _keypair_list(
     domain_name: str | None = None, filter: str | None = None, order: str | None = None,  # noqa: A002 - the argument's name
 ) -> _Page:  # fmt: skip
     _unsorted(filter, order)
-    if domain_name not in {None, _DEFAULT_GROUP}:
+    if domain_name not in {None, DEFAULT_GROUP}:
         return _NOTHING
     asking = info.context
     need = KeypairsOf(None, is_active, *_bounds(limit, offset))
@@ -245,6 +243,10 @@ def _status_of(agent: AgentDescription) -> str:
     if agent.drain is not None:
         return "TERMINATED" if agent.alive is None else "DRAINING"
     return "LOST" if agent.alive is None else "ALIVE"
+
+
+def _scaling_group(agent: AgentDescription) -> str:
+    return DEFAULT_GROUP if agent.alive is None else agent.alive.labels.get(SCALING_GROUP, DEFAULT_GROUP)
 
 
 def _of_alive(read: Callable[[Agent], Any]) -> Callable[[AgentDescription, Info], Any]:
@@ -295,10 +297,8 @@ def _agent_list(
     scaling_group: str | None = None, filter: str | None = None, order: str | None = None,  # noqa: A002 - the argument's name
 ) -> _Page:  # fmt: skip
     _unsorted(filter, order)
-    if scaling_group not in {None, _DEFAULT_GROUP}:
-        return _NOTHING
     first, most = _bounds(limit, offset)
-    found = _some_agents(info, status)
+    found = [agent for agent in _some_agents(info, status) if scaling_group in {None, _scaling_group(agent)}]
     return _Page(lambda: found[first : first + most], lambda: len(found))
 
 
@@ -313,8 +313,8 @@ def _capacity(agent: AgentDescription) -> Capacity:
 
 _AGENT: Mapping[str, Callable[..., Any]] = {
     "status": lambda agent, _info: _status_of(agent),
-    "region": lambda _agent, _info: _DEFAULT_GROUP,
-    "scaling_group": lambda _agent, _info: _DEFAULT_GROUP,
+    "region": lambda _agent, _info: DEFAULT_GROUP,
+    "scaling_group": lambda agent, _info: _scaling_group(agent),
     "addr": _of_alive(lambda alive: alive.address.endpoint),
     "isolation": _of_alive(lambda alive: alive.isolation),
     "kernels": _of_alive(lambda alive: alive.num_kernels),
