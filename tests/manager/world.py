@@ -24,6 +24,7 @@ from sorna.manager.ending import Ending
 from sorna.manager.interfaces import KernelEnded
 from sorna.manager.keypairs import CachedKeypairs
 from sorna.manager.placing import Placing
+from sorna.manager.places import Places
 from sorna.manager.reaper import Reaper
 from sorna.manager.registry import Registry
 from sorna.manager.requests import CreateRequest
@@ -101,8 +102,10 @@ class ManagerTestCase(UnitTestCase):
             LimitPolicy(),
             self.placing,
         )
+        self.places = Places(self.clock, self.kernels, self.live, self.directory)
+        self.places.listen(announcements)
         self.registry = Registry(
-            self.clock, self.kernels, self.live, self.directory, self.link, self.creation, self.ending
+            self.clock, self.kernels, self.live, self.directory, self.link, self.creation, self.ending, self.places
         )
         self.agent_administration = AgentAdministration(
             self.clock,
