@@ -128,9 +128,7 @@ def decide(clock: Clock, placing: Placing, kernel_id: uuid.UUID, demand: Demand)
     asked = Deferred.fromCoroutine(placing.choose(kernel_id, demand))
     asked.addCallback(found.append)
     while not found:
-        (turn,) = clock.getDelayedCalls()
-        clock.calls.remove(turn)
-        turn.func(*turn.args, **turn.kw)
+        clock.advance(0)
     return found[0]
 
 

@@ -27,13 +27,14 @@ from sorna.agent.interfaces import Sandbox, SandboxSettings
 from sorna.agent.kernels import Kernels
 from sorna.agent.link_server import LinkServer
 from sorna.agent.pool import Pool
+from sorna.agent.retirement import Retirement
 from sorna.agent.sandbox.tiers import NamespaceSandbox, UnconfinedSandbox
 from sorna.agent.service import AgentParts, AgentService
 from sorna.config import AgentConfig
 from sorna.curve_keys import AuthorisedKeys, KeyFileError, load_or_make
 from sorna.embedded.local_agent import EX_CONFIG
 from sorna.errors import IsolationUnavailable
-from sorna.lifecycle import OrderedServices, fail_process, settle_memory
+from sorna.lifecycle import OrderedServices, fail_process, settle_memory, stop_process
 from sorna.live.address import parse_redis_address
 from sorna.live.connection import RedisConnection
 from sorna.live.instances import RedisHeartbeatStore
@@ -77,6 +78,7 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
             reactor, kernels, keys, authorised, interface=config.ip, port=config.port, incarnation=incarnation
         )
         kernels.report_to(link)
+        Retirement(reactor, kernels, lambda: link.untold, partial(stop_process, reactor))
         endpoint = tcp_endpoint(config.ip, config.port)
         identity = AgentIdentity(
             config.agent_id,

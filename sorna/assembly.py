@@ -45,12 +45,14 @@ from sorna.live.instances import RedisAgentDirectory, RedisHeartbeatStore
 from sorna.live.kernels import RedisLiveKernels
 from sorna.live.rate_counters import RedisRateCounters
 from sorna.manager.administration import Administration
+from sorna.manager.agents import UNDRAINED_TOPIC, AgentAdministration
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
 from sorna.manager.events import KERNEL_TOPIC, KernelEvents
 from sorna.manager.folders import Folders
 from sorna.manager.interfaces import AgentDirectory, AgentStore
 from sorna.manager.keypairs import MAX_AGE, CachedKeypairs
+from sorna.manager.places import Places
 from sorna.manager.placing import Placing
 from sorna.manager.reaper import Reaper
 from sorna.manager.registry import Registry
@@ -143,7 +145,7 @@ class _Server:
             agent_id = local_agent_id(agent_keys)
             # What the agent of a killed predecessor has left behind is no sign of life of the one that starts now.
             await manager.heartbeats.leave(agent_id)
-            await self._first_agent(manager.directory, agent_id, self._start_local_agent(redis, agent_id))
+            await self._first_agent(store.tables.agents, manager, agent_id, redis)
         await self._open_legacy_door(manager, first)
         settle_memory()
         self.readiness.arrived("server")
@@ -219,14 +221,22 @@ class _Server:
         refused = () if self.config.example_keypair else (EXAMPLE_ACCESS_KEY,)
         keypairs = CachedKeypairs(reactor, store.keypairs, refused)
         # Whatever was announced while nobody listened is caught up with.
+        places = Places(reactor, store.kernels, live, directory)
+
+        def resync() -> None:
+            keypairs.changed()
+            places.forget_all()
+            events.heard_again()
+
         announcements = RedisAnnouncements(
             reactor,
             redis,
             kernels_db,
-            on_resync=lambda: _caught_up(keypairs, events),
+            on_resync=resync,
             on_loss=lambda: events.lost(),  # noqa: PLW0108 - made below
         )
         keypairs.listen(announcements)
+        places.listen(announcements)
         events = KernelEvents(reactor, store.kernels, announcements)
         events.listen()
         ending = Ending(reactor, store.kernels, live, directory, link, events)
@@ -248,7 +258,19 @@ class _Server:
             self.config.limits,
             placing,
         )
-        registry = Registry(reactor, store.kernels, live, directory, link, creation, ending)
+        registry = Registry(reactor, store.kernels, live, directory, link, creation, ending, places)
+        agents = AgentAdministration(
+            reactor,
+            store.agents,
+            directory,
+            link,
+            store.kernels,
+            ending,
+            announcements,
+            placing,
+            self.config.limits,
+            directory.changed,
+        )
         administration = Administration(
             reactor,
             store.keypairs,
@@ -260,12 +282,14 @@ class _Server:
             live,
             announcements,
             store.folders,
+            agents,
         )
-        reaper = Reaper(reactor, store.kernels, directory, link, ending)
+        reaper = Reaper(reactor, store.kernels, directory, link, ending, agents)
         operations = Operations()
         for service in (threads, kernels_db, instances_db, rates_db, announcements, link):
             parent.addService(service)
         parent.addService(Stopping(keypairs.write_use))
+        parent.addService(Stopping(places.write_queries))
         parent.addService(repeating(reactor, REAPER_INTERVAL, reaper.mend, "while mending"))
         parent.addService(repeating(reactor, EVENTS_INTERVAL, events.repair, "while repairing streams of events"))
         parent.addService(
@@ -343,8 +367,8 @@ class _Server:
         authorised.mkdir(mode=0o700, exist_ok=True)
         return Curve(keypair, AuthorisedKeys(self.reactor, authorised))
 
-    def _start_local_agent(self, redis: RedisAddress, agent_id: str) -> LocalAgent:
-        """Run the agent of this host as a child."""
+    def _start_local_agent(self, redis: RedisAddress, agent_id: str, *, waiting: bool) -> LocalAgent:
+        """Run the agent of this host as a child, or have it wait for its turn."""
         given = self.config.redis
         options: dict[str, str | float | bool] = {
             "agent-id": agent_id,
@@ -368,27 +392,30 @@ class _Server:
         if redis.password is not None:
             options["redis-password"] = redis.password
         refused = lambda why: fail_process(self.reactor, f"the local agent cannot start: {why}")  # noqa: E731
-        agent = LocalAgent(self.reactor, self.reactor, self.config.state_dir, options, refused)
+        agent = LocalAgent(self.reactor, self.reactor, self.config.state_dir, options, refused, waiting=waiting)
         self.parent.addService(agent)
         return agent
 
-    async def _first_agent(self, directory: AgentDirectory, agent_id: str, agent: LocalAgent) -> None:
-        """Wait for the local agent's first heartbeat: without it nothing could be created."""
+    async def _first_agent(self, agents: AgentStore, manager: _Manager, agent_id: str, redis: RedisAddress) -> None:
+        """Start the local agent and wait for its first heartbeat: without it nothing could be created.
+
+        One that is drained is not started until that is undone.
+        """
+        drained = agent_id in await agents.drains()
+        agent = self._start_local_agent(redis, agent_id, waiting=drained)
+        manager.announcements.subscribe(UNDRAINED_TOPIC, lambda which: agent.resume() if which == agent_id else None)
+        if drained:
+            _log.warn("the local agent {agent_id} is drained and is not started", agent_id=agent_id)
+            return
         self.readiness.expect("agent", "no heartbeat yet")
         deadline = self.reactor.seconds() + AGENT_DEADLINE
-        while await directory.find(agent_id) is None:
+        while await manager.directory.find(agent_id) is None:
             if agent.early_ends >= AGENT_ATTEMPTS:
                 raise Unavailable(f"the local agent does not start: {agent.last_words}")
             if self.reactor.seconds() > deadline:
                 raise Unavailable("the local agent sends no heartbeat")
             await deferLater(self.reactor, 0.02)
         self.readiness.arrived("agent")
-
-
-def _caught_up(keypairs: CachedKeypairs, events: KernelEvents) -> None:
-    """Distrust what is remembered of keypairs, and tell what was missed of kernels."""
-    keypairs.changed()
-    events.heard_again()
 
 
 def local_agent_id(keys: CurveKeypair) -> str:

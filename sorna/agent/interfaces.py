@@ -198,6 +198,10 @@ class AgentOperations(Protocol):
         """Give what the kernel has used so far."""
         ...
 
+    async def drain(self, *, draining: bool) -> None:
+        """Refuse new kernels from now on and stop when there are none, or go on as before."""
+        ...
+
     async def logs(self, kernel_id: uuid.UUID) -> str:
         """Give the kernel's recent console output as text."""
         ...

@@ -80,6 +80,7 @@ class Kernels:
         self._untold: list[tuple[uuid.UUID, str, Usage]] = []
         self._watchers: list[Callable[[], None]] = []
         self._stopping = False
+        self.draining = False
 
     def report_to(self, news: AgentNews) -> None:
         """Tell this one of kernels that end unasked, those that already have included."""
@@ -136,6 +137,8 @@ class Kernels:
             raise RuntimeUnknown(f"This agent does not offer {spec.runtime}.")
         if self._stopping:
             raise NoAgentAvailable("This agent is stopping.")
+        if self.draining:
+            raise NoAgentAvailable("This agent is being drained.")
         ended = self._ended.find(kernel_id)
         if ended is not None or kernel_id in self._ending:
             raise AgentFailed(f"The kernel has ended already ({ended.reason if ended else 'it is being destroyed'}).")
@@ -255,6 +258,13 @@ class Kernels:
             return await gone
         except DeferredTimeout as error:
             raise AgentFailed("The kernel's processes are still being killed.") from error
+
+    async def drain(self, *, draining: bool) -> None:
+        """Refuse new kernels, or take them again; whoever watches sees to what follows."""
+        if draining != self.draining:
+            self.draining = draining
+            self._log.info("this agent {does} new kernels", does="refuses" if draining else "takes")
+            self._changed()
 
     async def restart_kernel(self, kernel_id: uuid.UUID) -> None:
         """Throw the in-memory state away and keep the working directory."""

@@ -26,6 +26,7 @@ from sorna.gateway.described import (
 from sorna.gateway.parameters import MOST, Parameters
 from sorna.gateway.sizes import read_size
 from sorna.manager.requests import CreateRequest, MountWish
+from sorna.model.agent import DEFAULT_GROUP, MAX_LABELS, SCALING_GROUP, read_label
 from sorna.model.folder import valid_folder_name
 from sorna.model.kernel import valid_session_token
 from sorna.model.limits import KIB, MIB
@@ -68,6 +69,8 @@ CREATE_BODY: Schema = open_object(
                 }
             ),
             mounts=optional(list_of(TEXT)),
+            labels=optional({**OBJECT, "additionalProperties": TEXT, "maxProperties": MAX_LABELS}),
+            scalingGroup=optional(text_of(0, _MAX_NAME)),
             clusterSize=optional(_ONE),
         )
     ),
@@ -103,6 +106,7 @@ def read_create(access_key: str, body: Parameters) -> CreateRequest:
         environ=_environ(config),
         tag=body.optional_text("tag", _MAX_NAME),
         mounts=(*_mounts(body), *_mounts(config)),
+        labels=_labels(config),
         reuse=body.content.get("reuseIfExists") is None or body.flag("reuseIfExists"),
     )
 
@@ -149,6 +153,25 @@ def _mounts(where: Parameters) -> Sequence[MountWish]:
         alias = alias if colon else aliases.text(name)
         wishes.append(MountWish(name, alias.removeprefix(f"{HOME}/").rstrip("/")))
     return wishes
+
+
+def _labels(config: Parameters) -> Mapping[str, str]:
+    """Read the labels that the agent must have; what later clients call a scaling group is one of them."""
+    given = config.inner("labels")
+    if len(given.content) > MAX_LABELS:
+        raise config.wrong("labels", f"an object with at most {MAX_LABELS} names")
+    labels = {}
+    for key in given.content:
+        value = given.required_text(key)
+        if read_label(f"{key}={value}") is None:
+            raise config.wrong("labels", "an object of keys and values of 1 to 63 of A-Z a-z 0-9 _ . -")
+        labels[key] = value
+    group = config.optional_text("scalingGroup", _MAX_NAME)
+    if group is not None and group != DEFAULT_GROUP:
+        if read_label(f"{SCALING_GROUP}={group}") is None:
+            raise config.wrong("scalingGroup", "1 to 63 of A-Z a-z 0-9 _ . -")
+        labels[SCALING_GROUP] = group
+    return labels
 
 
 def _refuse_what_is_not_offered(access_key: str, body: Parameters) -> None:

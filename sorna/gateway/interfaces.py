@@ -14,6 +14,7 @@ from sorna.model.file import FileEntry, FilePiece
 from sorna.model.folder import Folder
 from sorna.model.kernel import Kernel, KernelStatus, Usage
 from sorna.model.keypair import Keypair, KeypairChanges
+from sorna.model.placement import Judgement
 from sorna.model.policy import ResourcePolicy
 from sorna.model.run import OutputRequest, RunReply, RunRequest
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
@@ -226,6 +227,20 @@ class Administration(Protocol):
 
     async def agents(self) -> Sequence[AgentDescription]:
         """Describe every agent that was ever enrolled, in order of id."""
+        ...
+
+    async def explain_placement(
+        self, runtime: str, cpu_cores: float, memory: int, gpus: int | None, labels: Collection[str]
+    ) -> Sequence[Judgement]:
+        """Judge every live agent for a kernel, those first that would be chosen first. :raises InvalidRequest:."""
+        ...
+
+    async def drain_agent(self, agent_id: str, wait: float | None) -> None:
+        """Give an agent no new kernels, end those left after ``wait`` seconds, let it stop. :raises InvalidRequest, NotFound:."""
+        ...
+
+    async def undrain_agent(self, agent_id: str) -> None:
+        """Give an agent kernels again. :raises NotFound:."""
         ...
 
     async def usage(

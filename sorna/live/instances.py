@@ -81,7 +81,7 @@ local function describe(id)
   local row = redis.call('HMGET', id, 'addr', 'public_key', 'incarnation', 'runtimes', 'max_kernels', 'isolation')
   row[9] = redis.call('HMGET', id, 'cpu_millis', 'memory', 'gpus', 'storage')
   row[10] = redis.call('HMGET', id, 'room_memory', 'room_cpu_millis', 'room_gpus',
-                       'taken_memory', 'taken_cpu_millis', 'taken_gpus', 'labels')
+                       'taken_memory', 'taken_cpu_millis', 'taken_gpus', 'labels', 'refuses_kernels')
   row[7] = redis.call('SCARD', id .. '.kernels')
   row[8] = id
   return row
@@ -147,6 +147,7 @@ def instance_fields(heartbeat: Heartbeat) -> dict[str, str]:
         "taken_cpu_millis": str(heartbeat.taken.cpu_millis),
         "taken_gpus": str(heartbeat.taken.gpus),
         "labels": json.dumps(dict(heartbeat.labels)),
+        "refuses_kernels": "1" if heartbeat.refuses_kernels else "",
     }
 
 
@@ -281,4 +282,5 @@ def _agent(row: Sequence[Any]) -> Agent | None:
         cpu_millis_taken=cpu_millis_taken,
         gpus_taken=gpus_taken,
         labels=labels,
+        refuses_kernels=bool(slots[7]),
     )

@@ -95,6 +95,7 @@ class MemoryHeartbeatStore:
             cpu_millis_taken=heartbeat.taken.cpu_millis,
             gpus_taken=heartbeat.taken.gpus,
             labels=heartbeat.labels,
+            refuses_kernels=heartbeat.refuses_kernels,
         )
         until = self._redis.clock.seconds() + 2 * interval
         self._redis.instances[heartbeat.agent_id] = _Beaten(agent, until)
@@ -172,6 +173,14 @@ class MemoryLiveKernels:
         if count:
             fields["num_queries"] = str(int(fields["num_queries"]) + 1)
         return place_of(dict(fields))
+
+    async def count(self, queries: Mapping[uuid.UUID, int]) -> None:
+        """Count queries of kernels that are there."""
+        self._redis.touch()
+        for kernel_id, number in queries.items():
+            fields = self._redis.kernels.get(short_id(kernel_id))
+            if fields is not None:
+                fields["num_queries"] = str(int(fields["num_queries"]) + number)
 
     async def forget(self, kernel: Kernel) -> None:
         """Remove every trace of a kernel."""

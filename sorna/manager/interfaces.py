@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from attrs import frozen
 
-from sorna.model.agent import Agent, AgentAddress
+from sorna.model.agent import Agent, AgentAddress, Drain
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage
 from sorna.model.keypair import Keypair, KeypairChanges
@@ -226,6 +226,17 @@ class AgentStore(Protocol):
         """Give agent id -> public key of every enrolled agent."""
         ...
 
+    async def drain(self, agent_id: str, drain: Drain | None) -> bool:
+        """Write down that an agent is drained, or with None that it is not any more; False when there is no such agent.
+
+        One that is drained already keeps its ``since`` and gets the new deadline.
+        """
+        ...
+
+    async def drains(self) -> Mapping[str, Drain]:
+        """Give agent id -> its drain, of every agent that is drained."""
+        ...
+
     async def enrolled(self) -> Mapping[str, float]:
         """Give agent id -> when it was first enrolled, in seconds since the epoch, of every agent."""
         ...
@@ -233,10 +244,15 @@ class AgentStore(Protocol):
 
 @frozen
 class KernelPlace:
-    """Where a live kernel is, as Redis has it."""
+    """Where a live kernel is, as Redis has it.
+
+    :ivar stats: figures of the agent's last heartbeat, and the limits: ``exec_timeout`` and ``idle_timeout`` in seconds,
+        ``mem_limit`` in KiB.
+    """
 
     kernel_id: uuid.UUID
     access_key: str
+    session_token: str
     runtime: str
     requested_runtime: str
     agent: AgentAddress
@@ -257,6 +273,10 @@ class LiveKernels(Protocol):
 
         Only a kernel of ``access_key`` is ever found. One round trip when the reference is an id.
         """
+        ...
+
+    async def count(self, queries: Mapping[uuid.UUID, int]) -> None:
+        """Count queries of kernels that were found before; nothing happens to those that are gone. One round trip."""
         ...
 
     async def forget(self, kernel: Kernel) -> None:
@@ -391,6 +411,10 @@ class AgentLink(Protocol):
 
     async def usage(self, agent: AgentAddress, kernel_id: uuid.UUID) -> Usage:
         """Give what the kernel has used so far."""
+        ...
+
+    async def drain(self, agent: AgentAddress, *, draining: bool) -> None:
+        """Tell an agent to refuse new kernels and to stop when it has none, or to go on as before."""
         ...
 
     async def logs(self, agent: AgentAddress, kernel_id: uuid.UUID) -> str:

@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from sorna.errors import SornaError
+from sorna.manager.agents import AgentAdministration
 from sorna.manager.ending import Ending
 from sorna.manager.interfaces import AgentDirectory, AgentLink, KernelStore
 from sorna.model.agent import Agent
@@ -35,6 +36,7 @@ class Reaper:
     directory: AgentDirectory
     link: AgentLink
     ending: Ending
+    agents: AgentAdministration
     _missing: dict[str, float] = field(factory=dict)
 
     _log = Logger()
@@ -48,6 +50,8 @@ class Reaper:
             rows[short_id(kernel.id)] = kernel
             with self._log.failuresHandled("while mending {kernel_id}", kernel_id=short_id(kernel.id)):
                 await self._mend_kernel(kernel, agents, held)
+        with self._log.failuresHandled("while looking after drained agents"):
+            await self.agents.mend(agents.values())
         self._missing = {name: since for name, since in self._missing.items() if name in rows}
         for agent_id, kernels in held.items():
             for orphan in kernels - rows.keys():

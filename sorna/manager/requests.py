@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from attrs import field, frozen
 
-from sorna.model.agent import Agent
+from sorna.model.agent import Agent, Drain
 from sorna.model.kernel import KernelStatus
 from sorna.model.policy import Slots
 
@@ -74,12 +74,14 @@ class AgentDescription:
     :ivar first_contact: when it was first enrolled, in seconds since the epoch.
     :ivar taken: by its live kernels.
     :ivar alive: what it says of itself; None while it does not answer.
+    :ivar drain: that it is being drained, or has been.
     """
 
     id: str
     first_contact: float
     taken: Slots
     alive: Agent | None
+    drain: Drain | None = None
 
 
 @frozen

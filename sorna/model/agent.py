@@ -10,6 +10,8 @@ from attrs import field, frozen
 from sorna.model.policy import Slots
 
 MAX_LABELS = 32
+#: The label that later clients call an agent's scaling group, and the group of agents without it.
+SCALING_GROUP, DEFAULT_GROUP = "scaling-group", "default"
 _LABEL = re.compile(
     r"([A-Za-z0-9](?:[A-Za-z0-9_./-]{0,61}[A-Za-z0-9])?)=([A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)"
 )
@@ -68,6 +70,17 @@ def read_label(text: str) -> tuple[str, str] | None:
 
 
 @frozen
+class Drain:
+    """That an agent gets no new kernels and stops when it has none. Seconds since the epoch.
+
+    :ivar deadline: when the kernels that are left are ended; None for never.
+    """
+
+    since: float
+    deadline: float | None = None
+
+
+@frozen
 class Agent:
     """A live agent.
 
@@ -76,7 +89,7 @@ class Agent:
     :ivar capacity: what its host has.
     :ivar storage: id of the folders' storage that its kernels can see; empty for none.
     :ivar room: what its kernels may be promised, and ``memory_taken``, ``cpu_millis_taken`` and ``gpus_taken`` what they are.
-    :ivar draining: whether it is to get no new kernels; the manager's word, not the agent's.
+    :ivar draining: whether it is to get no new kernels; the manager's word. ``refuses_kernels`` is the agent's own.
     """
 
     address: AgentAddress
@@ -93,6 +106,7 @@ class Agent:
     gpus_taken: int = 0
     labels: Mapping[str, str] = field(factory=dict)
     draining: bool = False
+    refuses_kernels: bool = False
 
     @property
     def id(self) -> str:
@@ -112,6 +126,7 @@ class Heartbeat:
     :ivar kernels: short ids of the kernels it holds now.
     :ivar stats: short id -> field -> value, live figures of each kernel for its hash in db 1.
     :ivar taken: what these kernels have been promised.
+    :ivar refuses_kernels: whether a manager has told it to take no new ones.
     """
 
     agent_id: str
@@ -128,3 +143,4 @@ class Heartbeat:
     room: Room = Room()
     taken: Slots = field(factory=Slots)
     labels: Mapping[str, str] = field(factory=dict)
+    refuses_kernels: bool = False

@@ -12,6 +12,7 @@ from twisted.trial.unittest import TestCase
 
 from sorna.errors import InvalidRequest, QuotaExceeded
 from sorna.manager.interfaces import AgentStore, KernelFilter, KernelReports, KernelStore, KeypairLists, PolicyStore
+from sorna.model.agent import Drain
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage, new_kernel_id
 from sorna.model.keypair import Keypair, KeypairChanges
 from sorna.model.limits import MIB, Limits
@@ -349,6 +350,24 @@ class ReportContract(AdministrationContract):
         await self.stores.agents.enrol("i-1", "b" * 40, NOW + 5)
         await self.stores.agents.enrol("i-2", "c" * 40, NOW + 6)
         self.assertEqual(await self.stores.agents.enrolled(), {"i-1": NOW, "i-2": NOW + 6})
+
+    async def test_drains(self) -> None:
+        """An agent is drained until that is undone, since when it was the first time, with the last deadline."""
+        agents = self.stores.agents
+        self.assertFalse(await agents.drain("i-1", Drain(NOW)))
+        self.assertFalse(await agents.drain("i-\0", Drain(NOW)))
+        for agent_id in ("i-1", "i-2", "i-3"):
+            await agents.enrol(agent_id, "a" * 40, NOW)
+        self.assertEqual(await agents.drains(), {})
+        self.assertTrue(await agents.drain("i-1", Drain(NOW, NOW + 60)))
+        self.assertTrue(await agents.drain("i-2", Drain(NOW + 1)))
+        self.assertTrue(await agents.drain("i-1", Drain(NOW + 2)))
+        self.assertEqual(await agents.drains(), {"i-1": Drain(NOW), "i-2": Drain(NOW + 1)})
+        self.assertTrue(await agents.drain("i-2", Drain(NOW + 3, NOW + 4)))
+        self.assertTrue(await agents.drain("i-1", None))
+        self.assertTrue(await agents.drain("i-3", None))
+        await agents.enrol("i-2", "b" * 40, NOW + 9)
+        self.assertEqual(await agents.drains(), {"i-2": Drain(NOW + 1, NOW + 4)})
 
 
 class MemoryKeypairAdministrationTests(KeypairAdministrationContract, TestCase):

@@ -96,8 +96,11 @@ class DirectoryContract(_Case):
         room, labels = Room(memory=2048, gpus=0), {"zone": "a", "disk": "ssd"}
         await self.heartbeats.beat(beat_of(room=room, labels=labels, taken=Slots(1, 1024, 500, 1)), 3)
         (agent,) = await self.directory.alive()
-        self.assertEqual((agent.room, agent.labels), (room, labels))
+        self.assertEqual((agent.room, agent.labels, agent.refuses_kernels), (room, labels, False))
         self.assertEqual(agent.taken, Slots(0, 1024, 500, 1))
+        await self.heartbeats.beat(beat_of(refuses_kernels=True), 3)
+        (agent,) = await self.directory.alive()
+        self.assertEqual((agent.room, agent.labels, agent.refuses_kernels), (Room(), {}, True))
 
     async def test_what_a_younger_kernel_takes(self) -> None:
         """A kernel counts on its agent from when it is added until it is forgotten, once; the next beat says the same."""
@@ -201,6 +204,7 @@ class ValkeyDirectoryTests(DirectoryContract, ValkeyCase):
                 b"taken_cpu_millis": b"0",
                 b"taken_gpus": b"0",
                 b"labels": b"{}",
+                b"refuses_kernels": b"",
             },
         )
         self.assertEqual(await self.db[2].command("SMEMBERS", "i-vm.kernels"), [b"k1"])

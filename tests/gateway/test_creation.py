@@ -46,6 +46,33 @@ class CreateTests(GatewayTestCase):
             self.assertEqual(parse_kernel_id(answer.json["kernelId"]), kernel_id)
             self.assertEqual((answer.json["created"], answer.json["status"]), (created, "RUNNING"))
 
+    def test_labels(self) -> None:
+        """Labels of the agent come under their own name and as a scaling group; nonsense is refused by name."""
+        self.assertEqual(
+            self.created({"config": {"labels": {"zone": "a", "x.org/disk": "ssd"}}}).labels,
+            {"zone": "a", "x.org/disk": "ssd"},
+        )
+        self.assertEqual(self.created({"config": {"scalingGroup": "fast"}}).labels, {"scaling-group": "fast"})
+        nothings: tuple[dict[str, Any], ...] = (
+            {},
+            {"labels": None},
+            {"scalingGroup": None},
+            {"scalingGroup": "default"},
+            {"labels": {}},
+        )
+        for nothing in nothings:
+            self.assertEqual(self.created({"config": nothing}).labels, {})
+        for wrong, name in (
+            ({"labels": []}, "config.labels"),
+            ({"labels": {"zone": 1}}, "config.labels.zone"),
+            ({"labels": {"zone": ""}}, "config.labels"),
+            ({"labels": {"a b": "c"}}, "config.labels"),
+            ({"labels": {f"k{number}": "v" for number in range(33)}}, "config.labels"),
+            ({"scalingGroup": "a b"}, "config.scalingGroup"),
+            ({"scalingGroup": 3}, "config.scalingGroup"),
+        ):
+            self.assertIn(name, self.refused({**BASIC, "config": wrong}))
+
     def test_another_owner_has_another_kernel(self) -> None:
         """A token is its owner's alone."""
         self.assertNotEqual(self.create(), self.create(keypair=OTHER))

@@ -18,11 +18,13 @@ from sorna.errors import (
 )
 from sorna.live.memory import MemoryLiveKernels, MemoryRedis
 from sorna.manager.interfaces import KernelEnded
+from sorna.manager.places import Places
 from sorna.manager.registry import Registry
-from sorna.model.kernel import KernelStatus, Usage, short_id
+from sorna.model.agent import AgentAddress
+from sorna.model.kernel import Kernel, KernelStatus, Usage, short_id
 from sorna.model.run import OutputRequest, RunMode, RunReply, RunRequest
 from tests.cluster.scripted import REPLY
-from tests.manager.world import INTERVAL, OWNER, STRANGER, ManagerTestCase
+from tests.manager.world import HEARTBEAT, INTERVAL, OWNER, STRANGER, ManagerTestCase
 
 READ = OutputRequest("run-1", 0, 0)
 POLL = RunRequest(RunMode.CONTINUE, run_id="run-1")
@@ -58,8 +60,22 @@ class EndedOutputTests(ManagerTestCase):
 
     def test_another_manager(self) -> None:
         """Any manager reads it from the row alone: one that was started later, with a Redis that knows nothing."""
-        other = evolve(self.registry, live=MemoryLiveKernels(MemoryRedis(self.clock)))
+        live = MemoryLiveKernels(MemoryRedis(self.clock))
+        other = evolve(self.registry, live=live, places=Places(self.clock, self.kernels, live, self.directory))
         self.assertEqual(self.read(registry=other), REPLY)
+
+    def test_a_manager_that_did_not_hear(self) -> None:
+        """One that takes the kernel for alive gets the same output, and finds out when there is none any more."""
+        self.done(self.live.add(self.row(), AgentAddress("i-1", HEARTBEAT.endpoint, HEARTBEAT.public_key)))
+        self.done(self.registry.places.look(OWNER, self.reference))
+        self.assertEqual(self.read(), REPLY)
+        self.agent.kernels.clear()
+        self.fails(self.registry.read_output(OWNER, self.reference, READ), OutputGone)
+
+    def row(self) -> Kernel:
+        found = self.done(self.kernels.by_id(self.kernel_id))
+        assert found is not None
+        return found
 
     def test_polls(self) -> None:
         """What only asks how a run goes on is answered; anything else wants a kernel that lives."""

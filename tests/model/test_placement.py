@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from attrs import evolve
 from hypothesis import given, settings
@@ -30,7 +31,7 @@ ONE = Demand("c", Slots(1, 512 * MIB, 1000, 0))
 SPREAD = PlacementRules()
 
 
-def agent(name: str, used: int = 0, size: int = 10, runtimes: Sequence[str] = ("c",), **more: object) -> Agent:
+def agent(name: str, used: int = 0, size: int = 10, runtimes: Sequence[str] = ("c",), **more: Any) -> Agent:
     """Build an agent."""
     built = Agent(AgentAddress(name, f"tcp://{name}:6011", "k"), "1", frozenset(runtimes), used, size)
     return evolve(built, **more)

@@ -173,6 +173,27 @@ class Agents(Need):
 
 
 @frozen
+class PlacementOf(Need):
+    """What is thought of every agent for a kernel that somebody might ask for."""
+
+    runtime: str
+    cpu_cores: float
+    memory: int
+    gpus: int | None
+    labels: tuple[str, ...]
+
+    @classmethod
+    async def fetch(cls, needs: Sequence[PlacementOf], administration: Administration) -> Mapping[Any, Any]:
+        """Ask for each: a query names as many as it has root fields."""
+        return {
+            need: await administration.explain_placement(
+                need.runtime, need.cpu_cores, need.memory, need.gpus, need.labels
+            )
+            for need in needs
+        }
+
+
+@frozen
 class Policies(Need):
     """Every resource policy."""
 

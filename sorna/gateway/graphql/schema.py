@@ -74,9 +74,12 @@ type Agent {
   mem_slots: Int cpu_slots: Int gpu_slots: Int used_mem_slots: Int used_cpu_slots: Int used_gpu_slots: Int
   available_slots: JSONString occupied_slots: JSONString cpu_cur_pct: Float mem_cur_bytes: BigInt
   hardware_metadata: JSONString live_stat: JSONString
+  kernels: Int max_kernels: Int load: Float labels: [String!] schedulable: Boolean
+  drained_since: DateTime drain_deadline: DateTime
   first_contact: DateTime lost_at: DateTime computations(status: String, limit: Int): [ComputeSession]
 }
 type AgentList { items: [Agent] total_count: Int }
+type PlacementJudgement { agent: String place: Int load: Float reasons: [String!] }
 type KeyPairList { items: [KeyPair] total_count: Int }
 type ResourcePolicy {
   name: String max_kernels: Int cpu_cores: Float memory: BigInt gpus: Int max_folders: Int max_folder_size: BigInt
@@ -86,6 +89,7 @@ type Query {
   agent(agent_id: String!): Agent
   agents(status: String, limit: Int, offset: Int): [Agent]
   agent_list(limit: Int!, offset: Int!, status: String, scaling_group: String, filter: String, order: String): AgentList
+  explain_placement(runtime: String!, cpu_cores: Float, memory: BigInt, gpus: Int, labels: [String!]): [PlacementJudgement]
   keypair(access_key: String): KeyPair
   keypairs(user_id: UserId, is_active: Boolean, limit: Int, offset: Int): [KeyPair]
   keypair_list(limit: Int!, offset: Int!, is_active: Boolean, domain_name: String, filter: String, order: String): KeyPairList
@@ -120,6 +124,8 @@ type Mutation {
   delete_keypair(access_key: String!): Changed
   put_resource_policy(name: String!, props: ResourcePolicyInput!): Changed
   delete_resource_policy(name: String!): Changed
+  drain_agent(agent_id: String!, wait: Float): Changed
+  undrain_agent(agent_id: String!): Changed
 }
 """
 _REMEMBERED = 64
