@@ -18,6 +18,7 @@ from sorna.manager.events import (
     announcement_of,
     read_announcement,
 )
+from sorna.manager.interfaces import KernelEnded
 from sorna.manager.requests import KernelEvent
 from sorna.model.kernel import Kernel, KernelStatus, Usage, new_kernel_id, short_id
 from tests.manager.world import OWNER, STRANGER, ManagerTestCase
@@ -155,12 +156,7 @@ class RepairTests(ManagerTestCase):
         kernel_id = self.make()
         self.watch()
         self.redis.available = False
-        self.fails(self.ending.finish(kernel_id, "meanwhile", Usage()), Unavailable)
-        self.assertEqual(self.done(self.kernels.by_id(kernel_id)).status, KernelStatus.RUNNING)  # type: ignore[union-attr]
-        change = self.kernels.change_status(kernel_id, KernelStatus.TERMINATED, "meanwhile", self.clock.seconds())
-        ended = self.done(change)
-        assert ended is not None
-        self.done(self.ending.announce(ended))
+        self.end(kernel_id, "meanwhile")
         self.assertEqual((self.heard, self.elsewhere), ([("token-1", "meanwhile")], []))
         self.fails(self.events.repair(), Unavailable)
         self.redis.available = True
@@ -168,19 +164,20 @@ class RepairTests(ManagerTestCase):
             self.done(self.events.repair())
         self.assertEqual((self.heard, self.elsewhere), ([("token-1", "meanwhile")],) * 2)
 
-    def test_redis_that_ends_within_the_ending(self) -> None:
-        """An end that Redis cannot be told to forget is announced all the same."""
+    def test_an_end_without_redis(self) -> None:
+        """A kernel's end is written with its reason, its usage and its quota although Redis is away, and forgotten later."""
         kernel_id = self.make()
-        self.watch()
-        changed = self.kernels.change_status
-
-        async def change_and_lose_redis(*arguments: Any, **more: Any) -> Any:
-            self.redis.available = False
-            return await changed(*arguments, **more)
-
-        self.kernels.change_status = change_and_lose_redis  # type: ignore[method-assign]  # the fake's own
-        self.fails(self.ending.finish(kernel_id, "in the middle", Usage()), Unavailable)
-        self.assertEqual(self.heard, [("token-1", "in the middle")])
+        reference = short_id(kernel_id)
+        self.redis.available = False
+        self.done(self.ending.on_kernel_ended(KernelEnded("i-1", kernel_id, "idle-timeout", Usage(cpu_used=7.0))))
+        row = self.done(self.kernels.by_id(kernel_id))
+        assert row is not None
+        self.assertEqual((row.status_reason, row.usage.cpu_used, self.used()), ("idle-timeout", 7.0, 0))
+        self.fails(self.ending.forget_rest(), Unavailable)
+        self.redis.available = True
+        self.assertIsNotNone(self.done(self.live.use(OWNER, reference)))
+        self.done(self.reaper.mend())
+        self.assertIsNone(self.done(self.live.use(OWNER, reference)))
 
     def test_late_news(self) -> None:
         """Behind a kernel's end nothing is told of it."""
