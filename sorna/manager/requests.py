@@ -10,6 +10,7 @@ from attrs import field, frozen
 from sorna.model.agent import Agent, Drain
 from sorna.model.kernel import KernelStatus
 from sorna.model.policy import Slots
+from sorna.model.queue import QueuePlace
 
 
 @frozen
@@ -34,6 +35,8 @@ class CreateRequest:
     :ivar execution_timeout: seconds; 0 for the default.
     :ivar cpu_cores: 0 for the default.
     :ivar labels: that its agent must have.
+    :ivar wait: seconds that the kernel may wait for an agent where none is free; None for not at all.
+    :ivar enqueue_only: whether to answer at once where it has to wait.
     :ivar reuse: whether a session of that token may be found instead of made.
     """
 
@@ -49,11 +52,15 @@ class CreateRequest:
     reuse: bool = True
     mounts: Sequence[MountWish] = ()
     labels: Mapping[str, str] = field(factory=dict)
+    wait: float | None = None
+    enqueue_only: bool = False
 
 
 @frozen
 class Created:
     """The kernel a create request ended with.
+
+    :ivar queue: where it stands while it waits.
 
     :ivar created: False when an existing session was found.
     """
@@ -63,6 +70,7 @@ class Created:
     runtime: str
     status: KernelStatus
     created: bool
+    queue: QueuePlace | None = None
 
 
 @frozen
@@ -98,6 +106,8 @@ class KernelInfo:
     memory_used: int
     cpu_used: float
     num_queries: int
+    status: KernelStatus = KernelStatus.RUNNING
+    queue: QueuePlace | None = None
 
 
 @frozen
