@@ -63,13 +63,13 @@ def stream_paths(below: str) -> tuple[str, str]:
 
 
 def _with_queue(**properties: Schema) -> Schema:
-    """Describe an object with these fields, and two more while a kernel waits for an agent."""
+    """Describe an object with these fields, and those that tell of a kernel that waits for an agent."""
     schema = exactly(**properties)
     waiting = {
         "queuePosition": {"type": "integer", "minimum": 1},
         "queueDeadline": {"type": "string", "format": "date-time"},
     }
-    return {**schema, "properties": {**properties, **waiting}}
+    return {**schema, "properties": {"status": one_of(*KernelStatus), **properties, **waiting}}
 
 
 _CREATE = Described(
@@ -109,7 +109,6 @@ _DESCRIBE = Described(
                 idle=WHOLE,
                 memoryUsed=WHOLE,
                 cpuCreditUsed=NUMBER,
-                status=one_of(*KernelStatus),
             )
         )
     },
@@ -252,6 +251,6 @@ def _description(info: KernelInfo) -> dict[str, object]:
         "idle": round(info.idle * 1000),
         "memoryUsed": info.memory_used // KIB if info.memory_used >= 0 else -1,
         "cpuCreditUsed": info.cpu_used * 1000 if info.cpu_used >= 0 else -1,
-        "status": info.status.value,
+        **({} if info.status is KernelStatus.RUNNING else {"status": info.status.value}),
         **_queue(info.queue),
     }
