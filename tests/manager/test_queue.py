@@ -51,7 +51,8 @@ class QueueTestCase(ManagerTestCase):
         return self.start(self.registry.create(request))
 
     def enqueue(self, token: str, owner: str = OWNER, **more: Any) -> Created:
-        """Ask for a kernel that may wait, and not for its turn."""
+        """Ask for a kernel that may wait, and not for its turn; each a moment after the one before."""
+        self.clock.advance(0.125)
         return self.successResultOf(self.wait_for(token, owner, enqueue_only=True, **more))
 
     def end(self, kernel_id: uuid.UUID, owner: str = OWNER) -> None:
