@@ -18,6 +18,8 @@ from twisted.python.failure import Failure
 
 from sorna.agent.channel import Channel
 from sorna.agent.detection import Detection, detect, host_capacity
+from sorna.agent.devices import Devices
+from sorna.agent.ended import EndedKernels
 from sorna.agent.factory import KernelFactory
 from sorna.agent.folder_watch import FolderWatch
 from sorna.agent.heartbeat import AgentIdentity, Heart
@@ -59,6 +61,7 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
     keys = load_or_make(directory)
     authorised = AuthorisedKeys(reactor, directory / "authorised")
     incarnation = secrets.token_hex(8)
+    devices = Devices(config.kernels.gpu_devices, hidden=config.kernels.isolation != "none")
 
     def assemble(detection: Detection) -> AgentParts:
         sandbox = _sandbox(reactor, config, detection)
@@ -66,9 +69,11 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
         pool = Pool(reactor, factory, config.kernels.pool)
         in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
         watch = FolderWatch(reactor, config.folder_root, in_thread)
-        capacity = host_capacity()
+        ended = EndedKernels(reactor, config.kernels.output)
+        capacity = host_capacity(len(devices))
         room = room_of(capacity, config.kernels.memory_overcommit, config.kernels.cpu_overcommit)
-        kernels = Kernels(reactor, pool, detection.runtimes, config.kernels.max_kernels, watch, room=room)
+        most = config.kernels.max_kernels
+        kernels = Kernels(reactor, pool, detection.runtimes, most, watch, ended=ended, devices=devices, room=room)
         link = LinkServer(
             reactor, kernels, keys, authorised, interface=config.ip, port=config.port, incarnation=incarnation
         )
@@ -101,7 +106,10 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
     parent = OrderedServices(reactor, stop_timeout=30.0)
     parent.addService(redis)
     agent = AgentService(
-        reactor, lambda: detect(reactor, reactor, config.kernels.python, dict(os.environ)), assemble, failed
+        reactor,
+        lambda: detect(reactor, reactor, config.kernels.python, dict(os.environ), has_gpu=len(devices) > 0),
+        assemble,
+        failed,
     )
     # Whoever hears of a failed start is told by ``failed``.
     agent.when_ready().addCallbacks(lambda _ready: settle_memory(), lambda _failure: None)

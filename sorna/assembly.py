@@ -48,7 +48,7 @@ from sorna.manager.administration import Administration
 from sorna.manager.agents import UNDRAINED_TOPIC, AgentAdministration
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
-from sorna.manager.events import KERNEL_TOPIC
+from sorna.manager.events import KERNEL_TOPIC, KernelEvents
 from sorna.manager.folders import Folders
 from sorna.manager.interfaces import AgentDirectory, AgentStore
 from sorna.manager.keypairs import MAX_AGE, CachedKeypairs
@@ -59,11 +59,13 @@ from sorna.manager.reaper import Reaper
 from sorna.manager.registry import Registry
 from sorna.manager.transfers import Transfers
 from sorna.model.keypair import EXAMPLE_ACCESS_KEY
+from sorna.model.limits import MIB
 from sorna.observability import show_debug
 from sorna.store.address import DatabaseAddress
 from sorna.store.service import Tables, open_store
 
 REAPER_INTERVAL = 0.5
+EVENTS_INTERVAL = 1.0
 KEYPAIR_USE_INTERVAL = 1.0
 AGENT_DEADLINE = 60.0
 HOUSEKEEPING_INTERVAL = 3600.0
@@ -225,11 +227,20 @@ class _Server:
         def resync() -> None:
             keypairs.changed()
             places.forget_all()
+            events.heard_again()
 
-        announcements = RedisAnnouncements(reactor, redis, kernels_db, on_resync=resync)
+        announcements = RedisAnnouncements(
+            reactor,
+            redis,
+            kernels_db,
+            on_resync=resync,
+            on_loss=lambda: events.lost(),  # noqa: PLW0108 - made below
+        )
         keypairs.listen(announcements)
         places.listen(announcements)
-        ending = Ending(reactor, store.kernels, live, directory, link, announcements)
+        events = KernelEvents(reactor, store.kernels, announcements)
+        events.listen()
+        ending = Ending(reactor, store.kernels, live, directory, link, events)
         storage = DiskFolders(self.config.folders.root, self.storage_id, threads)
         folders = Folders(
             reactor, store.folders, storage, keypairs, self.config.folders.bounds, self.config.folders.most
@@ -294,6 +305,7 @@ class _Server:
         parent.addService(Stopping(keypairs.write_use))
         parent.addService(Stopping(places.write_queries))
         parent.addService(repeating(reactor, REAPER_INTERVAL, reaper.mend, "while mending"))
+        parent.addService(repeating(reactor, EVENTS_INTERVAL, events.repair, "while repairing streams of events"))
         parent.addService(
             repeating(reactor, KEYPAIR_USE_INTERVAL, keypairs.write_use, "while writing the use of keypairs")
         )
@@ -383,6 +395,9 @@ class _Server:
             "kernel-pool": self.config.kernels.pool,
             "kernel-python": self.config.kernels.python,
             "folder-root": str(self.config.folders.root),
+            "gpu-devices": str(self.config.kernels.gpu_devices),
+            "output-kept": str(self.config.kernels.output.size / MIB),
+            "output-retention": str(self.config.kernels.output.retention),
             "kernel-preload": ",".join(self.config.kernels.preload),
             "agent-labels": ",".join(f"{key}={value}" for key, value in self.config.kernels.labels.items()),
             "memory-overcommit": self.config.kernels.memory_overcommit,

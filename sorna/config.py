@@ -20,7 +20,7 @@ from attrs import field, frozen
 
 from sorna.model.agent import MAX_LABELS, read_label
 from sorna.model.folder import FolderBounds
-from sorna.model.limits import MIB, LimitPolicy, Limits
+from sorna.model.limits import MIB, LimitPolicy, Limits, OutputBounds
 from sorna.model.placement import PlacementRules, read_rules
 from sorna.settings import AGENT_SETTINGS, SERVER_SETTINGS, Setting
 
@@ -62,6 +62,8 @@ class KernelsConfig:
     pool: int
     python: str
     preload: Sequence[str]
+    output: OutputBounds
+    gpu_devices: Path
     labels: Mapping[str, str]
     memory_overcommit: float
     cpu_overcommit: float
@@ -379,6 +381,11 @@ class _Reader:
             pool=int(self.number("kernel-pool", 0, 10_000, int)),
             python=python,
             preload=tuple(self.names("kernel-preload")),
+            gpu_devices=Path(self.text("gpu-devices") or "/dev").absolute(),
+            output=OutputBounds(
+                size=int(self.number("output-kept", 0, 1 << 20) * MIB),
+                retention=self.number("output-retention", 1, 86_400),
+            ),
             labels=self.labels(),
             memory_overcommit=self.number("memory-overcommit", 0, 1000),
             cpu_overcommit=self.number("cpu-overcommit", 0, 1000),

@@ -69,6 +69,11 @@ _KERNELS = (
     Setting(
         "kernel-python", sys.executable, "interpreter of the python3 runtime", shown="the interpreter of Sorna itself"
     ),
+    Setting(
+        "gpu-devices", "/dev", "directory with the device nodes of GPUs that kernels may have: nvidia0, nvidia1..."
+    ),
+    Setting("output-kept", "64", "MiB of output that an agent keeps of kernels that have ended"),
+    Setting("output-retention", "300", "seconds that output is kept after the end of its run"),
     Setting("kernel-preload", "numpy,pandas,matplotlib.pyplot", "modules imported before the first kernel of python3"),
 )
 _LIMITS = (

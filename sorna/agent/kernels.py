@@ -6,11 +6,9 @@ Knows where kernels come from only as a :class:`~sorna.agent.pool.Pool`, and of 
 from __future__ import annotations
 
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
@@ -18,11 +16,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from sorna.agent.detection import DetectedRuntime
+from sorna.agent.devices import Devices
+from sorna.agent.ended import EndedKernels
 from sorna.agent.folder_watch import FolderWatch
 from sorna.agent.interfaces import AgentNews
 from sorna.agent.kernel import Kernel
 from sorna.agent.pool import Pool
-from sorna.agent.runs import Runs
 from sorna.agent.sharing import Shared
 from sorna.errors import AgentFailed, InvalidRequest, KernelNotFound, NoAgentAvailable, RuntimeUnknown, SornaError
 from sorna.model.agent import Room
@@ -31,25 +30,12 @@ from sorna.model.kernel import KernelSpec, Usage, short_id
 from sorna.model.limits import MIB
 from sorna.model.placement import shortages
 from sorna.model.policy import Slots, slots_of
-from sorna.model.run import OutputRequest, RunReply, RunRequest
+from sorna.model.run import OutputRequest, RunMode, RunReply, RunRequest
 from sorna.model.terminal import Terminal, TerminalViewer
 
 DESTROY_DEADLINE = 8.0
-ENDED_RETENTION = 300.0
-MAX_ENDED = 512
-MAX_ENDED_OUTPUT = 32 * MIB
 MAX_ENVIRON = 64 * 1024
 NO_BOUNDS = Room()
-
-
-@frozen
-class _Ended:
-    """What is remembered of a kernel that is gone."""
-
-    usage: Usage
-    reason: str
-    at: float
-    runs: Runs
 
 
 class Kernels:
@@ -59,6 +45,8 @@ class Kernels:
     :param runtimes: what this host offers, by canonical name.
     :param room: what all kernels may be promised together.
     :param folders: sees to it that kernels do not write more into folders than these may hold.
+    :param ended: remembers those that are gone.
+    :param devices: the GPUs of this host.
     """
 
     _log = Logger()
@@ -71,6 +59,8 @@ class Kernels:
         max_kernels: int,
         folders: FolderWatch,
         *,
+        ended: EndedKernels,
+        devices: Devices,
         room: Room = NO_BOUNDS,
     ) -> None:
         self._reactor = reactor
@@ -84,7 +74,8 @@ class Kernels:
         self._creating: dict[uuid.UUID, Shared[None]] = {}
         self._ending: dict[uuid.UUID, Kernel] = {}
         self._asked: set[uuid.UUID] = set()
-        self._ended: OrderedDict[uuid.UUID, _Ended] = OrderedDict()
+        self._ended = ended
+        self._devices = devices
         self._news: AgentNews | None = None
         self._untold: list[tuple[uuid.UUID, str, Usage]] = []
         self._watchers: list[Callable[[], None]] = []
@@ -148,7 +139,7 @@ class Kernels:
             raise NoAgentAvailable("This agent is stopping.")
         if self.draining:
             raise NoAgentAvailable("This agent is being drained.")
-        ended = self._ended.get(kernel_id)
+        ended = self._ended.find(kernel_id)
         if ended is not None or kernel_id in self._ending:
             raise AgentFailed(f"The kernel has ended already ({ended.reason if ended else 'it is being destroyed'}).")
         if self.occupied >= self.max_kernels:
@@ -194,11 +185,18 @@ class Kernels:
 
     async def _make(self, kernel_id: uuid.UUID, spec: KernelSpec) -> Kernel:
         limits = self.runtimes[spec.runtime].runtime.adapt(spec.limits)
-        kernel = await self._pool.obtain(spec.runtime, limits, spec.mounts)
+        devices = self._devices.take(slots_of(spec.runtime, limits).gpus)
+        try:
+            kernel = await self._pool.obtain(spec.runtime, limits, spec.mounts, devices.nodes)
+        except BaseException:
+            self._devices.give_back(devices)
+            raise
+        kernel.when_ended().addBoth(lambda _ended: self._devices.give_back(devices))
         environ = {
             "SORNA_MEMORY_MIB": str(limits.memory // MIB),
             "SORNA_CORES": str(max(1, round(limits.cpu_cores))),
             **spec.environ,
+            **self._devices.environ(devices),
         }
         kernel.assign(
             short_id(kernel_id),
@@ -206,6 +204,7 @@ class Kernels:
             environ,
             lambda kernel, reason, usage: self._on_ended(kernel_id, kernel, reason, usage),
         )
+        kernel.runs.retention = self._ended.bounds.retention
         self._folders.watch(kernel, spec.mounts)
         return kernel
 
@@ -216,7 +215,7 @@ class Kernels:
             kernel.runs.forget()
             return
         self._slots.pop(kernel_id, None)
-        self._remember(kernel_id, _Ended(usage, reason, self._reactor.seconds(), kernel.runs))
+        self._ended.add(kernel_id, usage, reason, kernel.runs)
         self._log.info("kernel {kernel_id} has ended: {reason}", kernel_id=short_id(kernel_id), reason=reason)
         if kernel_id in self._asked:
             self._asked.discard(kernel_id)
@@ -225,19 +224,6 @@ class Kernels:
         else:
             self._news.kernel_ended(kernel_id, reason, usage)
         self._changed()
-
-    def _remember(self, kernel_id: uuid.UUID, ended: _Ended) -> None:
-        """Keep what a late call may ask for: the usage for a while, unread ends of runs as long as there is room."""
-        self._ended[kernel_id] = ended
-        oldest = self._reactor.seconds() - ENDED_RETENTION
-        output = 0
-        for known_id, known in reversed(list(self._ended.items())):
-            output += known.runs.cost
-            if not known.runs.undelivered or output > MAX_ENDED_OUTPUT:
-                known.runs.forget()
-            if known.at < oldest or len(self._ended) > MAX_ENDED:
-                known.runs.forget()
-                del self._ended[known_id]
 
     def _changed(self) -> None:
         for changed in self._watchers:
@@ -253,7 +239,7 @@ class Kernels:
                 await self._creating[kernel_id].join()
             except SornaError as error:
                 raise KernelNotFound("The kernel could not be made.") from error
-        ended = self._ended.get(kernel_id)
+        ended = self._ended.find(kernel_id)
         if ended is not None:
             return ended.usage
         kernel = self._live.get(kernel_id) or self._ending.get(kernel_id)
@@ -301,8 +287,7 @@ class Kernels:
                 await end
             except AgentFailed as error:
                 self._log.error("a kernel is left at the agent's stop: {error}", error=error.detail)
-        for ended in self._ended.values():
-            ended.runs.forget()
+        self._ended.clear()
 
     # -- use
 
@@ -313,17 +298,24 @@ class Kernels:
 
         :raises InvalidRequest: nothing waits for input, or the run is unknown.
         """
-        ended = self._ended.get(kernel_id)
+        ended = self._ended.find(kernel_id)
         if ended is not None and ended.runs.undelivered:
             return await ended.runs.execute(request)
+        kernel = self._ending.get(kernel_id)
+        if kernel is not None and request.mode is RunMode.CONTINUE:
+            return await kernel.runs.execute(request)  # it is answered when the kernel is gone, at the latest
         return await self._kernel(kernel_id).execute(request)
 
     async def read_output(self, kernel_id: uuid.UUID, request: OutputRequest) -> RunReply:
-        """Read a run's output from a number on, also of a kernel that has ended while its output is kept."""
-        ended = self._ended.get(kernel_id)
+        """Read a run's output from a number on, also of a kernel that is ending or has ended, while its output is kept.
+
+        :raises RunNotFound, OutputGone: see :meth:`sorna.agent.runs.Runs.read`.
+        """
+        ended = self._ended.find(kernel_id)
         if ended is not None:
             return await ended.runs.read(request)
-        return await self._kernel(kernel_id).read_output(request)
+        kernel = self._ending.get(kernel_id) or self._kernel(kernel_id)
+        return await kernel.read_output(request)
 
     async def interrupt(self, kernel_id: uuid.UUID) -> None:
         """Send SIGINT to what runs now."""

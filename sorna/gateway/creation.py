@@ -42,8 +42,14 @@ _ENVIRON_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
 #: batch sessions alone, which are refused; clients of 19.09 send one whatever they want.
 _REFUSED = ("bootstrap_script", "starts_at", "dependencies", "callback_url")
 
+#: How clients of each generation ask for GPUs in ``config.resources``; shares are of a plugin that could split devices.
+_GPU_KEYS = ("cuda.device", "cuda.shares", "gpu")
+MAX_GPUS = 64
+
 _NUMBER: Schema = optional({"type": "number", "minimum": 0, "maximum": MOST})
 _AMOUNT: Schema = {"anyOf": [_NUMBER, {"type": "string", "pattern": r"^[0-9]{1,15}(\.[0-9]{1,9})? ?[kmgtpKMGTP]?$"}]}
+_GPUS: Schema = {"type": "integer", "minimum": 0, "maximum": MAX_GPUS}
+_ONE: Schema = {"type": "integer", "minimum": 1, "maximum": 1}
 _NAME: Schema = {"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{2,78}[A-Za-z0-9_]$"}
 #: The newest spellings; the older ones are read as well.
 CREATE_BODY: Schema = open_object(
@@ -59,13 +65,19 @@ CREATE_BODY: Schema = open_object(
     config=optional(
         open_object(
             environ=optional({**OBJECT, "additionalProperties": TEXT, "maxProperties": MAX_ENVIRON}),
-            resources=optional(open_object(cpu=_NUMBER, mem=_AMOUNT)),
+            resources=optional(
+                {
+                    **open_object(**{"cpu": _NUMBER, "mem": _AMOUNT, "cuda.device": optional(_GPUS)}),
+                    "additionalProperties": False,
+                }
+            ),
             mounts=optional(list_of(TEXT)),
             labels=optional({**OBJECT, "additionalProperties": TEXT, "maxProperties": MAX_LABELS}),
             scalingGroup=optional(text_of(0, _MAX_NAME)),
-            clusterSize=_NUMBER,
+            clusterSize=optional(_ONE),
         )
     ),
+    clusterSize=optional(_ONE),
 )
 
 
@@ -80,10 +92,10 @@ def read_create(access_key: str, body: Parameters) -> CreateRequest:
     resources = config.inner("resources")
     runtime, token = _runtime(body), _token(body)
     for where in (body, config):
-        where.number("clusterSize")  # accepted and without effect, as it always was; only nonsense is refused
+        if where.number("clusterSize") not in {0, 1}:
+            raise where.wrong("clusterSize", "1: a session is one kernel here")
     _refuse_what_is_not_offered(access_key, body)
-    for key in ("instanceGPUs", "instanceTPUs"):
-        config.number(key)
+    _refuse_other_devices(config, resources)
     memory = read_size(resources, "mem") or _instance_memory(config) or _kib(limits) or _kib(first_limits)
     timeout = limits.number("execTimeout") or first_limits.number("timeout")
     return CreateRequest(
@@ -93,6 +105,7 @@ def read_create(access_key: str, body: Parameters) -> CreateRequest:
         memory=int(memory),
         execution_timeout=timeout / 1000,
         cpu_cores=resources.number("cpu") or config.number("instanceCores"),
+        gpus=_gpus(config, resources),
         environ=_environ(config),
         tag=body.optional_text("tag", _MAX_NAME),
         mounts=(*_mounts(body), *_mounts(config)),
@@ -182,6 +195,27 @@ def _refuse_what_is_not_offered(access_key: str, body: Parameters) -> None:
         raise body.wrong("type", "interactive")
     if body.text("owner_access_key", access_key) != access_key:
         raise body.wrong("owner_access_key", "the access key of the request")
+
+
+def _refuse_other_devices(config: Parameters, resources: Parameters) -> None:
+    """Refuse accelerators and the like that no agent has; nothing of them is nothing that would be missed."""
+    known = {"cpu", "mem", *_GPU_KEYS}
+    for where, keys in ((config, ("instanceTPUs",)), (resources, sorted(resources.content.keys() - known))):
+        for key in keys:
+            if read_size(where, key) > 0:
+                raise where.wrong(key, "0: there is no such resource here")
+
+
+def _gpus(config: Parameters, resources: Parameters) -> int:
+    """Read how many devices are wanted, by whatever name; whole ones, because none is shared."""
+    for where, keys in ((resources, _GPU_KEYS), (config, ("instanceGPUs",))):
+        for key in keys:
+            wanted = where.number(key)
+            if not wanted.is_integer() or wanted > MAX_GPUS:
+                raise where.wrong(key, f"a whole number from 0 to {MAX_GPUS}")
+            if wanted:
+                return int(wanted)
+    return 0
 
 
 def _environ(config: Parameters) -> Mapping[str, str]:

@@ -61,9 +61,10 @@ class Kernels(Protocol):
         ...
 
     async def read_output(self, access_key: str, reference: str, request: OutputRequest) -> RunReply:
-        """Read the output of a run from a number on, not counted as a query.
+        """Read the output of a run from a number on, also of a kernel that has ended; not counted as a query.
 
-        :raises InvalidRequest: the run is not known, or not any more.
+        :raises RunNotFound: the kernel never had such a run.
+        :raises OutputGone: the output is not kept any more, or was lost with its agent.
         :raises KernelExecutionFailed:.
         """
         ...

@@ -55,6 +55,7 @@ class RedisAnnouncements(Service):
         *,
         prefix: str = PREFIX,
         on_resync: Callable[[], None] | None = None,
+        on_loss: Callable[[], None] | None = None,
         timeout: float = 2.0,
         keepalive: float = 5.0,
     ) -> None:
@@ -62,6 +63,7 @@ class RedisAnnouncements(Service):
         self._publisher = publisher
         self._prefix = prefix
         self._on_resync = on_resync
+        self._on_loss = on_loss
         self._keepalive = keepalive
         self._receivers: dict[bytes, list[Callable[[str], None]]] = {}
         self._wire: SubscriberWire | None = None
@@ -160,6 +162,9 @@ class RedisAnnouncements(Service):
         if self._check is not None:
             self._check.cancel()
         self._check = None
+        if self._on_loss is not None:
+            with self._log.failuresHandled("noting a gap in the announcements"):
+                self._on_loss()
 
     def _ping(self, wire: SubscriberWire) -> None:
         """Ask for a sign of life; the wire ends itself when none comes."""

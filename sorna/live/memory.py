@@ -249,12 +249,31 @@ class MemoryAnnouncements:
 
     _log = Logger()
 
-    def __init__(self, redis: MemoryRedis, on_resync: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        redis: MemoryRedis,
+        on_resync: Callable[[], None] | None = None,
+        on_loss: Callable[[], None] | None = None,
+    ) -> None:
         self._redis = redis
         self._on_resync = on_resync
+        self._on_loss = on_loss
+        self._deaf = False
 
     def lose_messages(self) -> None:
         """Behave as after a gap."""
+        self.go_deaf()
+        self.hear_again()
+
+    def go_deaf(self) -> None:
+        """Behave as when the connection for listening is lost: subscribers of this object hear nothing."""
+        self._deaf = True
+        if self._on_loss is not None:
+            self._on_loss()
+
+    def hear_again(self) -> None:
+        """Behave as when that connection is back."""
+        self._deaf = False
         if self._on_resync is not None:
             self._on_resync()
 
@@ -270,7 +289,8 @@ class MemoryAnnouncements:
         """Call ``receive`` for every message."""
 
         def deliver(text: str) -> None:
-            receive(text)
+            if not self._deaf:
+                receive(text)
 
         receivers = self._redis.receivers.setdefault(topic, [])
         receivers.append(deliver)

@@ -146,7 +146,9 @@ class Creation:
         policy = owner.policy if owner is not None else None
         if policy is not None and not policy.allows(runtime):
             raise QuotaExceeded(f"the policy {policy.name} does not allow {request.runtime[:80]}")
-        limits = self.policy.limits_for(runtime, request.memory, request.execution_timeout, request.cpu_cores)
+        limits = self.policy.limits_for(
+            runtime, request.memory, request.execution_timeout, request.cpu_cores, request.gpus
+        )
         return KernelSpec(
             access_key=request.access_key,
             session_token=request.session_token,

@@ -151,6 +151,20 @@ class KernelStore(Protocol):
         """Fetch the owner's most recent kernel of this token, of any status."""
         ...
 
+    async def changed(
+        self,
+        access_keys: Collection[str],
+        since: float,
+        *,
+        after: tuple[float, uuid.UUID] | None = None,
+        limit: int = 500,
+    ) -> Sequence[Kernel]:
+        """Page through kernels of these owners, of any status, whose last change of status was at ``since`` or later.
+
+        In order of that change and of id; one statement. ``after`` is where the last page ended.
+        """
+        ...
+
 
 class KernelQueue(Protocol):
     """Kernels that wait for an agent, in the order of :mod:`sorna.model.queue`, one line for all managers."""
@@ -183,11 +197,15 @@ class KernelQueue(Protocol):
 
 @frozen
 class KernelFilter:
-    """Which kernels; None is any. ``statuses`` lists those that are wanted."""
+    """Which kernels; None is any. ``statuses`` lists those that are wanted.
+
+    :ivar before: those that are listed behind this place, the newest being first: a time of creation and an id.
+    """
 
     access_key: str | None = None
     session_token: str | None = None
     statuses: frozenset[KernelStatus] | None = None
+    before: tuple[float, uuid.UUID] | None = None
 
 
 class KernelReports(Protocol):
@@ -386,7 +404,10 @@ class AgentLink(Protocol):
         ...
 
     async def read_output(self, agent: AgentAddress, kernel_id: uuid.UUID, request: OutputRequest) -> RunReply:
-        """Read a run's output from a number on, again if need be. InvalidRequest when the run is unknown."""
+        """Read a run's output from a number on, again if need be, also of a kernel that has ended.
+
+        RunNotFound when there never was such a run, OutputGone when its output is not kept any more.
+        """
         ...
 
     async def interrupt(self, agent: AgentAddress, kernel_id: uuid.UUID) -> None:

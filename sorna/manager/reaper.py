@@ -45,6 +45,7 @@ class Reaper:
 
     async def mend(self) -> None:
         """Compare what should be with what is, once."""
+        await self.ending.forget_rest()
         agents = {agent.id: agent for agent in await self.directory.alive()}
         held = {agent_id: await self.directory.kernels_of(agent_id) for agent_id in agents}
         rows: dict[str, Kernel] = {}

@@ -34,6 +34,7 @@ class CreateRequest:
     :ivar memory: bytes; 0 for the runtime's default.
     :ivar execution_timeout: seconds; 0 for the default.
     :ivar cpu_cores: 0 for the default.
+    :ivar gpus: whole devices; 0 for none, or for one where the runtime is made for them.
     :ivar labels: that its agent must have.
     :ivar wait: seconds that the kernel may wait for an agent where none is free; None for not at all.
     :ivar enqueue_only: whether to answer at once where it has to wait.
@@ -46,6 +47,7 @@ class CreateRequest:
     memory: int = 0
     execution_timeout: float = 0.0
     cpu_cores: float = 0.0
+    gpus: int = 0
     environ: Mapping[str, str] = field(factory=dict)
     tag: str | None = None
     names_joined: bool = False
@@ -112,10 +114,14 @@ class KernelInfo:
 
 @frozen
 class KernelEvent:
-    """A change of a kernel's status; ``reason`` may be empty."""
+    """A change of a kernel's status; ``reason`` may be empty.
+
+    :ivar at: when it was, in seconds since the epoch.
+    """
 
     kernel_id: uuid.UUID
     status: KernelStatus
     access_key: str
     session_token: str
     reason: str
+    at: float

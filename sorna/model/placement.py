@@ -258,6 +258,9 @@ def why_nobody(demand: Demand, judgements: Collection[Judgement]) -> str:
     order = list(Obstacle)
     last = max((order.index(one.obstacles[0][0]) for one in judgements if one.obstacles), default=len(order))
     labels = ", ".join(f"{key}={value}" for key, value in sorted(demand.labels))
+    if demand.slots.gpus and last == order.index(Obstacle.ROOM):
+        least = min(one.obstacles[0][1] for one in judgements if one.obstacles and one.obstacles[0][0] is Obstacle.ROOM)
+        return f"No agent has what is asked for: {least}."
     sentences = {
         Obstacle.RUNTIME: f"No agent offers {demand.runtime}.",
         Obstacle.STORAGE: "No agent has the storage of the folders that are to be mounted.",

@@ -239,6 +239,25 @@ class MemoryKernels:
         ]
         return page[: min(limit, PAGE)]
 
+    async def changed(
+        self,
+        access_keys: Collection[str],
+        since: float,
+        *,
+        after: tuple[float, uuid.UUID] | None = None,
+        limit: int = PAGE,
+    ) -> Sequence[Kernel]:
+        """Page through kernels of these owners whose last change of status was at ``since`` or later."""
+        found = [
+            kernel
+            for kernel in self._kernels.values()
+            if kernel.access_key in access_keys
+            and kernel.status_changed_at >= rows.to_microseconds(since)
+            and (after is None or (kernel.status_changed_at, kernel.id) > after)
+        ]
+        found.sort(key=lambda kernel: (kernel.status_changed_at, kernel.id))
+        return found[: min(limit, PAGE)]
+
     def all(self) -> Collection[Kernel]:
         """Give every kernel that ever was."""
         return self._kernels.values()
@@ -311,6 +330,7 @@ class MemoryReports:
             if wanted.access_key in {None, kernel.access_key}
             and wanted.session_token in {None, kernel.session_token}
             and (wanted.statuses is None or kernel.status in wanted.statuses)
+            and (wanted.before is None or (kernel.created_at, kernel.id) < wanted.before)
         ]
 
     @staticmethod

@@ -23,6 +23,7 @@ from sorna.live.memory import (
 from sorna.manager.administration import Administration
 from sorna.manager.agents import AgentAdministration
 from sorna.manager.ending import Ending
+from sorna.manager.events import KernelEvents
 from sorna.manager.placing import Placing
 from sorna.model.keypair import Keypair
 from sorna.model.limits import LimitPolicy
@@ -58,7 +59,7 @@ def memory_world(clock: IReactorTime, keypairs: Iterable[Keypair] = ()) -> Memor
     directory = MemoryAgentDirectory(redis)
     hosts: dict[str, AgentOperations] = {}
     link = MemoryAgentLink(clock, hosts, lambda ended: ending.on_kernel_ended(ended))  # noqa: PLW0108 - made below
-    ending = Ending(clock, kernels, live, directory, link, announcements)
+    ending = Ending(clock, kernels, live, directory, link, KernelEvents(clock, kernels, announcements))
     trusted = TrustedDirectory(clock, directory, agents)
     queue = MemoryQueue(kernels)
     placing = Placing(clock, trusted)

@@ -122,7 +122,7 @@ class CreateTests(GatewayTestCase):
             "mounts": None,
             "environ": {"A": "1", "_b": ""},
             "envs": 7,
-            "clusterSize": 2,
+            "clusterSize": 1,
             "instanceMemory": "512",
             "instanceCores": "1",
             "instanceGPUs": None,
@@ -138,6 +138,18 @@ class CreateTests(GatewayTestCase):
         }
         self.assertEqual(self.created(nulls), CreateRequest(EXAMPLE.access_key, TOKEN, "python3"))
 
+    def test_devices(self) -> None:
+        """Devices are asked for by several names; none and nothing are the same."""
+        for config, expected in (
+            ({"instanceGPUs": "2"}, 2),
+            ({"instanceGPUs": None, "instanceTPUs": 0}, 0),
+            ({"resources": {"cuda.device": "1", "tpu.device": "0", "mem": "1g"}}, 1),
+            ({"resources": {"cuda.device": 0, "cuda.shares": 3.0}}, 3),
+            ({"resources": {"gpu": 64}, "instanceGPUs": 1}, 64),
+            ({"resources": {}, "clusterSize": None}, 0),
+        ):
+            self.assertEqual(self.created({"config": config}, "v4").gpus, expected)
+
     def test_later_generations(self) -> None:
         """Clients from 18.12 on name sessions and runtimes differently, and count memory in units of their own."""
         slots = {"mounts": [], "clusterSize": 1, "instanceMemory": 1.5, "instanceCores": "1", "instanceTPUs": None}
@@ -151,7 +163,7 @@ class CreateTests(GatewayTestCase):
             (77, 77),
         ):
             by_size = self.created({"config": {"resources": {"cpu": "2", "mem": size, "cuda.shares": 1}}}, "v4")
-            self.assertEqual((by_size.memory, by_size.cpu_cores), (expected, 2.0))
+            self.assertEqual((by_size.memory, by_size.cpu_cores, by_size.gpus), (expected, 2.0, 1))
         self.assertEqual(self.created({"config": {"envs": {"A": "1"}}}).environ, {"A": "1"})
         session: dict[str, Any] = {
             "tag": None,
@@ -213,7 +225,16 @@ class CreateTests(GatewayTestCase):
             ("config.instanceMemory", {**BASIC, "config": {"instanceMemory": "inf"}}),
             ("config.instanceCores", {**BASIC, "config": {"instanceCores": "nan"}}),
             ("config.instanceGPUs", {**BASIC, "config": {"instanceGPUs": []}}),
+            ("config.instanceGPUs", {**BASIC, "config": {"instanceGPUs": 0.5}}),
+            ("config.instanceGPUs", {**BASIC, "config": {"instanceGPUs": 65}}),
+            ("config.instanceTPUs", {**BASIC, "config": {"instanceTPUs": 1}}),
+            ("config.resources.cuda.shares", {**BASIC, "config": {"resources": {"cuda.shares": "0.3"}}}),
+            ("config.resources.cuda.device", {**BASIC, "config": {"resources": {"cuda.device": -1}}}),
+            ("config.resources.rocm.device", {**BASIC, "config": {"resources": {"rocm.device": "1"}}}),
             ("config.clusterSize", {**BASIC, "config": {"clusterSize": {}}}),
+            ("config.clusterSize", {**BASIC, "config": {"clusterSize": 2}}),
+            ("clusterSize", {**BASIC, "clusterSize": 3}),
+            ("clusterSize", {**BASIC, "clusterSize": 0.5}),
             ("config.resources.mem", {**BASIC, "config": {"resources": {"mem": "much"}}}),
             ("config.resources.cpu", {**BASIC, "config": {"resources": {"cpu": []}}}),
             ("image", {"image": "registry/", "name": TOKEN}),

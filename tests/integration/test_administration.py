@@ -15,6 +15,7 @@ from sorna.gateway.graphql.schema import read_query
 from sorna.manager.administration import Administration
 from sorna.manager.agents import AgentAdministration
 from sorna.manager.ending import Ending
+from sorna.manager.events import KernelEvents
 from sorna.manager.keypairs import MAX_AGE, CachedKeypairs
 from sorna.manager.placing import Placing
 from sorna.model.kernel import KernelSpec, new_kernel_id
@@ -54,7 +55,8 @@ class AdministrationTestCase(ValkeyCase):
         self.stored = PostgresKernels(self.pool)
         agents = PostgresAgents(self.pool)
         link = MemoryAgentLink(REACTOR, {}, lambda ended: ending.on_kernel_ended(ended))  # noqa: PLW0108 - made below
-        ending = Ending(REACTOR, self.stored, self.kernels, self.directory, link, self.announcements)
+        events = KernelEvents(REACTOR, self.stored, self.announcements)
+        ending = Ending(REACTOR, self.stored, self.kernels, self.directory, link, events)
         agent_administration = AgentAdministration(
             REACTOR,
             agents,

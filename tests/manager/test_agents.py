@@ -56,7 +56,7 @@ class DrainTests(AgentTestCase):
     def test_undone(self) -> None:
         """Afterwards it gets kernels again, and whoever supervises it is told."""
         heard: list[str] = []
-        self.ending.announcements.subscribe(UNDRAINED_TOPIC, heard.append)
+        self.announcements.subscribe(UNDRAINED_TOPIC, heard.append)
         self.drain()
         self.tell(refuses=True)
         self.told()

@@ -21,6 +21,7 @@ from sorna.live.memory import (
 from sorna.manager.agents import AgentAdministration
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
+from sorna.manager.events import KernelEvents
 from sorna.manager.interfaces import KernelEnded
 from sorna.manager.keypairs import CachedKeypairs
 from sorna.manager.places import Places
@@ -83,9 +84,16 @@ class ManagerTestCase(UnitTestCase):
         self.directory = MemoryAgentDirectory(self.redis)
         self.agent = ScriptedOperations()
         self.agent.kernels.clear()
-        announcements = MemoryAnnouncements(self.redis)
+        announcements = self.announcements = MemoryAnnouncements(
+            self.redis,
+            on_resync=lambda: self.events.heard_again(),  # noqa: PLW0108 - made below
+            on_loss=lambda: self.events.lost(),  # noqa: PLW0108 - likewise
+        )
         self.link = MemoryAgentLink(self.clock, {"i-1": self.agent}, self._ended)
-        self.ending = Ending(self.clock, self.kernels, self.live, self.directory, self.link, announcements)
+        self.events = KernelEvents(self.clock, self.kernels, announcements)
+        self.events.listen()
+        announcements.hear_again()
+        self.ending = Ending(self.clock, self.kernels, self.live, self.directory, self.link, self.events)
         keypairs = [Keypair(OWNER, "s" * 40), Keypair(STRANGER, "t" * 40)]
         self.folders, _transfers = memory_folders(self, self.clock, *keypairs)
         self.agents = MemoryAgents()

@@ -288,6 +288,11 @@ class SentenceTests(UnitTestCase):
             self.why(mounting, agent("a")), "No agent has the storage of the folders that are to be mounted."
         )
         self.assertEqual(self.why(ONE, agent("a", draining=True)), "Every agent that could hold c is being drained.")
+        two = evolve(ONE, slots=Slots(1, 0, 0, 2))
+        without, one = agent("a", room=Room(gpus=0)), agent("b", room=Room(gpus=1), gpus_taken=1)
+        for agents, figures in (((without,), "0 of 0"), ((one, without), "0 of 0"), ((one,), "1 of 1")):
+            sentence = f"No agent has what is asked for: GPUs: {figures} taken, 2 asked for."
+            self.assertEqual(self.why(two, *agents), sentence)
 
     def test_reasons(self) -> None:
         """Each agent's reasons name figures."""
