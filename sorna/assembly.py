@@ -54,6 +54,7 @@ from sorna.manager.interfaces import AgentDirectory, AgentStore
 from sorna.manager.keypairs import MAX_AGE, CachedKeypairs
 from sorna.manager.places import Places
 from sorna.manager.placing import Placing
+from sorna.manager.queue import Queue
 from sorna.manager.reaper import Reaper
 from sorna.manager.registry import Registry
 from sorna.manager.transfers import Transfers
@@ -245,6 +246,17 @@ class _Server:
             reactor, store.folders, storage, keypairs, self.config.folders.bounds, self.config.folders.most
         )
         placing = Placing(reactor, directory, self.config.placement)
+        queue = Queue(
+            reactor,
+            store.kernels,
+            store.queue,
+            placing,
+            ending,
+            announcements,
+            lambda spec: creation.demand(spec),  # noqa: PLW0108 - made below
+            lambda *chosen: creation.make_waiting(*chosen),  # noqa: PLW0108 - made below
+        )
+        queue.listen()
         creation = Creation(
             reactor,
             store.kernels,
@@ -257,6 +269,7 @@ class _Server:
             folders,
             self.config.limits,
             placing,
+            queue,
         )
         registry = Registry(reactor, store.kernels, live, directory, link, creation, ending, places)
         agents = AgentAdministration(
@@ -283,8 +296,9 @@ class _Server:
             announcements,
             store.folders,
             agents,
+            store.queue,
         )
-        reaper = Reaper(reactor, store.kernels, directory, link, ending, agents)
+        reaper = Reaper(reactor, store.kernels, directory, link, ending, agents, queue)
         operations = Operations()
         for service in (threads, kernels_db, instances_db, rates_db, announcements, link):
             parent.addService(service)
@@ -301,6 +315,7 @@ class _Server:
         housekeeping = Housekeeping(reactor, storage, store.folders)
         parent.addService(repeating(reactor, HOUSEKEEPING_INTERVAL, housekeeping.tidy, "while tidying folders"))
         parent.addService(Draining(operations))
+        parent.addService(Stopping(queue.stop))
         site = make_site(
             reactor,
             kernels=registry,

@@ -90,6 +90,10 @@ class NoAgentAvailable(SornaError):
     """No live agent offers the runtime and has a free place."""
 
 
+class QueueFull(NoAgentAvailable):
+    """As many kernels wait for an agent as may."""
+
+
 class Unavailable(SornaError):
     """A part that Sorna stands on does not answer now; the same request may succeed later."""
 

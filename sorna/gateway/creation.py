@@ -3,7 +3,7 @@
 Source: section 2.2 of the REST interface's specification, and what published clients send. Each generation spells the
 session's name, the runtime and the limits in its own places and units; a client may send any of them under any version, and the
 newest spelling wins. Wishes that would change what a session does and cannot be fulfilled here are refused; those that only
-say where or how long to wait are accepted without effect.
+say in which group or domain to run are accepted without effect.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from sorna.model.agent import DEFAULT_GROUP, MAX_LABELS, SCALING_GROUP, read_lab
 from sorna.model.folder import valid_folder_name
 from sorna.model.kernel import valid_session_token
 from sorna.model.limits import KIB, MIB
+from sorna.model.queue import QueueBounds
 
 HOME = "/home/work"
 MAX_ENVIRON = 64
@@ -59,6 +60,8 @@ CREATE_BODY: Schema = open_object(
     type=optional(one_of("interactive")),
     tag=optional(text_of(0, _MAX_NAME)),
     reuseIfExists=optional(FLAG),
+    enqueueOnly=optional(FLAG),
+    maxWaitSeconds=_NUMBER,
     config=optional(
         open_object(
             environ=optional({**OBJECT, "additionalProperties": TEXT, "maxProperties": MAX_ENVIRON}),
@@ -107,6 +110,8 @@ def read_create(access_key: str, body: Parameters) -> CreateRequest:
         tag=body.optional_text("tag", _MAX_NAME),
         mounts=(*_mounts(body), *_mounts(config)),
         labels=_labels(config),
+        wait=_wait(body),
+        enqueue_only=body.flag("enqueueOnly"),
         reuse=body.content.get("reuseIfExists") is None or body.flag("reuseIfExists"),
     )
 
@@ -153,6 +158,14 @@ def _mounts(where: Parameters) -> Sequence[MountWish]:
         alias = alias if colon else aliases.text(name)
         wishes.append(MountWish(name, alias.removeprefix(f"{HOME}/").rstrip("/")))
     return wishes
+
+
+def _wait(body: Parameters) -> float | None:
+    """Read how long the kernel may wait for an agent; later clients send 0 where nobody asked them to wait."""
+    seconds = body.number("maxWaitSeconds")
+    if seconds > QueueBounds().longest:
+        raise body.wrong("maxWaitSeconds", f"at most {QueueBounds().longest:g}")
+    return seconds or (QueueBounds().default if body.flag("enqueueOnly") else None)
 
 
 def _labels(config: Parameters) -> Mapping[str, str]:

@@ -16,6 +16,7 @@ from sorna.model.kernel import Kernel, KernelStatus, Usage
 from sorna.model.keypair import Keypair, KeypairChanges
 from sorna.model.placement import Judgement
 from sorna.model.policy import ResourcePolicy
+from sorna.model.queue import QueuePlace
 from sorna.model.run import OutputRequest, RunReply, RunRequest
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 from sorna.model.usage import KeypairUsage
@@ -31,7 +32,7 @@ class Kernels(Protocol):
     Every method may raise Unavailable.
     """
 
-    async def create(self, request: CreateRequest) -> Created:
+    async def create(self, request: CreateRequest, gone: Deferred[None] | None = None) -> Created:
         """Get or create.
 
         :raises InvalidRequest, RuntimeUnknown, QuotaExceeded, KernelAlreadyExists, NoAgentAvailable,
@@ -223,6 +224,10 @@ class Administration(Protocol):
 
     async def figures(self, kernels: Collection[Kernel]) -> Mapping[uuid.UUID, Kernel]:
         """Give each of these kernels with what it has used until now."""
+        ...
+
+    async def queue_places(self, kernel_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, QueuePlace]:
+        """Tell where those of these kernels stand that wait for an agent."""
         ...
 
     async def agents(self) -> Sequence[AgentDescription]:

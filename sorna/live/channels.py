@@ -21,6 +21,7 @@ from sorna.live.reconnection import Reconnection
 from sorna.live.wire import SubscriberWire
 
 LONGEST_TEXT = 64 * 1024
+PREFIX = "sorna:"
 
 
 def encode_text(text: str) -> bytes:
@@ -52,7 +53,7 @@ class RedisAnnouncements(Service):
         address: RedisAddress,
         publisher: RedisConnection,
         *,
-        prefix: str = "sorna:",
+        prefix: str = PREFIX,
         on_resync: Callable[[], None] | None = None,
         on_loss: Callable[[], None] | None = None,
         timeout: float = 2.0,

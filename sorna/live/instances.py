@@ -16,8 +16,9 @@ from attrs import asdict
 from twisted.logger import Logger
 
 from sorna.errors import InvalidRequest
+from sorna.live.channels import PREFIX
 from sorna.live.connection import RedisConnection, Script
-from sorna.model.agent import Agent, AgentAddress, Capacity, Heartbeat, Room
+from sorna.model.agent import AGENT_TOPIC, Agent, AgentAddress, Capacity, Heartbeat, Room
 
 INSTANCES_DB = 2
 
@@ -49,7 +50,16 @@ _AGENT_ID = re.compile(r"(?!instances\Z)(?!.*\.kernels\Z)[A-Za-z0-9][A-Za-z0-9_.
 _BEAT = Script(
     """
 local id = ARGV[1]
+local fields = {'incarnation', 'runtimes', 'max_kernels', 'storage', 'labels', 'room_memory', 'room_cpu_millis', 'room_gpus',
+                'refuses_kernels'}
+local function said()
+  local values = redis.call('HMGET', id, unpack(fields))
+  for number, value in ipairs(values) do values[number] = tostring(value) end
+  return table.concat(values, '|')
+end
+local before = redis.call('EXISTS', 'shadow:' .. id) == 1 and redis.call('EXISTS', id) == 1 and said()
 redis.call('HSET', id, unpack(cjson.decode(ARGV[2])))
+if said() ~= before then redis.call('PUBLISH', ARGV[7], id) end
 redis.call('PEXPIRE', id, ARGV[6])
 redis.call('SADD', 'instances', id)
 local members = id .. '.kernels'
@@ -169,10 +179,12 @@ class RedisHeartbeatStore:
     """The agent's side.
 
     :param connection: a connection to db 2.
+    :param prefix: of the managers' announcements, who are told of an agent that is new or offers something else.
     """
 
-    def __init__(self, connection: RedisConnection) -> None:
+    def __init__(self, connection: RedisConnection, prefix: str = PREFIX) -> None:
         self._connection = connection
+        self._channel = f"{prefix}{AGENT_TOPIC}"
 
     async def beat(self, heartbeat: Heartbeat, interval: float) -> None:
         """Write one heartbeat atomically; the liveness key expires after two intervals (seconds).
@@ -193,6 +205,7 @@ class RedisHeartbeatStore:
                 json.dumps({kernel: flat for kernel, flat in figures.items() if flat}, ensure_ascii=False),
                 max(1, round(interval * 2000)),
                 _REMAINS_MS,
+                self._channel,
             ),
         )
 

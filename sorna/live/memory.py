@@ -19,7 +19,7 @@ from sorna.live.instances import kernel_figures, valid_agent_id
 from sorna.live.kernels import LONGEST_REFERENCE, kernel_fields, place_of, session_key
 from sorna.live.rate_counters import WINDOW, exceeded
 from sorna.manager.interfaces import KernelPlace, RateState
-from sorna.model.agent import Agent, AgentAddress, Heartbeat
+from sorna.model.agent import AGENT_TOPIC, Agent, AgentAddress, Heartbeat
 from sorna.model.kernel import Kernel, parse_kernel_id, short_id
 from sorna.model.policy import Slots, slots_of
 
@@ -97,6 +97,10 @@ class MemoryHeartbeatStore:
             labels=heartbeat.labels,
             refuses_kernels=heartbeat.refuses_kernels,
         )
+        before = self._redis.instances.get(heartbeat.agent_id)
+        known = (
+            before is not None and before.until > self._redis.clock.seconds() and _offer(before.agent) == _offer(agent)
+        )
         until = self._redis.clock.seconds() + 2 * interval
         self._redis.instances[heartbeat.agent_id] = _Beaten(agent, until)
         self._redis.members[heartbeat.agent_id] = set(heartbeat.kernels)
@@ -104,12 +108,20 @@ class MemoryHeartbeatStore:
             fields = self._redis.kernels.get(kernel, {})
             if fields.get("instance") == heartbeat.agent_id:
                 fields.update(kernel_figures(stats))
+        if not known:
+            for receive in tuple(self._redis.receivers.get(AGENT_TOPIC, ())):
+                receive(heartbeat.agent_id)
 
     async def leave(self, agent_id: str) -> None:
         """Remove the agent."""
         self._redis.touch()
         self._redis.instances.pop(agent_id, None)
         self._redis.members.pop(agent_id, None)
+
+
+def _offer(agent: Agent) -> Agent:
+    """Give an agent without what changes with its kernels."""
+    return evolve(agent, num_kernels=0, memory_taken=0, cpu_millis_taken=0, gpus_taken=0)
 
 
 class MemoryAgentDirectory:

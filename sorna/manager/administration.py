@@ -25,6 +25,7 @@ from sorna.manager.interfaces import (
     Announcements,
     KernelFilter,
     KernelPlace,
+    KernelQueue,
     KernelReports,
     KernelStore,
     KeypairLists,
@@ -38,6 +39,7 @@ from sorna.model.kernel import Kernel, KernelStatus, Usage, parse_kernel_id
 from sorna.model.keypair import Keypair, KeypairChanges, generate_keypair
 from sorna.model.placement import Judgement
 from sorna.model.policy import ResourcePolicy, Slots
+from sorna.model.queue import QueuePlace
 from sorna.model.runtime import resolve_runtime
 from sorna.model.usage import KeypairUsage
 
@@ -66,6 +68,7 @@ class Administration:
     announcements: Announcements
     folder_store: FolderStore
     agent_administration: AgentAdministration
+    queue: KernelQueue
 
     _log = Logger()
 
@@ -192,6 +195,10 @@ class Administration:
         """Give each kernel with what it has used until now: of a live one, what its agent said last."""
         live = await self.live.places([kernel.id for kernel in kernels if not kernel.status.final])
         return {kernel.id: _with_figures(kernel, live.get(kernel.id)) for kernel in kernels}
+
+    async def queue_places(self, kernel_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, QueuePlace]:
+        """Tell where those of these kernels stand that wait for an agent."""
+        return await self.queue.places(kernel_ids)
 
     async def agents(self) -> Sequence[AgentDescription]:
         """Describe every agent that was ever enrolled, in order of id."""

@@ -103,7 +103,20 @@ class Ending:
         await self.finish(kernel_id, reason, None)
 
     async def on_kernel_ended(self, ended: KernelEnded) -> None:
-        """Take an agent's news; the agent repeats it until this returns."""
+        """Take an agent's news; the agent repeats it until this returns.
+
+        What an agent holds of a kernel that was made on another one since, or is to be, says nothing of that one.
+        """
+        kernel = await self.kernels.by_id(ended.kernel_id)
+        if kernel is not None and (
+            kernel.status is KernelStatus.PENDING or kernel.agent_id not in {None, ended.agent_id}
+        ):
+            self._log.info(
+                "agent {agent_id} has ended a double of {kernel_id}",
+                agent_id=ended.agent_id,
+                kernel_id=short_id(kernel.id),
+            )
+            return
         await self.finish(ended.kernel_id, ended.reason, ended.usage)
 
     async def announce(self, kernel: Kernel) -> None:

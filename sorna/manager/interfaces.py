@@ -17,6 +17,7 @@ from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage
 from sorna.model.keypair import Keypair, KeypairChanges
 from sorna.model.policy import ResourcePolicy, Slots
+from sorna.model.queue import QueueBounds, QueuePlace, Waiting
 from sorna.model.run import OutputRequest, RunReply, RunRequest
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 from sorna.model.usage import KeypairUsage
@@ -162,6 +163,35 @@ class KernelStore(Protocol):
 
         In order of that change and of id; one statement. ``after`` is where the last page ended.
         """
+        ...
+
+
+class KernelQueue(Protocol):
+    """Kernels that wait for an agent, in the order of :mod:`sorna.model.queue`, one line for all managers."""
+
+    async def put(
+        self, kernel_id: uuid.UUID, spec: KernelSpec, deadline: float, now: float, bounds: QueueBounds
+    ) -> Kernel | None:
+        """Let a PREPARING kernel wait, in status PENDING; None when it is not PREPARING any more.
+
+        :raises QueueFull: as many wait as may; nothing is changed.
+        """
+        ...
+
+    async def put_back(self, kernel_id: uuid.UUID, now: float) -> Kernel | None:
+        """Let a PREPARING kernel that has waited before wait on in its old place; None when it has not, or its time is over."""
+        ...
+
+    async def waiting(self, limit: int) -> Sequence[Waiting]:
+        """List kernels that wait, in order."""
+        ...
+
+    async def overdue(self, now: float, limit: int) -> Sequence[uuid.UUID]:
+        """List kernels that wait although their time is over."""
+        ...
+
+    async def places(self, kernel_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, QueuePlace]:
+        """Tell where those of these kernels stand that wait; one statement."""
         ...
 
 

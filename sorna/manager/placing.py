@@ -28,7 +28,7 @@ from twisted.python.failure import Failure
 from sorna.errors import NoAgentAvailable
 from sorna.manager.interfaces import AgentDirectory
 from sorna.model.agent import Agent
-from sorna.model.placement import Demand, Judgement, PlacementRules, explain, why_nobody
+from sorna.model.placement import Demand, Judgement, PlacementRules, explain, fits_when_empty, why_nobody
 from sorna.model.placement_index import PlacementIndex
 from sorna.model.policy import Slots
 
@@ -93,6 +93,10 @@ class Placing:
         else:
             self._forget(kernel_id)
             self._show(one.agent_id)
+
+    def could_hold(self, demand: Demand) -> frozenset[str]:
+        """Give the ids of agents that could hold a kernel if they held nothing else, by the last look."""
+        return frozenset(agent.id for agent in self._said.values() if fits_when_empty(agent, demand, self.rules))
 
     async def explain(self, demand: Demand) -> Sequence[Judgement]:
         """Judge every agent for a demand as it is now, those first that would be chosen first."""

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from attrs import frozen
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -64,13 +65,19 @@ class Registry:
 
     _log = Logger()
 
-    async def create(self, request: CreateRequest) -> Created:
+    async def create(self, request: CreateRequest, gone: Deferred[None] | None = None) -> Created:
         """Get or create the kernel of (access key, session token)."""
-        return await self.creation.create(request)
+        return await self.creation.create(request, gone)
 
     async def info(self, access_key: str, reference: str) -> KernelInfo:
-        """Describe a live kernel, with the figures of its agent's last heartbeat."""
-        place = await self.places.look(access_key, reference)
+        """Describe a live kernel, with the figures of its agent's last heartbeat, or where it stands while it waits."""
+        try:
+            place = await self.places.look(access_key, reference)
+        except KernelNotFound:
+            waiting = await self._info_of_waiting(access_key, reference)
+            if waiting is None:
+                raise
+            return waiting
         return KernelInfo(
             kernel_id=place.kernel_id,
             session_token=place.session_token,
@@ -84,6 +91,27 @@ class Registry:
             memory_used=max(0, int(_number(place.stats, "mem_max_bytes"))),
             cpu_used=max(0.0, _number(place.stats, "cpu_used")) / 1000,
             num_queries=place.num_queries,
+        )
+
+    async def _info_of_waiting(self, access_key: str, reference: str) -> KernelInfo | None:
+        kernel = await self.places.row(access_key, reference)
+        if kernel is None or kernel.status is not KernelStatus.PENDING:
+            return None
+        return KernelInfo(
+            kernel_id=kernel.id,
+            session_token=kernel.session_token,
+            runtime=kernel.runtime,
+            requested_runtime=kernel.requested_runtime,
+            age=max(0.0, self.clock.seconds() - kernel.created_at),
+            execution_timeout=kernel.limits.execution_timeout,
+            idle_timeout=kernel.limits.idle_timeout,
+            idle=0.0,
+            memory_limit=kernel.limits.memory,
+            memory_used=0,
+            cpu_used=0.0,
+            num_queries=0,
+            status=kernel.status,
+            queue=await self.creation.queue.place_of(kernel.id),
         )
 
     async def restart(self, access_key: str, reference: str) -> None:

@@ -10,6 +10,7 @@ from attrs import field, frozen
 from sorna.model.agent import Agent, Drain
 from sorna.model.kernel import KernelStatus
 from sorna.model.policy import Slots
+from sorna.model.queue import QueuePlace
 
 
 @frozen
@@ -35,6 +36,8 @@ class CreateRequest:
     :ivar cpu_cores: 0 for the default.
     :ivar gpus: whole devices; 0 for none, or for one where the runtime is made for them.
     :ivar labels: that its agent must have.
+    :ivar wait: seconds that the kernel may wait for an agent where none is free; None for not at all.
+    :ivar enqueue_only: whether to answer at once where it has to wait.
     :ivar reuse: whether a session of that token may be found instead of made.
     """
 
@@ -51,11 +54,15 @@ class CreateRequest:
     reuse: bool = True
     mounts: Sequence[MountWish] = ()
     labels: Mapping[str, str] = field(factory=dict)
+    wait: float | None = None
+    enqueue_only: bool = False
 
 
 @frozen
 class Created:
     """The kernel a create request ended with.
+
+    :ivar queue: where it stands while it waits.
 
     :ivar created: False when an existing session was found.
     """
@@ -65,6 +72,7 @@ class Created:
     runtime: str
     status: KernelStatus
     created: bool
+    queue: QueuePlace | None = None
 
 
 @frozen
@@ -100,6 +108,8 @@ class KernelInfo:
     memory_used: int
     cpu_used: float
     num_queries: int
+    status: KernelStatus = KernelStatus.RUNNING
+    queue: QueuePlace | None = None
 
 
 @frozen

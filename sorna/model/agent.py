@@ -10,6 +10,9 @@ from attrs import field, frozen
 from sorna.model.policy import Slots
 
 MAX_LABELS = 32
+#: Told to the managers, with the agent's id, by a heartbeat that comes after none or that says that the agent offers or may
+#: hold something else than before.
+AGENT_TOPIC = "sorna.agent-changed"
 #: The label that later clients call an agent's scaling group, and the group of agents without it.
 SCALING_GROUP, DEFAULT_GROUP = "scaling-group", "default"
 _LABEL = re.compile(

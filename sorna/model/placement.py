@@ -152,6 +152,14 @@ def fits(agent: Agent, demand: Demand, rules: PlacementRules) -> bool:
     return next(obstacles(agent, demand, rules), None) is None
 
 
+def fits_when_empty(agent: Agent, demand: Demand, rules: PlacementRules) -> bool:
+    """Tell whether this agent could hold such a kernel if it held nothing else."""
+    return (
+        is_eligible(agent, demand, rules)
+        and next(shortages(Slots(), agent.max_kernels, agent.room, demand.slots), None) is None
+    )
+
+
 def load(agent: Agent) -> float:
     """Give the largest share that is taken of anything the agent has a bound for."""
     room = agent.room

@@ -203,6 +203,16 @@ class MemoryKernels:
             self._keypairs.give_back(kernel)
         return kernel
 
+    def wait(self, kernel_id: uuid.UUID, now: float) -> Kernel | None:
+        """Let a PREPARING kernel wait: what the queue in memory does to its row."""
+        kernel = self._kernels.get(kernel_id)
+        if kernel is None or kernel.status is not KernelStatus.PREPARING:
+            return None
+        at = rows.to_microseconds(now)
+        kernel = attrs.evolve(kernel, status=KernelStatus.PENDING, status_reason="queued", status_changed_at=at)
+        self._kernels[kernel_id] = kernel
+        return kernel
+
     async def by_id(self, kernel_id: uuid.UUID) -> Kernel | None:
         """Fetch a kernel of any status."""
         return self._kernels.get(kernel_id)

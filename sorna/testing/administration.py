@@ -29,6 +29,7 @@ from sorna.model.keypair import Keypair
 from sorna.model.limits import LimitPolicy
 from sorna.store.memory import MemoryAgents, MemoryKernels, MemoryKeypairs, MemoryReports
 from sorna.store.memory_folders import MemoryFolders
+from sorna.store.memory_queue import MemoryQueue
 
 
 @frozen
@@ -45,6 +46,7 @@ class MemoryWorld:
     administration: Administration
     folders: MemoryFolders
     hosts: dict[str, AgentOperations]
+    queue: MemoryQueue
 
 
 def memory_world(clock: IReactorTime, keypairs: Iterable[Keypair] = ()) -> MemoryWorld:
@@ -59,6 +61,7 @@ def memory_world(clock: IReactorTime, keypairs: Iterable[Keypair] = ()) -> Memor
     link = MemoryAgentLink(clock, hosts, lambda ended: ending.on_kernel_ended(ended))  # noqa: PLW0108 - made below
     ending = Ending(clock, kernels, live, directory, link, KernelEvents(clock, kernels, announcements))
     trusted = TrustedDirectory(clock, directory, agents)
+    queue = MemoryQueue(kernels)
     placing = Placing(clock, trusted)
     agent_administration = AgentAdministration(
         clock, agents, trusted, link, kernels, ending, announcements, placing, LimitPolicy(), trusted.changed
@@ -75,6 +78,9 @@ def memory_world(clock: IReactorTime, keypairs: Iterable[Keypair] = ()) -> Memor
         announcements,
         folders,
         agent_administration,
+        queue,
     )
     heartbeats = MemoryHeartbeatStore(redis)
-    return MemoryWorld(redis, stored, kernels, agents, heartbeats, live, announcements, administration, folders, hosts)
+    return MemoryWorld(
+        redis, stored, kernels, agents, heartbeats, live, announcements, administration, folders, hosts, queue
+    )

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from attrs import define, field
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from sorna.errors import InvalidRequest, KernelAlreadyExists, KernelNotFound, QuotaExceeded, RunNotFound, RuntimeUnknown
@@ -17,6 +18,7 @@ from sorna.manager.requests import Created, CreateRequest, KernelEvent, KernelIn
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import KernelStatus, Usage, new_kernel_id, parse_kernel_id
 from sorna.model.limits import Limits
+from sorna.model.queue import QueuePlace
 from sorna.model.run import OutputRequest, RunMode, RunReply, RunRequest, RunStatus, new_run_id
 from sorna.model.runtime import resolve_runtime
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
@@ -56,10 +58,11 @@ class MemoryKernels:
         self.on_execute: Callable[[RunRequest], Awaitable[RunReply]] = print_code
         self.on_read: Callable[[OutputRequest], Awaitable[RunReply]] = unknown_run
         self.errors: dict[str, Exception] = {}
+        self.turn: Deferred[None] | None = None
         self.watchers: list[Callable[[KernelEvent], None]] = []
 
-    async def create(self, request: CreateRequest) -> Created:
-        """Get or create."""
+    async def create(self, request: CreateRequest, gone: Deferred[None] | None = None) -> Created:
+        """Get or create; what is to wait waits until :attr:`turn` fires, or its client has gone."""
         self._fail("create")
         runtime = resolve_runtime(request.runtime)
         if runtime is None:
@@ -77,6 +80,14 @@ class MemoryKernels:
             self.tell(kernel, KernelStatus.RUNNING)
         elif kernel.runtime != runtime or not request.reuse:
             raise KernelAlreadyExists
+        if request.wait is not None and self.turn is not None:
+            if request.enqueue_only:
+                place = QueuePlace(3, self._clock.seconds() + request.wait)
+                return Created(kernel.id, request.session_token, runtime, KernelStatus.PENDING, created, place)
+            if gone is not None:
+                gone.chainDeferred(self.turn)
+                gone.addCallback(lambda _gone: self.live.clear())
+            await self.turn
         return Created(kernel.id, request.session_token, runtime, KernelStatus.RUNNING, created)
 
     async def info(self, access_key: str, reference: str) -> KernelInfo:

@@ -8,7 +8,7 @@ from twisted.logger import capturedLogs
 
 from sorna.errors import InvalidRequest
 from sorna.live.instances import RedisAgentDirectory
-from sorna.model.agent import Agent, Capacity, Room
+from sorna.model.agent import AGENT_TOPIC, Agent, Capacity, Room
 from sorna.model.kernel import short_id
 from sorna.model.policy import Slots, slots_of
 from tests.contract.live_backends import MemoryCase, ValkeyCase, address_of, beat_of, kernel_of
@@ -101,6 +101,20 @@ class DirectoryContract(_Case):
         await self.heartbeats.beat(beat_of(refuses_kernels=True), 3)
         (agent,) = await self.directory.alive()
         self.assertEqual((agent.room, agent.labels, agent.refuses_kernels), (Room(), {}, True))
+
+    async def test_changes_are_announced(self) -> None:
+        """A heartbeat that comes after none, or offers something else, is announced; others are not, whatever they hold."""
+        heard: list[str] = []
+        end = self.announcements.subscribe(AGENT_TOPIC, heard.append)
+        await self.settle()
+        for more in ({}, {"kernels": frozenset({"k1"}), "taken": Slots(1, 1024, 500, 0)}, {"max_kernels": 11}):
+            await self.heartbeats.beat(beat_of("i-one", **more), 3)
+        await self.heartbeats.beat(beat_of("i-two", labels={"zone": "a"}), 0.05)
+        await self.pass_time(0.15)
+        await self.heartbeats.beat(beat_of("i-two", labels={"zone": "a"}), 3)
+        await self.settle()
+        self.assertEqual(heard, ["i-one", "i-one", "i-two", "i-two"])
+        end()
 
     async def test_what_a_younger_kernel_takes(self) -> None:
         """A kernel counts on its agent from when it is added until it is forgotten, once; the next beat says the same."""

@@ -7,7 +7,8 @@ from typing import Any
 from sorna.errors import Unavailable
 from sorna.manager.keypairs import KEYPAIR_TOPIC
 from sorna.model.agent import Heartbeat
-from sorna.model.kernel import KernelStatus
+from sorna.model.kernel import KernelSpec, KernelStatus
+from sorna.model.queue import QueueBounds
 from sorna.testing.gateway import EXAMPLE
 from tests.cluster.scripted import ScriptedOperations
 from tests.gateway.administration import CREATE, MODIFY, AdministrationTestCase
@@ -300,3 +301,31 @@ class AgentTests(AdministrationTestCase):
             answer = self.data(query)["done"]
             self.assertFalse(answer["ok"])
             self.assertIn(why, answer["msg"])
+
+
+class QueueTests(AdministrationTestCase):
+    """Kernels that wait for an agent."""
+
+    def test_listed_with_their_places(self) -> None:
+        """Who waits has a position and a deadline, and counts among the live ones; who does not has neither."""
+        self.kernel("token-1")
+        for token in ("token-2", "token-3"):
+            kernel = self.kernel(token, status=None)
+            spec = KernelSpec(EXAMPLE.access_key, token, "python3", "python", kernel.limits)
+            now = self.clock.seconds()
+            self.done(self.world.queue.put(kernel.id, spec, now + 60, now, QueueBounds()))
+        query = """{ compute_session_list(limit: 9, offset: 0, status: "PENDING,RUNNING") {
+          items { sess_id status status_info queue_position queue_deadline } } }"""
+        items = self.data(query)["compute_session_list"]["items"]
+        for item in items:
+            self.assertEqual(item.pop("queue_deadline") is not None, item["status"] == "PENDING")
+        self.assertEqual(
+            items,
+            [
+                {"sess_id": "token-3", "status": "PENDING", "status_info": "queued", "queue_position": 2},
+                {"sess_id": "token-2", "status": "PENDING", "status_info": "queued", "queue_position": 1},
+                {"sess_id": "token-1", "status": "RUNNING", "status_info": "", "queue_position": None},
+            ],
+        )
+        one = '{ compute_session(sess_id: "nobody") { queue_position } }'
+        self.assertIsNone(self.data(one)["compute_session"]["queue_position"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
 from sorna import errors
 from sorna.manager.requests import CreateRequest, MountWish
 from sorna.model.kernel import parse_kernel_id
@@ -45,6 +47,36 @@ class CreateTests(GatewayTestCase):
             )
             self.assertEqual(parse_kernel_id(answer.json["kernelId"]), kernel_id)
             self.assertEqual((answer.json["created"], answer.json["status"]), (created, "RUNNING"))
+
+    def test_waiting(self) -> None:
+        """Clients say how long a kernel may wait for an agent, and whether they want to; most say nothing of it, or zero."""
+        nothings: tuple[dict[str, Any], ...] = (
+            {},
+            {"maxWaitSeconds": 0, "enqueueOnly": False},
+            {"maxWaitSeconds": None},
+        )
+        for nothing in nothings:
+            self.assertEqual((self.created(nothing).wait, self.created(nothing).enqueue_only), (None, False))
+        asked = self.created({"maxWaitSeconds": 12})
+        self.assertEqual((asked.wait, asked.enqueue_only), (12.0, False))
+        asked = self.created({"enqueueOnly": True})
+        self.assertEqual((asked.wait, asked.enqueue_only), (3600.0, True))
+        asked = self.created({"enqueueOnly": True, "maxWaitSeconds": 5})
+        self.assertEqual((asked.wait, asked.enqueue_only), (5.0, True))
+        for wrong, name in (
+            ({"maxWaitSeconds": -1}, "maxWaitSeconds"),
+            ({"maxWaitSeconds": "long"}, "maxWaitSeconds"),
+            ({"maxWaitSeconds": 86_401}, "maxWaitSeconds"),
+            ({"enqueueOnly": 1}, "enqueueOnly"),
+        ):
+            self.assertIn(name, self.refused({**BASIC, **wrong}))
+
+    def test_queued(self) -> None:
+        """The answer says where a kernel stands that waits."""
+        self.kernels.turn = Deferred()
+        answer = self.request("POST", "/v3/kernel", {**BASIC, "enqueueOnly": True, "maxWaitSeconds": 60})
+        self.assertEqual((answer.status, answer.json["status"], answer.json["queuePosition"]), (201, "PENDING", 3))
+        self.assertRegex(answer.json["queueDeadline"], r"\A\d{4}-\d\d-\d\dT")
 
     def test_labels(self) -> None:
         """Labels of the agent come under their own name and as a scaling group; nonsense is refused by name."""

@@ -26,6 +26,7 @@ from sorna.store.folders import PostgresFolders
 from sorna.store.kernels import PostgresKernels
 from sorna.store.keypairs import PostgresKeypairs
 from sorna.store.policies import PostgresPolicies
+from sorna.store.queue import PostgresQueue
 from sorna.store.reports import PostgresReports
 from tests.contract.live_backends import REACTOR, ValkeyCase
 from tests.contract.postgres import fresh_pool
@@ -79,6 +80,7 @@ class AdministrationTestCase(ValkeyCase):
             self.announcements,
             PostgresFolders(self.pool),
             agent_administration,
+            PostgresQueue(self.pool),
         )
         await self.keypairs.add(Keypair(KEY, "secret"))
         self.caches = [CachedKeypairs(REACTOR, self.keypairs) for _ in range(2)]

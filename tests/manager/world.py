@@ -26,13 +26,16 @@ from sorna.manager.interfaces import KernelEnded
 from sorna.manager.keypairs import CachedKeypairs
 from sorna.manager.places import Places
 from sorna.manager.placing import Placing
+from sorna.manager.queue import Queue
 from sorna.manager.reaper import Reaper
 from sorna.manager.registry import Registry
 from sorna.manager.requests import CreateRequest
 from sorna.model.agent import Agent, Heartbeat
 from sorna.model.keypair import Keypair
 from sorna.model.limits import LimitPolicy
+from sorna.model.queue import QueueBounds
 from sorna.store.memory import MemoryAgents, MemoryKernels, MemoryKeypairs
+from sorna.store.memory_queue import MemoryQueue
 from sorna.testing.folders import memory_folders
 from sorna.testing.unit import UnitTestCase
 from tests.cluster.scripted import ScriptedOperations
@@ -97,6 +100,18 @@ class ManagerTestCase(UnitTestCase):
         self.done(self.agents.enrol("i-1", "k" * 40, 0.0))
         self.drained = DrainedDirectory(self.directory, self.agents)
         self.placing = Placing(self.clock, self.drained)
+        self.queue = Queue(
+            self.clock,
+            self.kernels,
+            MemoryQueue(self.kernels),
+            self.placing,
+            self.ending,
+            announcements,
+            lambda spec: self.creation.demand(spec),  # noqa: PLW0108 - made below
+            lambda *chosen: self.creation.make_waiting(*chosen),  # noqa: PLW0108 - made below
+            QueueBounds(4, 3),
+        )
+        self.queue.listen()
         self.creation = Creation(
             self.clock,
             self.kernels,
@@ -109,6 +124,7 @@ class ManagerTestCase(UnitTestCase):
             self.folders,
             LimitPolicy(),
             self.placing,
+            self.queue,
         )
         self.places = Places(self.clock, self.kernels, self.live, self.directory)
         self.places.listen(announcements)
@@ -126,7 +142,9 @@ class ManagerTestCase(UnitTestCase):
             self.placing,
             LimitPolicy(),
         )
-        self.reaper = Reaper(self.clock, self.kernels, self.drained, self.link, self.ending, self.agent_administration)
+        self.reaper = Reaper(
+            self.clock, self.kernels, self.drained, self.link, self.ending, self.agent_administration, self.queue
+        )
         self.heartbeats = MemoryHeartbeatStore(self.redis)
         self.beat()
 

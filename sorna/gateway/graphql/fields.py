@@ -31,6 +31,7 @@ from sorna.gateway.graphql.needs import (
     KeypairsOf,
     PlacementOf,
     Policies,
+    QueuePlaceOf,
     Statuses,
     UsageOf,
 )
@@ -43,6 +44,7 @@ from sorna.model.keypair import Keypair
 from sorna.model.limits import KIB, MIB
 from sorna.model.placement import load
 from sorna.model.policy import ResourcePolicy, Slots, slots_of
+from sorna.model.queue import QueuePlace
 
 Info = GraphQLResolveInfo[Asking]
 
@@ -137,6 +139,16 @@ def _usage_figure(name: str) -> Callable[[Any, Info], Any]:
     return _figure(lambda kernel: getattr(kernel.usage, name))
 
 
+def _queued(read: Callable[[QueuePlace], Any]) -> Callable[[Any, Info], Any]:
+    def resolve(kernel: Any, info: Info) -> Any:
+        if kernel is _NOBODY or kernel.status is not KernelStatus.PENDING:
+            return None
+        place = info.context.get(QueuePlaceOf(kernel.id))
+        return None if place is None else read(place)
+
+    return resolve
+
+
 def _kernel_slots(kernel: Kernel) -> Slots:
     return slots_of(kernel.runtime, kernel.limits)
 
@@ -168,6 +180,8 @@ _KERNEL: Mapping[str, Callable[..., Any]] = {
     "occupied_slots": _of_kernel(lambda kernel: _text_of_slots(_kernel_slots(kernel))),
     "gpu_slot": _of_kernel(lambda kernel: 2 * _kernel_slots(kernel).gpus),
     "num_queries": _figure(lambda kernel: kernel.num_queries),
+    "queue_position": _queued(lambda place: place.position),
+    "queue_deadline": _queued(lambda place: _text(place.deadline)),
     "status_data": lambda _kernel, _info: None,
     "cpu_using": lambda _kernel, _info: None,  # nobody measures it
     "workers": _no_workers,

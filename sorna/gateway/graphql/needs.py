@@ -163,6 +163,19 @@ class FiguresOf(Need):
 
 
 @frozen
+class QueuePlaceOf(Need):
+    """Where a kernel stands that waits for an agent."""
+
+    kernel_id: uuid.UUID
+
+    @classmethod
+    async def fetch(cls, needs: Sequence[QueuePlaceOf], administration: Administration) -> Mapping[Any, Any]:
+        """Ask for all at once."""
+        found = await administration.queue_places([need.kernel_id for need in needs])
+        return {need: found.get(need.kernel_id) for need in needs}
+
+
+@frozen
 class Agents(Need):
     """Every agent."""
 

@@ -22,6 +22,7 @@ _KERNEL_FIELDS = """
   access_key: String sess_id: String id: UUID session_id: UUID name: String role: String lang: String image: String
   tag: String type: String sess_type: String group_name: String status: String status_info: String status_changed: DateTime result: String
   created_at: DateTime terminated_at: DateTime agent: String container_id: String
+  queue_position: Int queue_deadline: DateTime
   main_kernel_id: UUID status_data: JSONString occupied_slots: JSONString cpu_using: Float
   mem_slot: Int cpu_slot: Int gpu_slot: Int num_queries: BigInt cpu_used: BigInt
   mem_max_bytes: BigInt mem_cur_bytes: BigInt net_rx_bytes: BigInt net_tx_bytes: BigInt io_read_bytes: BigInt
