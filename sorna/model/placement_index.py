@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 
 from sorna.model.agent import Agent
 from sorna.model.placement import Demand, PlacementRules, group_of, group_rank, has_room, is_eligible, rank
@@ -30,15 +30,8 @@ _NO_BOUND = 1 << 10
 
 _Rank = tuple[Any, ...]
 _Magnitude = tuple[int, int, int]
-
-
-@frozen
-class _Entry:
-    """Where an agent stands in the lists of a kind."""
-
-    group: str
-    magnitude: _Magnitude
-    rank: _Rank
+# Where an agent stands in the lists of a kind: its group, the magnitude of what is free, its rank.
+_Entry = tuple[str, _Magnitude, _Rank]
 
 
 @define
@@ -59,21 +52,19 @@ class _Kind:
         entry = self.entries.pop(agent_id, None)
         if entry is None:
             return
-        by_magnitude = self.lists[entry.group]
-        ranked = by_magnitude[entry.magnitude]
-        del ranked[bisect_left(ranked, entry.rank)]
+        group, magnitude, place = entry
+        by_magnitude = self.lists[group]
+        ranked = by_magnitude[magnitude]
+        del ranked[bisect_left(ranked, place)]
         if not ranked:
-            del by_magnitude[entry.magnitude]
+            del by_magnitude[magnitude]
             if not by_magnitude:
-                del self.lists[entry.group]
+                del self.lists[group]
 
-    def put_in(self, agent: Agent, rules: PlacementRules) -> None:
+    def put_in(self, agent_id: str, entry: _Entry) -> None:
         """Put a member with a place into its list."""
-        if agent.id not in self.members or agent.num_kernels >= agent.max_kernels:
-            return
-        entry = _Entry(group_of(agent, rules), _magnitude(agent), rank(agent, self.demand, rules))
-        self.entries[agent.id] = entry
-        insort(self.lists.setdefault(entry.group, {}).setdefault(entry.magnitude, []), entry.rank)
+        group, magnitude, place = self.entries[agent_id] = entry
+        insort(self.lists.setdefault(group, {}).setdefault(magnitude, []), place)
 
 
 @define
@@ -93,11 +84,19 @@ class PlacementIndex:
         self._count(known, agent)
         self.agents[agent.id] = agent
         alike = known is not None and _alike(known, agent)
+        # Kinds differ for a rank by no more than whether devices are asked for.
+        entries: dict[int, _Entry] = {}
+        has_place = agent.num_kernels < agent.max_kernels
         for kind in self._kinds.values():
             kind.take_out(agent.id)
             if not alike:
                 self._judge(kind, agent)
-            kind.put_in(agent, self.rules)
+            if has_place and agent.id in kind.members:
+                devices = kind.demand.slots.gpus
+                entry = entries.get(devices)
+                if entry is None:
+                    entry = entries[devices] = self._entry(kind, agent)
+                kind.put_in(agent.id, entry)
 
     def remove(self, agent_id: str) -> None:
         """Forget an agent; harmless when it is not known."""
@@ -140,12 +139,16 @@ class PlacementIndex:
             kind = self._kinds[key] = _Kind(key)
             for agent in self.agents.values():
                 self._judge(kind, agent)
-                kind.put_in(agent, self.rules)
+                if agent.id in kind.members and agent.num_kernels < agent.max_kernels:
+                    kind.put_in(agent.id, self._entry(kind, agent))
             if len(self._kinds) > REMEMBERED:
                 self._kinds.popitem(last=False)
         else:
             self._kinds.move_to_end(key)
         return kind
+
+    def _entry(self, kind: _Kind, agent: Agent) -> _Entry:
+        return group_of(agent, self.rules), _magnitude(agent), rank(agent, kind.demand, self.rules)
 
     def _judge(self, kind: _Kind, agent: Agent) -> None:
         if is_eligible(agent, kind.demand, self.rules):

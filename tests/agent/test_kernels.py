@@ -9,6 +9,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from sorna.agent import ended, factory
 from sorna.agent import kernels as module
 from sorna.errors import AgentFailed, InvalidRequest, KernelNotFound, NoAgentAvailable, RuntimeUnknown
+from sorna.model.agent import Room
+from sorna.model.limits import MIB
 from sorna.model.run import OutputRequest
 from tests.agent.fakes import USAGE, KernelTestCase, News, query, spec
 
@@ -56,6 +58,20 @@ class CreateTests(KernelTestCase):
         self.failureResultOf(self.make(50), NoAgentAvailable)
         self.sandbox.kernels[0].exit(-9)
         self.successResultOf(self.make(50))
+
+    def test_room(self) -> None:
+        """No more is promised than there is room for, by whichever managers; what has failed or ended gives its part back."""
+        self.kernels.room = Room(memory=1024 * MIB, cpu_millis=3000)
+        for number in (5, 6):
+            self.successResultOf(self.make(number))
+        refused = self.failureResultOf(self.make(7), NoAgentAvailable).value
+        self.assertIn("memory: 1024 of 1024 MiB taken, 512 MiB asked for", refused.detail)
+        self.start(self.kernels.destroy_kernel(uuid.UUID(int=5), "x"))
+        self.sandbox.broken = AgentFailed("no memory")
+        self.agent_failed(self.make(8))
+        self.sandbox.broken = None
+        self.successResultOf(self.make(9))
+        self.failureResultOf(self.make(10), NoAgentAvailable)
 
     def test_refusals(self) -> None:
         """What cannot be is refused before anything is made."""
