@@ -28,7 +28,7 @@ fuzz: $(VENV)/.installed-test
 	$(BIN)/python -m tests.legacy.fuzz_codec --seconds $(FUZZ_SECONDS)
 
 bench: $(VENV)/.installed-test
-	$(BIN)/python bench/first_result.py $(ARGS)
+	@$(BIN)/python -m bench $(ARGS)
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html
