@@ -14,7 +14,7 @@ BURSTS = 3
 SUSTAINED = 10.0
 
 
-def _first_results(session: Session, count: int, code: str, result: str) -> tuple[list[float], list[float], float]:
+def first_results(session: Session, count: int, code: str, result: str) -> tuple[list[float], list[float], float]:
     """Give the times of create alone, of create to first result, and the client's share; destroys are not in them."""
     made: list[float] = []
     first: list[float] = []
@@ -39,7 +39,7 @@ def _first_results(session: Session, count: int, code: str, result: str) -> tupl
 
 def create(session: Session, settings: Settings) -> list[Row]:
     """Measure one after another, each destroyed outside of the clock."""
-    made, first, share = _first_results(session, settings.scaled(300), "1+1", "2")
+    made, first, share = first_results(session, settings.scaled(300), "1+1", "2")
     note = f"the create alone: {milliseconds(percentile(made, 0.5))} / {milliseconds(percentile(made, 0.99))} ms"
     what = f"create → first result of 1+1, one after another, p50 / p99 of {len(first)}"
     return [times_row(what, first, (4, 12), share, [note])]
@@ -47,7 +47,7 @@ def create(session: Session, settings: Settings) -> list[Row]:
 
 def imports(session: Session, settings: Settings) -> list[Row]:
     """Measure the same where the first code imports large libraries."""
-    _made, first, share = _first_results(session, settings.scaled(300), IMPORTS, "12")
+    _made, first, share = first_results(session, settings.scaled(300), IMPORTS, "12")
     return [times_row(f"the same with import numpy, pandas as the first code, of {len(first)}", first, (6, 20), share)]
 
 
@@ -58,7 +58,7 @@ def burst(session: Session, settings: Settings) -> list[Row]:
     share = 0.0
     for _ in range(BURSTS):
         time.sleep(2.0)  # what the last one left is gone, and what the agent keeps ready is there again
-        times, effort = _burst(session, count)
+        times, effort = burst_times(session, count)
         bursts.append(times)
         share = max(share, effort.share)
     bursts_in_words = "; ".join(
@@ -69,7 +69,8 @@ def burst(session: Session, settings: Settings) -> list[Row]:
     return [times_row(what, middle, (250, 450), share, [f"each of the {BURSTS} bursts: {bursts_in_words}"])]
 
 
-def _burst(session: Session, count: int) -> tuple[list[float], Effort]:
+def burst_times(session: Session, count: int) -> tuple[list[float], Effort]:
+    """Give the times from create to first result of so many that are asked for at once; they are destroyed in the end."""
     times: list[float] = []
     kernels: list[str] = []
 

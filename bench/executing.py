@@ -20,7 +20,8 @@ VARIANTS = 8
 
 
 @contextlib.contextmanager
-def _warm_kernel(session: Session) -> Iterator[str]:
+def warm_kernel(session: Session) -> Iterator[str]:
+    """Make a kernel that has run a few things."""
     with session.kernels(1) as [kernel], contextlib.closing(Connection(session.endpoint)) as connection:
         for _ in range(20):
             expect(connection.ask(session.run(kernel, "1+1")), "2")
@@ -30,11 +31,21 @@ def _warm_kernel(session: Session) -> Iterator[str]:
 def execute(session: Session, settings: Settings) -> list[Row]:
     """Measure one after another on one kernel, over both ways."""
     count = settings.scaled(2000)
-    with _warm_kernel(session) as kernel:
-        return [_over_websocket(session, kernel, count), _over_post(session, kernel, count)]
+    with warm_kernel(session) as kernel:
+        times, with_opening, share = websocket_times(session, kernel, count)
+        posts, post_share = post_times(session, kernel, count)
+    note = (
+        "from sending the code on an open socket to the message with its end; with opening the socket, which each run has "
+        f"to itself: {milliseconds(percentile(with_opening, 0.5))} / {milliseconds(percentile(with_opening, 0.99))} ms"
+    )
+    return [
+        times_row(f"execute 1+1 over WebSocket, p50 / p99 of {count}", times, (1, 3), share, [note]),
+        times_row(f"execute 1+1 over POST, p50 / p99 of {count}", posts, (2, 5), post_share),
+    ]
 
 
-def _over_post(session: Session, kernel: str, count: int) -> Row:
+def post_times(session: Session, kernel: str, count: int) -> tuple[list[float], float]:
+    """Give the times of executions over one connection, and the client's share of a processor."""
     requests = session.signer.requests(count, "POST", f"/kernel/{kernel}", run_body("1+1"))
     times = []
     with contextlib.closing(Connection(session.endpoint)) as connection, Effort.measured() as effort:
@@ -43,11 +54,11 @@ def _over_post(session: Session, kernel: str, count: int) -> Row:
             answer = connection.ask(request)
             times.append(time.perf_counter() - began)
             expect(answer, "2")
-    return times_row(f"execute 1+1 over POST, p50 / p99 of {count}", times, (2, 5), effort.share)
+    return times, effort.share
 
 
-def _over_websocket(session: Session, kernel: str, count: int) -> Row:
-    """Every run has a socket of its own, as the interface wants it; opening it is told apart from running."""
+def websocket_times(session: Session, kernel: str, count: int) -> tuple[list[float], list[float], float]:
+    """Give the times of executions, once without and once with opening a socket, which every run has to itself."""
     handshake = session.signer.handshake(f"/stream/kernel/{kernel}/execute")
     text = run_text("1+1")
     times, with_opening = [], []
@@ -67,11 +78,7 @@ def _over_websocket(session: Session, kernel: str, count: int) -> Row:
             socket.close()
             if b'"2\\n"' not in b"".join(messages):
                 raise Failed(f"a run over a WebSocket printed {messages!r}")
-    note = (
-        "from sending the code on an open socket to the message with its end; with opening the socket, which each run has "
-        f"to itself: {milliseconds(percentile(with_opening, 0.5))} / {milliseconds(percentile(with_opening, 0.99))} ms"
-    )
-    return times_row(f"execute 1+1 over WebSocket, p50 / p99 of {count}", times, (1, 3), effort.share, [note])
+    return times, with_opening, effort.share
 
 
 def rate(session: Session, settings: Settings) -> list[Row]:

@@ -23,6 +23,14 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 @frozen
+class Section:
+    """Something that is shown below the table, under its own title."""
+
+    title: str
+    text: str
+
+
+@frozen
 class Row:
     """One figure.
 
@@ -118,3 +126,12 @@ def goals_table(rows: Sequence[Row]) -> str:
     table = text_table(("figure", "goal", "here", "met", "client"), lines)
     listed = [f"* [{number}] {note}" for number, note in enumerate(notes, 1)]
     return "\n".join([table, "", *listed]) if listed else table
+
+
+def report(results: Sequence[Row | Section]) -> str:
+    """Write the table of all rows, and below it the sections, each under its title."""
+    rows = [result for result in results if isinstance(result, Row)]
+    parts = [goals_table(rows)] if rows else []
+    sections = [result for result in results if isinstance(result, Section)]
+    parts += [f"{section.title}\n{'-' * len(section.title)}\n\n{section.text}" for section in sections]
+    return "\n\n".join(parts)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from attrs import frozen
 
 from bench.client import Stuck
-from bench.figures import Row, goals_table
+from bench.figures import Row, Section, report
 from bench.session import Failed, Session, opened, started
 from sorna.testing.server import RunningServer
 
@@ -35,7 +35,8 @@ class Settings:
         return max(1, round(amount * self.scale))
 
 
-Part = Callable[[Session, Settings], list[Row]]
+#: Measures something; raises Failed or Stuck when the server does otherwise than it should.
+Part = Callable[[Session, Settings], Sequence[Row | Section]]
 
 
 def add_options(parser: argparse.ArgumentParser, parts: Sequence[str]) -> None:
@@ -73,19 +74,27 @@ def server_for(options: argparse.Namespace) -> Iterator[Session]:
 
 def run_parts(
     session: Session, settings: Settings, parts: Mapping[str, Part], tell: Callable[[str], None]
-) -> list[Row]:
+) -> list[Row | Section]:
     """Measure part after part; one that fails leaves a row that says why, and the next goes on."""
-    rows: list[Row] = []
+    results: list[Row | Section] = []
     for name, measure in parts.items():
         tell(f"{name} ...")
+        measured: Sequence[Row | Section]
         try:
             measured = measure(session, settings)
         except (Failed, Stuck, OSError) as error:
             measured = [Row(f"part {name}", "-", "failed", met=False, notes=[f"{type(error).__name__}: {error}"])]
-        for row in measured:
-            tell(f"  {row.what}: {row.measured} (goal {row.goal})" + "".join(f"\n    {note}" for note in row.notes))
-        rows += measured
-    return rows
+        for result in measured:
+            tell(_in_words(result))
+        results += measured
+    return results
+
+
+def _in_words(result: Row | Section) -> str:
+    if isinstance(result, Section):
+        return f"{result.title}\n{result.text}"
+    notes = "".join(f"\n    {note}" for note in result.notes)
+    return f"  {result.what}: {result.measured} (goal {result.goal}){notes}"
 
 
 def tell(line: str) -> None:
@@ -102,5 +111,5 @@ def run_alone(parts: Mapping[str, Part]) -> None:
     names = chosen(parser, options.only, list(parts))
     settings = Settings(options.scale, options.churn)
     with server_for(options) as session:
-        rows = run_parts(session, settings, {name: parts[name] for name in names}, tell)
-    sys.stdout.write(goals_table(rows) + "\n")
+        results = run_parts(session, settings, {name: parts[name] for name in names}, tell)
+    sys.stdout.write(report(results) + "\n")
