@@ -27,6 +27,7 @@ from sorna.agent.link_server import LinkServer
 from sorna.agent.pool import Pool
 from sorna.agent.sandbox.tiers import NamespaceSandbox, UnconfinedSandbox
 from sorna.agent.service import AgentParts, AgentService
+from sorna.boot import Stopping
 from sorna.config import AgentConfig
 from sorna.curve_keys import AuthorisedKeys, KeyFileError, load_or_make
 from sorna.embedded.local_agent import EX_CONFIG
@@ -36,6 +37,7 @@ from sorna.live.address import parse_redis_address
 from sorna.live.connection import RedisConnection
 from sorna.live.instances import RedisHeartbeatStore
 from sorna.observability import show_debug
+from sorna.stages import Stages, watched
 from sorna.zeromq import tcp_endpoint
 
 # Short, because a dead agent's kernels are to be reported as ended within five seconds: two intervals until the liveness
@@ -57,16 +59,21 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
     keys = load_or_make(directory)
     authorised = AuthorisedKeys(reactor, directory / "authorised")
     incarnation = secrets.token_hex(8)
+    stages = Stages(reactor, config.trace_stages) if config.trace_stages else None
 
     def assemble(detection: Detection) -> AgentParts:
         sandbox = _sandbox(reactor, config, detection)
-        factory = KernelFactory(reactor, sandbox, detection.runtimes, partial(Channel, reactor))
+        factory = KernelFactory(
+            reactor, watched(stages, "sandbox", sandbox), detection.runtimes, partial(Channel, reactor)
+        )
         pool = Pool(reactor, factory, config.kernels.pool)
         in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
         watch = FolderWatch(reactor, config.folder_root, in_thread)
-        kernels = Kernels(reactor, pool, detection.runtimes, config.kernels.max_kernels, watch)
+        ready = watched(stages, "pool", pool)
+        kernels = Kernels(reactor, ready, detection.runtimes, config.kernels.max_kernels, watch)
+        operations = watched(stages, "agent", kernels)
         link = LinkServer(
-            reactor, kernels, keys, authorised, interface=config.ip, port=config.port, incarnation=incarnation
+            reactor, operations, keys, authorised, interface=config.ip, port=config.port, incarnation=incarnation
         )
         kernels.report_to(link)
         endpoint = tcp_endpoint(config.ip, config.port)
@@ -94,6 +101,8 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
 
     parent = OrderedServices(reactor, stop_timeout=30.0)
     parent.addService(redis)
+    if stages is not None:
+        parent.addService(Stopping(stages.write))
     agent = AgentService(
         reactor, lambda: detect(reactor, reactor, config.kernels.python, dict(os.environ)), assemble, failed
     )

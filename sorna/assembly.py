@@ -57,6 +57,7 @@ from sorna.manager.registry import Registry
 from sorna.manager.transfers import Transfers
 from sorna.model.keypair import EXAMPLE_ACCESS_KEY
 from sorna.observability import show_debug
+from sorna.stages import Stages, WatchedResource, watched
 from sorna.store.address import DatabaseAddress
 from sorna.store.service import Tables, open_store
 
@@ -210,8 +211,11 @@ class _Server:
         reactor, parent = self.reactor, self.parent
         threads = Threads(reactor)
         kernels_db, instances_db, rates_db = (RedisConnection(reactor, redis, db) for db in (1, 2, 4))
-        directory = TrustedDirectory(reactor, RedisAgentDirectory(instances_db), store.agents)
-        live = RedisLiveKernels(kernels_db)
+        stages = Stages(reactor, self.config.trace_stages) if self.config.trace_stages else None
+        seen = partial(watched, stages)
+        store = evolve(store, kernels=seen("store", store.kernels))
+        directory = seen("directory", TrustedDirectory(reactor, RedisAgentDirectory(instances_db), store.agents))
+        live = seen("live", RedisLiveKernels(kernels_db))
         # The link brings news to what is built on it.
         link = ZmqAgentLink(reactor, keys, lambda ended: ending.on_kernel_ended(ended))  # noqa: PLW0108 - made below
         refused = () if self.config.example_keypair else (EXAMPLE_ACCESS_KEY,)
@@ -226,7 +230,8 @@ class _Server:
         announcements = RedisAnnouncements(reactor, redis, kernels_db, on_resync=resync)
         keypairs.listen(announcements)
         places.listen(announcements)
-        ending = Ending(reactor, store.kernels, live, directory, link, announcements)
+        calls = seen("link", link)
+        ending = Ending(reactor, store.kernels, live, directory, calls, seen("announcements", announcements))
         storage = DiskFolders(self.config.folders.root, self.storage_id, threads)
         folders = Folders(
             reactor, store.folders, storage, keypairs, self.config.folders.bounds, self.config.folders.most
@@ -236,7 +241,7 @@ class _Server:
             store.kernels,
             live,
             directory,
-            link,
+            calls,
             announcements,
             ending,
             keypairs,
@@ -244,7 +249,7 @@ class _Server:
             self.config.limits,
             self.config.gpu_instances,
         )
-        registry = Registry(reactor, store.kernels, live, directory, link, creation, ending, places)
+        registry = Registry(reactor, store.kernels, live, directory, calls, creation, ending, seen("places", places))
         administration = Administration(
             reactor,
             store.keypairs,
@@ -275,16 +280,19 @@ class _Server:
         parent.addService(Draining(operations))
         site = make_site(
             reactor,
-            kernels=registry,
+            kernels=seen("manager", registry),
             folders=folders,
             transfers=Transfers(reactor, keypairs, folders),
             administration=administration,
-            keypairs=keypairs,
-            rate_limits=RedisRateCounters(rates_db),
+            keypairs=seen("keypairs", keypairs),
+            rate_limits=seen("rate limit", RedisRateCounters(rates_db)),
             operations=operations,
             readiness=self.readiness,
             tls=self.config.tls,
         )
+        if stages is not None:
+            site.resource = WatchedResource(stages, site.resource)
+            parent.addService(Stopping(stages.write))
         return _Manager(
             directory, RedisHeartbeatStore(instances_db), site, registry, keypairs, operations, announcements
         )
@@ -354,6 +362,7 @@ class _Server:
             "folder-root": str(self.config.folders.root),
             "kernel-preload": ",".join(self.config.kernels.preload),
             "debug": self.config.debug,
+            "trace-stages": str(self.config.trace_stages or ""),
         }
         if redis.password is not None:
             options["redis-password"] = redis.password
