@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -105,7 +104,7 @@ def tell(line: str) -> None:
 
 def run_alone(parts: Mapping[str, Part]) -> None:
     """Be the program of one module: measure its parts and print their rows."""
-    parser = argparse.ArgumentParser(prog=f"{shlex.quote(sys.argv[0])}")
+    parser = argparse.ArgumentParser()
     add_options(parser, list(parts))
     options = parser.parse_args()
     names = chosen(parser, options.only, list(parts))
