@@ -19,21 +19,25 @@ LINE = 100  # bytes, its end included
 SIZE = 200_000_000
 #: How much the server's memory may grow by and still be called flat, in MiB: far less than what is printed.
 FLAT = 16.0
-_CODE = "for _ in range({count}): print({line!r})"
+
+
+def printing_code(count: int) -> str:
+    """Give a program that prints so many lines of :data:`LINE` bytes."""
+    return f"for _ in range({count}): print({'x' * (LINE - 1)!r})"
 
 
 def printing(session: Session, settings: Settings) -> list[Row]:
     """Count the lines that arrive; the first and the last message are looked into, the others only counted."""
     count = settings.scaled(SIZE / LINE)
-    code = _CODE.format(count=count, line="x" * (LINE - 1))
-    plain = _into_a_pipe(code)
+    code = printing_code(count)
+    plain = count * LINE / into_a_pipe(code)
     watched = {"server": session.server.pid, "agent": session.agent or 0}
     watched = {name: pid for name, pid in watched.items() if pid}
     with session.kernels(1) as [kernel]:
         handshake = session.signer.handshake(f"/stream/kernel/{kernel}/execute")
         with contextlib.closing(WebSocket(session.endpoint, handshake)) as socket:
             with Growth.watched(watched.values()) as growth, Effort.measured() as effort:
-                lines, received, last = _read(socket, code)
+                lines, received, last = read_lines(socket, code)
             alive = session.alive([kernel])
     size = count * LINE
     note = (
@@ -53,7 +57,7 @@ def printing(session: Session, settings: Settings) -> list[Row]:
     return [*rows, most_row(flat, max(grown.values()), FLAT, " MiB", notes=[told])]
 
 
-def _read(socket: WebSocket, code: str) -> tuple[int, int, str]:
+def read_lines(socket: WebSocket, code: str) -> tuple[int, int, str]:
     """Give how many lines came, in how many bytes, and the status of the last message.
 
     :raises Failed: what came is not what was printed.
@@ -71,15 +75,14 @@ def _read(socket: WebSocket, code: str) -> tuple[int, int, str]:
     return lines, received, str(json.loads(message).get("status"))
 
 
-def _into_a_pipe(code: str) -> float:
-    """Give the bytes per second of the same program without a server, for comparison."""
+def into_a_pipe(code: str) -> float:
+    """Give the seconds that the same program takes without a server, for comparison."""
     began = time.perf_counter()
-    size = 0
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as program:
         assert program.stdout is not None
-        while chunk := program.stdout.read1(1 << 18):  # type: ignore[attr-defined]  # it is buffered
-            size += len(chunk)
-    return size / (time.perf_counter() - began)
+        while program.stdout.read1(1 << 18):  # type: ignore[attr-defined]  # it is buffered
+            pass
+    return time.perf_counter() - began
 
 
 PARTS = {"print": printing}
