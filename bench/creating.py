@@ -93,9 +93,11 @@ def burst_times(session: Session, count: int) -> tuple[list[float], Effort]:
 def sustained(session: Session, settings: Settings) -> list[Row]:
     """Create, execute, destroy, over and over."""
     seconds = settings.scaled(SUSTAINED)
+    before = session.used()
     count, effort = come_and_go(session, deadline=time.perf_counter() + seconds)
+    notes = session.used_for_each(before, count)
     what = f"sustained create + execute + destroy, {AT_ONCE} connections, kernels per second"
-    return [least_row(what, count / effort.seconds, 100, "/s", client=effort.share)]
+    return [least_row(what, count / effort.seconds, 100, "/s", client=effort.share, notes=notes)]
 
 
 def come_and_go(session: Session, *, deadline: float, most: int | None = None) -> tuple[int, Effort]:

@@ -104,10 +104,12 @@ def rate(session: Session, settings: Settings) -> list[Row]:
                     done += 1
 
         scripts = [over_and_over(kernels[number::CONNECTIONS]) for number in range(CONNECTIONS)]
+        before = session.used()
         with Effort.measured() as effort:
             drive(session.endpoint, scripts)
+        notes = session.used_for_each(before, done)
     what = f"executions per second, one manager process, {KERNELS} kernels, {CONNECTIONS} connections"
-    return [least_row(what, done / effort.seconds, 1500, "/s", client=effort.share)]
+    return [least_row(what, done / effort.seconds, 1500, "/s", client=effort.share, notes=notes)]
 
 
 def pace_64_10(session: Session, settings: Settings) -> list[Row]:

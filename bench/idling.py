@@ -12,7 +12,7 @@ from bench.client import Connection, WebSocket
 from bench.creating import come_and_go
 from bench.figures import Row, most_row, not_measured, percentile
 from bench.parts import Settings, run_alone
-from bench.processes import MIB, descendants, pid_namespace, processor_time, proportional, resident
+from bench.processes import MIB, descendants, pid_namespace, proportional, resident
 from bench.session import Failed, Session
 from bench.wire import TEXT
 
@@ -79,11 +79,11 @@ def idle(session: Session, settings: Settings) -> list[Row]:
         ]
         _idle(sockets, 5.0)  # shells start, and what was made in advance is let go
         processes = len(descendants(session.server.pid))
-        before = _used(session)
+        before = session.used()
         began = time.perf_counter()
         lost = _idle(sockets, seconds)
         elapsed = time.perf_counter() - began
-        shares = {name: (used - before[name]) / elapsed * 100 for name, used in _used(session).items()}
+        shares = {name: (used - before[name]) / elapsed * 100 for name, used in session.used().items()}
         alive = session.alive(kernels)
     told = ", ".join(f"{name} {share:.1f} %" for name, share in shares.items())
     note = (
@@ -113,19 +113,6 @@ def _idle(sockets: Sequence[WebSocket], seconds: float) -> int:
                     poller.unregister(descriptor)
                     lost += 1
     return lost
-
-
-def _used(session: Session) -> dict[str, float]:
-    """Give the seconds of processor that the server, its agent and all other processes of theirs took until now.
-
-    Differences of these are right as a sum; what ended meanwhile counts with its parent.
-    """
-    agent = session.agent
-    used = {"server": 0.0, "agent": 0.0, "kernels and databases": 0.0}
-    for pid in descendants(session.server.pid):
-        name = {session.server.pid: "server", agent: "agent"}.get(pid, "kernels and databases")
-        used[name] += processor_time([pid])
-    return used
 
 
 def churn(session: Session, settings: Settings) -> list[Row]:

@@ -80,7 +80,7 @@ def _ours(session: Session, settings: Settings) -> Figures:
     burst, _effort = burst_times(session, BURST)
     with warm_kernel(session) as kernel:
         runs, _with_opening, _share = websocket_times(session, kernel, settings.scaled(RUNS))
-    per_second, _share = reads(session, settings.scaled(READ_SECONDS))
+    per_second, _share, _notes = reads(session, settings.scaled(READ_SECONDS))
     return Figures(first, max(burst), runs, per_second)
 
 

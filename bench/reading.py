@@ -16,13 +16,13 @@ _DATES = 16
 
 def read(session: Session, settings: Settings) -> list[Row]:
     """Ask for it over many connections, each waiting for its answer."""
-    per_second, share = reads(session, settings.scaled(SECONDS))
+    per_second, share, notes = reads(session, settings.scaled(SECONDS))
     what = f"signed GET /v2/kernel/:id, one manager process, {CONNECTIONS} connections"
-    return [least_row(what, per_second, 3500, "/s", client=share)]
+    return [least_row(what, per_second, 3500, "/s", client=share, notes=notes)]
 
 
-def reads(session: Session, seconds: float) -> tuple[float, float]:
-    """Give how many reads per second were answered, and the client's share of a processor."""
+def reads(session: Session, seconds: float) -> tuple[float, float, list[str]]:
+    """Give how many reads per second were answered, the client's share of a processor, and what each took of the server's."""
     done = 0
     with session.kernels(1) as [kernel]:
         deadline = time.perf_counter() + seconds
@@ -37,9 +37,11 @@ def reads(session: Session, seconds: float) -> tuple[float, float]:
                 done += 1
 
         scripts = [over_and_over() for _ in range(CONNECTIONS)]
+        before = session.used()
         with Effort.measured() as effort:
             drive(session.endpoint, scripts)
-    return done / effort.seconds, effort.share
+        notes = session.used_for_each(before, done)
+    return done / effort.seconds, effort.share, notes
 
 
 PARTS = {"read": read}

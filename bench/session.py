@@ -9,13 +9,14 @@ import contextlib
 import json
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from attrs import frozen
 
 from bench.client import Connection, Script, drive
-from bench.processes import agent_of
+from bench.figures import milliseconds
+from bench.processes import agent_of, descendants, processor_time
 from bench.wire import Answer, Signer, create_body, printed, run_body
 from sorna.client.signing import Credentials
 from sorna.client.wire import host_header
@@ -57,6 +58,26 @@ class Session:
     def agent(self) -> int | None:
         """The process id of the local agent, where the server's is known."""
         return agent_of(self.server.pid) if self.server.pid else None
+
+    def used(self) -> dict[str, float]:
+        """Give the seconds of processor that the server, its agent and all other processes of theirs took until now.
+
+        Differences of these are right as a sum; what ended meanwhile counts with its parent.
+        """
+        agent = self.agent
+        used = {"server": 0.0, "agent": 0.0, "kernels and databases": 0.0}
+        for pid in descendants(self.server.pid) if self.server.pid else ():
+            name = {self.server.pid: "server", agent: "agent"}.get(pid, "kernels and databases")
+            used[name] += processor_time([pid])
+        return used
+
+    def used_for_each(self, before: Mapping[str, float], count: int) -> list[str]:
+        """Tell, as a note, what each of so many requests took of a processor since ``before``, where that can be known."""
+        if not self.server.pid or not count:
+            return []
+        each = {name: (used - before[name]) / count for name, used in self.used().items()}
+        told = ", ".join(f"{name} {milliseconds(max(0.0, seconds))}" for name, seconds in each.items())
+        return [f"milliseconds of processor for each: {told}"]
 
     def creation(self) -> bytes:
         """Sign the creation of another kernel."""
