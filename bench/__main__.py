@@ -7,13 +7,13 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import creating, executing, idling, jupyter, machine, printing, reading, stages
 from bench.figures import report, text_table
-from bench.parts import Part, Settings, add_options, chosen, run_parts, server_for, tell
+from bench.parts import Part, Settings, add_options, chosen, run_parts, run_program, server_for, tell
 from bench.session import OPTIONS, Session
 
 # The idle and the busy ones apart, so that what one leaves to be cleared away is not the next one's burden.
@@ -45,13 +45,20 @@ def main() -> None:
     if options.save and not options.save.parent.is_dir():
         parser.error(f"--save: there is no directory {options.save.parent}")
     names = chosen(parser, options.only, list(PARTS))
+    run_program(lambda: _measure(options, names))
+
+
+def _measure(options: argparse.Namespace, names: Sequence[str]) -> None:
     began, load = time.perf_counter(), machine.load()
     with server_for(options) as session:
-        facts = {**_facts(session, options), "machine's load": load}
+        facts = _facts(session, options)
         results = run_parts(
             session, Settings(options.scale, options.churn), {name: PARTS[name] for name in names}, tell
         )
     facts["took"] = f"{time.perf_counter() - began:.0f} s"
+    facts["machine's load"] = (
+        f"{load:.1f} before, {machine.load():.1f} after; with nothing else going on, it is about 0 before"
+    )
     shape = text_table(("measured", "on"), [*facts.items()])
     document = f"{INTRODUCTION}\n\n{shape}\n\n{report(results)}\n"
     sys.stdout.write(document)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from attrs import field, frozen
@@ -119,13 +120,18 @@ def goals_table(rows: Sequence[Row]) -> str:
     for row in rows:
         marks = ""
         for note in row.notes:
-            notes.append(note)
+            notes.append(_plain(note))
             marks += f" [{len(notes)}]"
         client = "" if row.client is None else f"{row.client:.0%}"
         lines.append((row.what, row.goal, row.measured + marks, row.verdict, client))
     table = text_table(("figure", "goal", "here", "met", "client"), lines)
     listed = [f"* [{number}] {note}" for number, note in enumerate(notes, 1)]
     return "\n".join([table, "", *listed]) if listed else table
+
+
+def _plain(text: str) -> str:
+    """Take what would be markup in reStructuredText literally: a note may quote what a server said."""
+    return re.sub(r"[\\*`|]|_(?![A-Za-z0-9])", r"\\\g<0>", text)
 
 
 def report(results: Sequence[Row | Section]) -> str:

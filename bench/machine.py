@@ -36,9 +36,9 @@ def shape() -> str:
     return f"{processor_model(cpuinfo)}, {cores} cores, {memory_size(meminfo)}, {kernel}"
 
 
-def load() -> str:
-    """Tell how busy the machine is before anything is measured."""
-    return f"{os.getloadavg()[0]:.2f} processes on average in the minute before"
+def load() -> float:
+    """Tell how many processes ran or waited to run, on average of the last minute."""
+    return os.getloadavg()[0]
 
 
 def isolation(session: Session) -> str:

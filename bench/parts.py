@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -15,7 +16,7 @@ from attrs import frozen
 from bench.client import Stuck
 from bench.figures import Row, Section, report
 from bench.session import Failed, Session, opened, started
-from sorna.testing.server import RunningServer
+from sorna.testing.server import RunningServer, ServerDidNotStart
 
 
 @frozen
@@ -42,8 +43,11 @@ def add_options(parser: argparse.ArgumentParser, parts: Sequence[str]) -> None:
     """Declare the options that all and single parts have in common."""
     parser.add_argument("--only", help=f"parts with commas between them: {', '.join(parts)}")
     parser.add_argument("--endpoint", help="a running server; without it, one is started")
-    parser.add_argument("--access-key", default="", help="of an administrator, for --endpoint")
-    parser.add_argument("--secret-key", default="")
+    parser.add_argument(
+        "--access-key",
+        default=os.environ.get("SORNA_ACCESS_KEY", ""),
+        help="of an administrator, for --endpoint; its secret is read from SORNA_SECRET_KEY",
+    )
     parser.add_argument(
         "--pid", type=int, default=0, help="process of that server, for figures of memory and processor"
     )
@@ -60,12 +64,21 @@ def chosen(parser: argparse.ArgumentParser, only: str | None, parts: Sequence[st
     return [name for name in parts if name in names]
 
 
+def run_program(program: Callable[[], None]) -> None:
+    """Run a program's main function; what keeps it from measuring at all is said in a sentence, with status 1."""
+    try:
+        program()
+    except (Failed, Stuck, ServerDidNotStart, OSError) as error:
+        sys.exit(f"nothing was measured: {error}")
+
+
 @contextlib.contextmanager
 def server_for(options: argparse.Namespace) -> Iterator[Session]:
     """Start a server, or use the one that the options name."""
     with contextlib.ExitStack() as stack:
         if options.endpoint:
-            running = RunningServer(options.endpoint, options.access_key, options.secret_key, options.pid)
+            secret = os.environ.get("SORNA_SECRET_KEY", "")
+            running = RunningServer(options.endpoint, options.access_key, secret, options.pid)
             yield stack.enter_context(opened(running))
         else:
             yield stack.enter_context(started())
@@ -109,6 +122,10 @@ def run_alone(parts: Mapping[str, Part]) -> None:
     options = parser.parse_args()
     names = chosen(parser, options.only, list(parts))
     settings = Settings(options.scale, options.churn)
-    with server_for(options) as session:
-        results = run_parts(session, settings, {name: parts[name] for name in names}, tell)
-    sys.stdout.write(report(results) + "\n")
+
+    def measure() -> None:
+        with server_for(options) as session:
+            results = run_parts(session, settings, {name: parts[name] for name in names}, tell)
+        sys.stdout.write(report(results) + "\n")
+
+    run_program(measure)

@@ -21,7 +21,7 @@ from bench import machine, reference
 from bench.baseline import FILE, UnreadableBaseline, better, compare, highest, keep, load
 from bench.client import Connection, Script, WebSocket, drive
 from bench.figures import percentile, text_table
-from bench.parts import tell
+from bench.parts import run_program, tell
 from bench.printing import into_a_pipe, printing_code, read_lines
 from bench.processes import descendants, own_and_children, processor_time
 from bench.reference import Reference, fork_and_compute
@@ -235,9 +235,20 @@ def main() -> int:
         kept = {} if options.update else load()
     except UnreadableBaseline as error:
         parser.error(str(error))
+    status = 0
+
+    def measure() -> None:
+        nonlocal status
+        status = _measure(kept, update=options.update)
+
+    run_program(measure)
+    return status
+
+
+def _measure(kept: Mapping[str, float], *, update: bool) -> int:
     with started() as session, reference.running() as constant:
         short = Short(session, constant)
-        if not options.update:
+        if not update:
             return 0 if judge(short, kept) else 1
         runs = [{name: ratios[name] for name, (_measure, ratios) in short.all().items()} for _ in range(UPDATES)]
     ratios = highest(runs)

@@ -99,6 +99,11 @@ class TableTests(UnitTestCase):
         self.assertIn("not measured [3]", table)
         self.assertEqual(table.splitlines()[-3:], ["* [1] first", "* [2] second", "* [3] why not"])
 
+    def test_notes_are_no_markup(self) -> None:
+        """What a note quotes is shown as it is, whatever it would mean in reStructuredText."""
+        table = goals_table([Row("one", "1", "2", notes=["b'*x* `y` |z| a_ b_c \\n'"])])
+        self.assertEqual(table.splitlines()[-1], r"* [1] b'\*x\* \`y\` \|z\| a\_ b_c \\n'")
+
     def test_sections_come_last(self) -> None:
         """Sections follow the one table of all rows, each below its underlined title."""
         text = report([Section("Title", "text"), Row("one", "1", "2")])
