@@ -197,7 +197,8 @@ class _Server:
         enrolled = self.config.state_dir / "manager" / "agents"
         enrolled.mkdir(mode=0o700, exist_ok=True)
         for path in sorted(enrolled.glob("*.public")):
-            await agents.enrol(path.stem, path.read_text(encoding="ascii").split("#")[0].strip(), now)
+            # "#" is also a character of keys: what follows the key is a comment.
+            await agents.enrol(path.stem, (path.read_text(encoding="ascii").split(maxsplit=1) or [""])[0], now)
         if local is not None:
             await agents.enrol(local_agent_id(local), local.public, now)
             authorised = self.config.state_dir / "agent" / "authorised"
