@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from sorna.embedded import binaries
 from sorna.embedded.process import Command
 from sorna.embedded.server import Server, ask
-from sorna.embedded.state import EmbeddedError
+from sorna.embedded.state import EmbeddedError, ServerDirectory
 from sorna.store.address import DatabaseAddress
 
 PORT = 5432
@@ -77,6 +77,15 @@ def _startup_packet() -> bytes:
     """Make the first message of a client (PostgreSQL documentation, "Message Formats", StartupMessage)."""
     words = b"".join(word.encode() + b"\0" for word in ("user", USER, "database", DATABASE)) + b"\0"
     return struct.pack("!II", 8 + len(words), 196608) + words
+
+
+def running_postgres(directory: Path) -> DatabaseAddress:
+    """Give the address of the server that another process runs in a directory.
+
+    :raises EmbeddedError: there never was one, or this user may not know its password.
+    """
+    server = ServerDirectory(directory)
+    return DatabaseAddress(server.reach(server.run, f".s.PGSQL.{PORT}"), PORT, DATABASE, USER, server.kept_password())
 
 
 class EmbeddedPostgres:

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from sorna.embedded import binaries
 from sorna.embedded.process import Command
 from sorna.embedded.server import Server, ask
+from sorna.embedded.state import ServerDirectory
 
 _SOCKET = "redis.sock"
 # The password is in a file, since every user of the host can read a command line.
@@ -52,6 +53,15 @@ class RedisAddress:
         if self.listen is not None:
             return f"redis://{self.listen[0]}:{self.listen[1]}"
         return f"unix://{self.path}"
+
+
+def running_redis(directory: Path) -> RedisAddress:
+    """Give the address of the server that another process runs in a directory.
+
+    :raises EmbeddedError: there never was one, or this user may not know its password.
+    """
+    server = ServerDirectory(directory)
+    return RedisAddress(f"{server.reach(server.run, _SOCKET)}/{_SOCKET}", server.kept_password())
 
 
 class EmbeddedRedis:

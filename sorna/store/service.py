@@ -9,6 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from sorna.store.address import DatabaseAddress
 from sorna.store.agents import PostgresAgents
+from sorna.store.audit import PostgresQuotaAudit
 from sorna.store.connection import Connector
 from sorna.store.folders import PostgresFolders
 from sorna.store.kernels import PostgresKernels
@@ -29,6 +30,7 @@ class Tables:
     policies: PostgresPolicies
     reports: PostgresReports
     folders: PostgresFolders
+    quotas: PostgresQuotaAudit
 
 
 class Store(Service):
@@ -46,6 +48,7 @@ class Store(Service):
             PostgresPolicies(self._pool),
             PostgresReports(self._pool),
             PostgresFolders(self._pool),
+            PostgresQuotaAudit(self._pool),
         )
 
     def startService(self) -> None:
