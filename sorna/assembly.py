@@ -44,6 +44,7 @@ from sorna.live.connection import RedisConnection
 from sorna.live.instances import RedisAgentDirectory, RedisHeartbeatStore
 from sorna.live.kernels import RedisLiveKernels
 from sorna.live.rate_counters import RedisRateCounters
+from sorna.manager.absence import Absence
 from sorna.manager.administration import Administration
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
@@ -217,7 +218,13 @@ class _Server:
         refused = () if self.config.example_keypair else (EXAMPLE_ACCESS_KEY,)
         keypairs = CachedKeypairs(reactor, store.keypairs, refused)
         # Whatever was announced while nobody listened is caught up with.
-        announcements = RedisAnnouncements(reactor, redis, kernels_db, on_resync=keypairs.changed)
+        absence = Absence(reactor)
+
+        def resync() -> None:
+            keypairs.changed()
+            absence.distrust()
+
+        announcements = RedisAnnouncements(reactor, redis, kernels_db, on_resync=resync)
         keypairs.listen(announcements)
         ending = Ending(reactor, store.kernels, live, directory, link, announcements)
         storage = DiskFolders(self.config.folders.root, self.storage_id, threads)
@@ -232,6 +239,7 @@ class _Server:
             link,
             announcements,
             ending,
+            absence,
             keypairs,
             folders,
             self.config.limits,
@@ -250,7 +258,7 @@ class _Server:
             announcements,
             store.folders,
         )
-        reaper = Reaper(reactor, store.kernels, directory, link, ending)
+        reaper = Reaper(reactor, store.kernels, live, directory, link, ending, absence)
         operations = Operations()
         for service in (threads, kernels_db, instances_db, rates_db, announcements, link):
             parent.addService(service)

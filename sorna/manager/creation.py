@@ -26,6 +26,7 @@ from sorna.errors import (
     SornaError,
     Unavailable,
 )
+from sorna.manager.absence import Absence
 from sorna.manager.ending import Ending
 from sorna.manager.events import KERNEL_TOPIC
 from sorna.manager.folders import Folders
@@ -60,6 +61,7 @@ class Creation:
     link: AgentLink
     announcements: Announcements
     ending: Ending
+    absence: Absence
     keypairs: KeypairFinder
     folders: Folders
     policy: LimitPolicy
@@ -175,6 +177,8 @@ class Creation:
             return False
         agent = await self.directory.find(kernel.agent_id)
         if agent is None:
+            if not self.absence.believable:
+                raise Unavailable("The agent of this session has given no sign of life since Redis was away.")
             await self.ending.lost(kernel.id, "agent-lost")
             return False
         if await self.live.use(kernel.access_key, short_id(kernel.id), count=False) is None:

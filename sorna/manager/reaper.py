@@ -1,4 +1,4 @@
-"""Mends, every second, what broke without anyone asking: lost agents, kernels without a row, rows past their deadline.
+"""Mends what broke without anyone asking: lost agents, kernels without a row or a live entry, rows past their deadline.
 
 Knows no door. It only looks at PostgreSQL and Redis and calls the same ends as everybody else; several managers may run one
 at once, because every change is conditional.
@@ -13,8 +13,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from sorna.errors import SornaError
+from sorna.manager.absence import Absence
 from sorna.manager.ending import Ending
-from sorna.manager.interfaces import AgentDirectory, AgentLink, KernelStore
+from sorna.manager.interfaces import AgentDirectory, AgentLink, KernelStore, LiveKernels
 from sorna.model.agent import Agent
 from sorna.model.kernel import Kernel, KernelStatus, parse_kernel_id, short_id
 
@@ -24,6 +25,7 @@ DEADLINES = {KernelStatus.PREPARING: 30.0, KernelStatus.RESTARTING: 60.0, Kernel
 SEEN_WITHIN = 4.0
 # A kernel must have been missing for as long: a heartbeat that was under way when it came is corrected by the next one.
 MISSING_FOR = 1.5
+PAGE = 500
 
 
 @define
@@ -32,9 +34,11 @@ class Reaper:
 
     clock: IReactorTime
     kernels: KernelStore
+    live: LiveKernels
     directory: AgentDirectory
     link: AgentLink
     ending: Ending
+    absence: Absence
     _missing: dict[str, float] = field(factory=dict)
 
     _log = Logger()
@@ -49,9 +53,29 @@ class Reaper:
             with self._log.failuresHandled("while mending {kernel_id}", kernel_id=short_id(kernel.id)):
                 await self._mend_kernel(kernel, agents, held)
         self._missing = {name: since for name, since in self._missing.items() if name in rows}
+        await self._enter_again(rows, agents, held)
         for agent_id, kernels in held.items():
             for orphan in kernels - rows.keys():
                 await self._end_orphan(agents[agent_id], orphan)
+
+    async def _enter_again(
+        self, rows: dict[str, Kernel], agents: dict[str, Agent], held: dict[str, frozenset[str]]
+    ) -> None:
+        """Write what Redis has lost of kernels that run, so that their agents' figures find a place again."""
+        running = [
+            kernel
+            for name, kernel in rows.items()
+            if kernel.status is KernelStatus.RUNNING and name in held.get(kernel.agent_id or "", ())
+        ]
+        for first in range(0, len(running), PAGE):
+            page = running[first : first + PAGE]
+            known = await self.live.places([kernel.id for kernel in page])
+            for kernel in page:
+                if kernel.id not in known and kernel.agent_id is not None:
+                    await self.live.add(kernel, agents[kernel.agent_id].address)
+                    now = await self.kernels.by_id(kernel.id)
+                    if now is None or now.status.final:  # it ended meanwhile, and may have been forgotten before
+                        await self.live.forget(kernel)
 
     async def _live(self) -> AsyncIterator[Kernel]:
         page = await self.kernels.live()
@@ -75,6 +99,9 @@ class Reaper:
     async def _lost_for_sure(self, kernel: Kernel, reason: str) -> None:
         """Believe a loss at a later look only: a heartbeat may have been read while it was being written."""
         now = self.clock.seconds()
+        if not self.absence.believable:
+            self._missing.pop(short_id(kernel.id), None)
+            return
         if now - self._missing.setdefault(short_id(kernel.id), now) >= MISSING_FOR:
             del self._missing[short_id(kernel.id)]
             await self.ending.lost(kernel.id, reason)

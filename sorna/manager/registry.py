@@ -22,6 +22,7 @@ from sorna.errors import (
     KernelExecutionFailed,
     KernelNotFound,
     KernelRestartFailed,
+    Unavailable,
 )
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
@@ -200,11 +201,13 @@ class Registry:
         if not kernel.status.final and kernel.agent_id is not None:
             # Redis lost it (it may lose everything): write it again from the truth, if its agent still lives.
             agent = await self.directory.find(kernel.agent_id)
-            if agent is not None:
-                await self.live.add(kernel, agent.address)
-                place = await self.live.use(access_key, reference, count=count)
-                if place is not None:
-                    return place
+            if agent is None:
+                # Either it lives and says so in a moment, or the reaper writes down why the kernel has ended.
+                raise Unavailable("The agent of this kernel gives no sign of life.")
+            await self.live.add(kernel, agent.address)
+            place = await self.live.use(access_key, reference, count=count)
+            if place is not None:
+                return place
         raise KernelNotFound(_end_of(kernel))
 
     async def _row(self, access_key: str, reference: str) -> Kernel | None:

@@ -18,6 +18,7 @@ from sorna.live.memory import (
     MemoryLiveKernels,
     MemoryRedis,
 )
+from sorna.manager.absence import Absence
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
 from sorna.manager.interfaces import KernelEnded
@@ -61,6 +62,7 @@ class ManagerTestCase(UnitTestCase):
         self.ending = Ending(self.clock, self.kernels, self.live, self.directory, self.link, announcements)
         keypairs = [Keypair(OWNER, "s" * 40), Keypair(STRANGER, "t" * 40)]
         self.folders, _transfers = memory_folders(self, self.clock, *keypairs)
+        self.absence = Absence(self.clock)
         self.creation = Creation(
             self.clock,
             self.kernels,
@@ -69,6 +71,7 @@ class ManagerTestCase(UnitTestCase):
             self.link,
             announcements,
             self.ending,
+            self.absence,
             CachedKeypairs(self.clock, self.keypairs),
             self.folders,
             LimitPolicy(),
@@ -76,7 +79,7 @@ class ManagerTestCase(UnitTestCase):
         self.registry = Registry(
             self.clock, self.kernels, self.live, self.directory, self.link, self.creation, self.ending
         )
-        self.reaper = Reaper(self.clock, self.kernels, self.directory, self.link, self.ending)
+        self.reaper = Reaper(self.clock, self.kernels, self.live, self.directory, self.link, self.ending, self.absence)
         self.heartbeats = MemoryHeartbeatStore(self.redis)
         self.beat()
 
