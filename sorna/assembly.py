@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import define, evolve, frozen
 from twisted.application.service import IService
@@ -21,7 +22,7 @@ from twisted.logger import Logger
 from twisted.web.server import Site
 
 from sorna.beneath.storage_root import prepare_root
-from sorna.boot import Boot, Listening, Stopping, repeating
+from sorna.boot import Boot, Listening, Stopping, repeating, until_available
 from sorna.cluster.enrolment import TrustedDirectory
 from sorna.cluster.link import ZmqAgentLink
 from sorna.config import ServerConfig, is_loopback
@@ -58,7 +59,7 @@ from sorna.manager.transfers import Transfers
 from sorna.model.keypair import EXAMPLE_ACCESS_KEY
 from sorna.observability import show_debug
 from sorna.store.address import DatabaseAddress
-from sorna.store.service import Tables, open_store
+from sorna.store.service import Store, Tables, open_store
 
 REAPER_INTERVAL = 0.5
 KEYPAIR_USE_INTERVAL = 1.0
@@ -68,6 +69,8 @@ ACCESS_INTERVAL = 0.5
 SWEEP_INTERVAL = 30.0
 # A predecessor's agent, killed a moment ago, may still hold the port at the first attempts.
 AGENT_ATTEMPTS = 4
+
+T = TypeVar("T")
 
 _log = Logger()
 
@@ -127,15 +130,17 @@ class _Server:
         """Start everything in the order in which it depends on each other."""
         self._make_state_dir()
         database, redis = await self._databases()
-        store = await open_store(self.reactor, database)
+        store = await self._store(database)
         self.parent.addService(store)
-        first = await ensure_keypairs(store.tables.keypairs, self.config, self.reactor.seconds())
+        first = await self._patiently(
+            lambda: ensure_keypairs(store.tables.keypairs, self.config, self.reactor.seconds())
+        )
         if first is not None:
             # At once: a secret that is in the database alone is lost to its operator if a later step fails.
             write_client_file(self.config.state_dir, endpoint_of(self.config), first.keypair)
         manager_keys = load_or_make(self.config.state_dir / "manager")
         agent_keys = load_or_make(self.config.state_dir / "agent") if self.config.local_agent else None
-        await self._enrol(store.tables.agents, manager_keys, agent_keys)
+        await self._patiently(lambda: self._enrol(store.tables.agents, manager_keys, agent_keys))
         manager = self._serve(store.tables, redis, manager_keys)
         if agent_keys is not None:
             agent_id = local_agent_id(agent_keys)
@@ -176,6 +181,24 @@ class _Server:
         address = await embedded.start()
         embedded.when_lost().addCallback(self._lost)
         return address
+
+    async def _store(self, database: DatabaseAddress) -> Store:
+        return await self._patiently(lambda: open_store(self.reactor, database))
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Do what needs the database, again until that is there if somebody else runs it: it may come up later than we do."""
+        if self.config.database is None:
+            return await attempt()
+
+        def note(error: Unavailable | None) -> None:
+            if error is None:
+                self.readiness.arrived("database")
+                _log.info("the database is there")
+            else:
+                self.readiness.expect("database", "no answer yet")
+                _log.warn("waiting for the database: {error}", error=error)
+
+        return await until_available(self.reactor, attempt, note)
 
     async def _redis(self) -> RedisAddress:
         given = self.config.redis
