@@ -87,7 +87,18 @@ class Client:
         :raises OSError, http.client.HTTPException: there was no answer.
         """
         connection = http.client.HTTPConnection(self.address, self.port, timeout=timeout or self.timeout)
-        headers = signed_headers(
+        try:
+            connection.request(method, target, content, self.headers(method, target, content, kind))
+            response = connection.getresponse()
+            said = response.read()
+        finally:
+            connection.close()
+        names = {name.lower(): value for name, value in response.headers.items()}
+        return Answer(response.status, json.loads(said) if "json" in names.get("content-type", "") else None, names)
+
+    def headers(self, method: str, target: str, content: bytes = b"", kind: str = "application/json") -> dict[str, str]:
+        """Give the headers of a signed request."""
+        return signed_headers(
             self.credentials,
             method=method,
             target=target,
@@ -97,14 +108,6 @@ class Client:
             version=VERSION,
             now=self.seconds(),
         )
-        try:
-            connection.request(method, target, content, headers)
-            response = connection.getresponse()
-            said = response.read()
-        finally:
-            connection.close()
-        names = {name.lower(): value for name, value in response.headers.items()}
-        return Answer(response.status, json.loads(said) if "json" in names.get("content-type", "") else None, names)
 
     def call(self, method: str, target: str, content: Any = None, *, timeout: float | None = None) -> Any:
         """Send JSON and give the JSON of an answer that is a success.

@@ -141,6 +141,12 @@ class Cluster:
         for part in reversed(self.parts):
             part.stop()
 
+    def save_logs(self, folder: str) -> None:
+        """Copy what every part said into a folder, as ``NAME.log``."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for part in self.parts:
+            Path(folder, f"{part.name}.log").write_text(part.log, "utf-8")
+
     def close(self) -> None:
         """End everything and remove every trace. Harmless twice, and in a fork."""
         if os.getpid() != self._owner:
