@@ -104,7 +104,7 @@ class Chaos:
         admin = self.cluster.client(self.cluster.managers[0], self.seconds)
         props = {"rate_limit": 1_000_000, "concurrency_limit": 30}
         question = {"query": _MAKE_KEYPAIR, "variables": {"user": user, "props": props}}
-        made = admin.call("POST", "/v2/admin/graphql", question)["data"]["done"]
+        made = admin.call("POST", "/v2/admin/graphql", question)["done"]
         return Credentials(made["keypair"]["access_key"], made["keypair"]["secret_key"])
 
     def _measure(self, fault: str, probe: Sequence[Client]) -> None:
