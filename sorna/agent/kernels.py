@@ -285,6 +285,12 @@ class Kernels:
             return await ended.runs.execute(request)
         return await self._kernel(kernel_id).execute(request)
 
+    def hand_over(self, kernel_id: uuid.UUID, run_id: str) -> Callable[[bool], None] | None:
+        """Note that the answer which :meth:`execute` has just given is on its way; see :meth:`sorna.agent.runs.Runs.hand_over`."""
+        ended, kernel = self._ended.get(kernel_id), self._live.get(kernel_id)
+        runs = ended.runs if ended is not None else kernel.runs if kernel is not None else None
+        return None if runs is None else runs.hand_over(run_id)
+
     async def read_output(self, kernel_id: uuid.UUID, request: OutputRequest) -> RunReply:
         """Read a run's output from a number on, also of a kernel that has ended while its output is kept."""
         ended = self._ended.get(kernel_id)
