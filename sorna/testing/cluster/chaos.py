@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
-import json
 import random
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -30,6 +27,7 @@ from sorna.testing.cluster.cluster import Cluster, make_cluster
 from sorna.testing.cluster.faults import possible
 from sorna.testing.cluster.load import Session, Tally
 from sorna.testing.cluster.network import Loopback
+from sorna.testing.doctor import findings
 
 PROMISED = 5.0
 PROBE_TIMEOUT = 3.0
@@ -123,9 +121,9 @@ class Chaos:
     def _report(self, sessions: Sequence[Session], hanging: bool) -> int:
         self.cluster.heal()
         leaked = sum(self._left_of(session) for session in sessions)
-        findings = self._doctor()
-        leaked += sum(1 for one in findings if one["check"].startswith(_LEAKS))
-        drift = sum(1 for one in findings if one["check"] == "quota")
+        found = findings("--config", str(self.cluster.options_file))
+        leaked += sum(1 for one in found if one["check"].startswith(_LEAKS))
+        drift = sum(1 for one in found if one["check"] == "quota")
         tally = self.tally
         say("")
         say(f"faults                     {sum(self.faults.values())}")
@@ -142,15 +140,15 @@ class Chaos:
             f"recoveries over {PROMISED:g} s": self.recoveries.late,
             "sessions that hang": ["one or more"] if hanging else [],
         }
-        for name, found in bad.items():
-            say(f"{name:26} {len(found)}")
-            for one in found[:10]:
+        for name, cases in bad.items():
+            say(f"{name:26} {len(cases)}")
+            for one in cases[:10]:
                 say(f"        {one}")
         say(f"{'leaked kernels':26} {leaked}")
         say(f"{'quota drift':26} {drift}")
         say(f"{'longest recovery':26} {self.recoveries.longest:.2f} s, after: {self.recoveries.after}")
-        say(f"{'the doctor':26} {findings or 'satisfied'}")
-        return int(any(bad.values()) or bool(findings) or leaked > 0)
+        say(f"{'the doctor':26} {found or 'satisfied'}")
+        return int(any(bad.values()) or bool(found) or leaked > 0)
 
     def _left_of(self, session: Session) -> int:
         """End every kernel that a session may have made, and count those that do not go."""
@@ -162,22 +160,6 @@ class Chaos:
                 say(f"        {token} does not go: {answer.status} {answer.problem}")
                 left += 1
         return left
-
-    def _doctor(self) -> list[dict[str, Any]]:
-        command = [
-            sys.executable,
-            "-m",
-            "sorna.command",
-            "doctor",
-            "--json",
-            "--config",
-            str(self.cluster.options_file),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-        try:
-            return list(json.loads(done.stdout)["findings"])
-        except ValueError:
-            return [{"check": "doctor", "subject": "itself", "meaning": done.stderr[-2000:]}]
 
 
 def _table(title: str, counts: Counter[str]) -> None:
