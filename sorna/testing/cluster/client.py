@@ -150,6 +150,10 @@ class Client:
             said.append(progress.text)
         return progress.exit_code, "".join(said)
 
+    def create_and_destroy(self) -> None:
+        """Do the least that shows that new work succeeds."""
+        self.destroy(self.create())
+
     def upload(self, kernel: str, path: str, content: bytes) -> None:
         """Write one file into a kernel's working directory."""
         head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="src"; filename="{path}"\r\n\r\n'
