@@ -52,7 +52,7 @@ class RedisLiveAudit:
         while True:
             answer = await self._connection.run(_WALK, arguments=(database, cursor, _STEP))
             cursor, rows = json.loads(answer.decode("utf-8", "replace"))
-            found.update({key: value or [] for key, value in _rows(rows)})
+            found.update(_rows(rows))
             if cursor == "0":
                 return found
 
