@@ -11,6 +11,7 @@ Note [Cutting a link one way]
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import secrets
 import shutil
@@ -26,6 +27,7 @@ from sorna.testing.server import free_ports
 Direction = Literal["from", "to", "both"]
 NETNS = Path("/run/netns")
 _PREFIX = "sorna"
+_LETTERS = itertools.cycle("ghijklmnopqrstuvwxyz")
 
 
 class NamespacesUnavailable(Exception):
@@ -111,8 +113,9 @@ class Namespaces:
         if missing:
             raise NamespacesUnavailable(f"{' and '.join(missing)} not installed (iproute2, util-linux)")
         remove_leftovers()
-        # The number of this process tells a later run whether what it finds still has an owner.
-        self._id = f"{os.getpid():x}"
+        # The number of this process tells a later run whether what it finds still has an owner; a letter that is no
+        # digit of it tells apart what one process makes.
+        self._id = f"{os.getpid():x}{next(_LETTERS)}"
         self._net = _free_net()
         try:
             _ip("link", "add", self.bridge, "type", "bridge")
@@ -200,7 +203,7 @@ def remove_leftovers() -> None:
 
 def _owned(text: str) -> bool:
     try:
-        return Path(f"/proc/{int(text, 16)}").exists()
+        return Path(f"/proc/{int(text[:-1], 16)}").exists()
     except ValueError:
         return True  # not a name of ours
 
