@@ -82,7 +82,7 @@ class Chaos:
             fault = self.dice.choice(possible(self.cluster, self.dice))()
             say(f"{time.monotonic() - begun:6.1f}  {fault.name}")
             fault.happen()
-            self.faults[" ".join(word for word in fault.name.split() if not word[0].isdigit())] += 1
+            self.faults[fault.kind] += 1
             self._measure(fault.name, probe)
         self.stop.set()
         for thread in threads:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from attrs import frozen
 
@@ -18,10 +18,23 @@ from sorna.testing.cluster.parts import Part
 
 @frozen
 class Fault:
-    """One thing that happens. :ivar happen: does it, and returns when the part is back."""
+    """One thing that happens.
 
-    name: str
+    :ivar kind: what it is counted as. :ivar happen: does it, and returns when the part is back.
+    :ivar seconds: how long the part is away; None where that is not drawn.
+    """
+
+    kind: str
     happen: Callable[[], None]
+    seconds: float | None = None
+
+    @property
+    def name(self) -> str:
+        """What is printed when it happens."""
+        return self.kind if self.seconds is None else f"{self.kind} for {self.seconds:.1f} s"
+
+
+_WAYS: Mapping[Direction, str] = {"from": "from", "to": "to", "both": "from and to"}
 
 
 def kill(part: Part, away: float) -> Fault:
@@ -32,7 +45,7 @@ def kill(part: Part, away: float) -> Fault:
         time.sleep(away)
         part.start()
 
-    return Fault(f"kill -9 {part.name}", happen)
+    return Fault(f"kill -9 {part.name}", happen, away)
 
 
 def restart(part: Part, away: float) -> Fault:
@@ -43,7 +56,7 @@ def restart(part: Part, away: float) -> Fault:
         time.sleep(away)
         part.start()
 
-    return Fault(f"restart {part.name}", happen)
+    return Fault(f"restart {part.name}", happen, away)
 
 
 def freeze(part: Part, away: float) -> Fault:
@@ -54,7 +67,7 @@ def freeze(part: Part, away: float) -> Fault:
         time.sleep(away)
         part.thaw()
 
-    return Fault(f"freeze {part.name} for {away:.1f} s", happen)
+    return Fault(f"freeze {part.name}", happen, away)
 
 
 def empty_redis(cluster: Cluster, away: float) -> Fault:
@@ -66,7 +79,7 @@ def empty_redis(cluster: Cluster, away: float) -> Fault:
         time.sleep(away)
         cluster.redis.start()
 
-    return Fault("restart redis empty", happen)
+    return Fault("restart redis empty", happen, away)
 
 
 def kill_backends(cluster: Cluster) -> Fault:
@@ -86,7 +99,7 @@ def cut(cluster: Cluster, part: Part, direction: Direction, away: float) -> Faul
         time.sleep(away)
         cluster.network.mend(part.name)
 
-    return Fault(f"cut {direction} {part.name} for {away:.1f} s", happen)
+    return Fault(f"cut the link {_WAYS[direction]} {part.name}", happen, away)
 
 
 def possible(cluster: Cluster, dice: random.Random) -> Sequence[Callable[[], Fault]]:
