@@ -32,10 +32,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
+from typing import Protocol
 
 from sorna.agent.runners.frames import STDERR, STDOUT
 from sorna.agent.runners.linux import bytes_waiting
-from sorna.agent.runners.poller import NOTHING, READ, Link, Poller
+from sorna.agent.runners.poller import NOTHING, READ, Poller
 
 CHUNK = 64 * 1024
 # What a program may print while it is not read, if Linux allows: several chunks, so that it need not wait for the next look.
@@ -56,6 +57,19 @@ def incomplete_tail(text: bytes) -> int:
         if byte >= 0xC0:
             return 0
     return 0
+
+
+class Sender(Protocol):
+    """Where output can go; :class:`~sorna.agent.runners.poller.Link` is the real one."""
+
+    @property
+    def congested(self) -> bool:
+        """Whether it takes nothing more for now."""
+        ...
+
+    def send(self, kind: int, payload: bytes) -> None:
+        """Take one frame."""
+        ...
 
 
 class _Stream:
@@ -89,7 +103,8 @@ class Pump:
         self._poller = poller
         self._streams = (_Stream(STDOUT), _Stream(STDERR))
         self._items: deque[_Item] = deque()
-        self._link: Link | None = None
+        self._link: Sender | None = None
+        self._diverted = False
         self._credit = 0
         self._reading = True
         self._paused = False
@@ -103,9 +118,20 @@ class Pump:
         """The descriptors that programs get as 1 and 2."""
         return self._streams[0].writing, self._streams[1].writing
 
-    def attach(self, link: Link) -> None:
+    def attach(self, link: Sender) -> None:
         """Say where the output goes."""
         self._link = link
+
+    def divert(self, link: Sender) -> Callable[[], None]:
+        """Let the output go elsewhere until what this gives is called; it costs no credit."""
+        before, self._link = self._link, link
+        self._diverted = True
+
+        def undo() -> None:
+            self._link = before
+            self._diverted = False
+
+        return undo
 
     def add_credit(self, amount: int) -> None:
         """Take note that the agent has room for so many more bytes."""
@@ -159,7 +185,8 @@ class Pump:
     def _send(self, kind: int, payload: bytes) -> None:
         if self._link is not None:
             self._link.send(kind, payload)
-            self._credit -= len(payload)
+            if not self._diverted:
+                self._credit -= len(payload)
 
     def _may_send(self) -> bool:
         return self._credit > 0 and self._link is not None and not self._link.congested
