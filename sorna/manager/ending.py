@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from sorna.errors import KernelNotFound
+from sorna.errors import KernelNotFound, Unavailable
 from sorna.manager.events import KERNEL_TOPIC, announcement_of
 from sorna.manager.interfaces import (
     AgentDirectory,
@@ -81,8 +81,12 @@ class Ending:
 
     async def announce(self, kernel: Kernel) -> None:
         """Tell whoever waits, in any manager; an announcement that fails is only logged, because waiting has a deadline."""
-        with self._log.failuresHandled("while announcing a change of {kernel_id}", kernel_id=short_id(kernel.id)):
+        try:
             await self.announcements.publish(KERNEL_TOPIC, announcement_of(kernel))
+        except Unavailable as error:
+            self._log.warn(
+                "a change of {kernel_id} was not announced: {error}", kernel_id=short_id(kernel.id), error=error
+            )
 
     def announce_later(self, kernel: Kernel) -> None:
         """Tell whoever waits, without letting anybody wait for that."""

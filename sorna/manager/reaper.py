@@ -2,13 +2,20 @@
 
 Knows no door. It only looks at PostgreSQL and Redis and calls the same ends as everybody else; several managers may run one
 at once, because every change is conditional.
+
+Note [Nobody waits for a stuck agent]
+    A pass only looks and writes; what it asks of agents goes on beside it, once per kernel at a time and
+    :data:`MOST_AT_ONCE` in all. So an agent that takes its ten seconds to answer nothing delays no other kernel's end.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
+from typing import Any
 
 from attrs import define, field
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -26,6 +33,7 @@ SEEN_WITHIN = 4.0
 # A kernel must have been missing for as long: a heartbeat that was under way when it came is corrected by the next one.
 MISSING_FOR = 1.5
 PAGE = 500
+MOST_AT_ONCE = 100
 
 
 @define
@@ -40,6 +48,7 @@ class Reaper:
     ending: Ending
     absence: Absence
     _missing: dict[str, float] = field(factory=dict)
+    _asking: set[str] = field(factory=set)
 
     _log = Logger()
 
@@ -56,7 +65,7 @@ class Reaper:
         await self._enter_again(rows, agents, held)
         for agent_id, kernels in held.items():
             for orphan in kernels - rows.keys():
-                await self._end_orphan(agents[agent_id], orphan)
+                self._ask_agent(orphan, partial(self._end_orphan, agents[agent_id], orphan))
 
     async def _enter_again(
         self, rows: dict[str, Kernel], agents: dict[str, Agent], held: dict[str, frozenset[str]]
@@ -109,12 +118,33 @@ class Reaper:
     async def _past_deadline(self, kernel: Kernel) -> None:
         match kernel.status:
             case KernelStatus.TERMINATING:
-                await self.ending.destroy(kernel, kernel.status_reason)
+                self._ask_agent(short_id(kernel.id), partial(self._destroy, kernel, kernel.status_reason))
             case KernelStatus.RESTARTING:
-                await self.ending.destroy(kernel, "restart-timeout")
+                self._ask_agent(short_id(kernel.id), partial(self._destroy, kernel, "restart-timeout"))
             case KernelStatus.PREPARING:
                 now = self.clock.seconds()
                 await self.kernels.change_status(kernel.id, KernelStatus.ERROR, "creation-timeout", now)
+
+    def _ask_agent(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do something for a kernel that waits for its agent; see Note [Nobody waits for a stuck agent]."""
+        if name in self._asking or len(self._asking) >= MOST_AT_ONCE:
+            return
+        self._asking.add(name)
+
+        async def ask() -> None:
+            try:
+                with self._log.failuresHandled("while mending {kernel_id}", kernel_id=name):
+                    await work()
+            finally:
+                self._asking.discard(name)
+
+        Deferred.fromCoroutine(ask())
+
+    async def _destroy(self, kernel: Kernel, reason: str) -> None:
+        try:
+            await self.ending.destroy(kernel, reason)
+        except SornaError as error:
+            self._log.info("{kernel_id} is not gone yet: {error}", kernel_id=short_id(kernel.id), error=error)
 
     async def _end_orphan(self, agent: Agent, reference: str) -> None:
         """End a kernel that an agent holds and nobody wants."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from twisted.internet.defer import Deferred
+
 from sorna.errors import AgentTimeout, KernelDestructionFailed, Unavailable
 from sorna.manager.absence import SEEN_AGAIN
 from sorna.manager.reaper import DEADLINES, MISSING_FOR, SEEN_WITHIN
@@ -87,6 +89,23 @@ class ReaperTests(ManagerTestCase):
         self.agent.kernels.add(orphan)
         self.pass_time(1, short_id(orphan))
         self.assertNotIn(orphan, self.agent.kernels)
+
+    def test_an_agent_that_is_stuck_delays_nobody(self) -> None:
+        """While it answers nothing, it is asked once per kernel, and another kernel's end is written in time."""
+        stuck, missing = self.make("token-1"), self.make("token-2")
+        asked: list[Deferred[None]] = []
+
+        def answer_nothing() -> Deferred[None]:
+            asked.append(Deferred())
+            return asked[-1]
+
+        self.agent.script["destroy_kernel"] = answer_nothing
+        self.done(self.kernels.change_status(stuck, KernelStatus.TERMINATING, "asked", self.clock.seconds()))
+        self.pass_time(SEEN_WITHIN + MISSING_FOR + 1, short_id(stuck))
+        ended = self.done(self.kernels.by_id(missing))
+        assert ended is not None
+        self.assertEqual((ended.status, ended.status_reason), (KernelStatus.TERMINATED, "lost"))
+        self.assertEqual(len(asked), 1)
 
     def test_redis_restarted_empty_ends_nothing(self) -> None:
         """Agents are believed to be gone only some time after Redis is back; what it lost of live kernels is written again."""
