@@ -13,6 +13,7 @@ from attrs import field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -49,6 +50,8 @@ from sorna.model.runtime import resolve_runtime
 
 # Seconds that a request waits for a kernel which another request is making or ending.
 SETTLE_DEADLINE = 15.0
+# While a database is away, the failure of a creation is tried to be written; after that the row's own deadline ends it.
+FAILURE_ATTEMPTS, FAILURE_PAUSE = 60, 0.5
 
 
 @frozen
@@ -120,7 +123,7 @@ class Creation:
         try:
             agent = await self._on_some_agent(kernel, spec)
         except SornaError as error:
-            await self._give_up(kernel.id, error)
+            await self._give_up(kernel, error)
             if isinstance(error, AgentError):
                 raise KernelCreationFailed from error
             raise
@@ -128,7 +131,7 @@ class Creation:
         if running is None:
             # It was destroyed while it was being made; the row is not ours to change, the processes are.
             await self.link.destroy_kernel(agent.address, kernel.id, "destroyed-while-preparing")
-            await self.live.forget(kernel)
+            await self.ending.forget(kernel)
             raise KernelCreationFailed("The kernel was destroyed while it was being made.")
         return running
 
@@ -144,8 +147,9 @@ class Creation:
             running = await self.kernels.change_status(
                 kernel.id, KernelStatus.RUNNING, "", self.clock.seconds(), agent_id=agent.id
             )
-        except SornaError:
+        except SornaError as error:
             await self._take_back(agent, kernel.id)
+            await self._give_up(kernel, error)
             raise
         await living
         if running is not None:
@@ -187,11 +191,30 @@ class Creation:
             # The reaper finds it in the agent's next heartbeats.
             self._log.debug("{kernel_id} could not be taken back: {error}", kernel_id=short_id(kernel_id), error=error)
 
-    async def _give_up(self, kernel_id: uuid.UUID, error: SornaError) -> None:
+    async def _give_up(self, kernel: Kernel, error: SornaError) -> None:
+        """Write that a creation failed, later if that cannot be done now: its token and its place are wanted again."""
         reason = type(error).__name__
-        ended = await self.kernels.change_status(kernel_id, KernelStatus.ERROR, reason, self.clock.seconds())
+        try:
+            await self._write_failure(kernel, reason)
+        except SornaError:
+            Deferred.fromCoroutine(self._write_failure_later(kernel, reason)).addErrback(
+                lambda failure: self._log.failure("a failed creation could not be written", failure)
+            )
+
+    async def _write_failure(self, kernel: Kernel, reason: str) -> None:
+        ended = await self.kernels.change_status(kernel.id, KernelStatus.ERROR, reason, self.clock.seconds())
         if ended is not None:  # else whoever ended it meanwhile has announced that
+            await self.ending.forget(ended)
             await self.ending.announce(ended)
+
+    async def _write_failure_later(self, kernel: Kernel, reason: str) -> None:
+        for _attempt in range(FAILURE_ATTEMPTS):
+            await deferLater(self.clock, FAILURE_PAUSE)
+            try:
+                await self._write_failure(kernel, reason)
+            except SornaError:
+                continue
+            return
 
     async def _still_there(self, kernel: Kernel) -> bool:
         """Check that an existing kernel can be used; one whose agent is gone is ended, so that a new one is made."""

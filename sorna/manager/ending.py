@@ -10,6 +10,7 @@ import uuid
 from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from sorna.errors import KernelNotFound, Unavailable
@@ -23,6 +24,9 @@ from sorna.manager.interfaces import (
     LiveKernels,
 )
 from sorna.model.kernel import Kernel, KernelStatus, Usage, short_id
+
+# An entry that stays longer is found and removed by whoever uses its kernel next.
+FORGET_ATTEMPTS, FORGET_PAUSE = 600, 1.0
 
 
 @frozen
@@ -65,11 +69,31 @@ class Ending:
         )
         kernel = ended or await self.kernels.by_id(kernel_id)
         if kernel is not None and kernel.status.final:
-            await self.live.forget(kernel)
+            await self.forget(kernel)
         if ended is not None:
             self._log.info("kernel {kernel_id} ended: {reason}", kernel_id=short_id(kernel_id), reason=reason)
             await self.announce(ended)
         return kernel
+
+    async def forget(self, kernel: Kernel) -> None:
+        """Remove every live trace of a kernel that has ended; later, if Redis is away: its row will lead nobody back here."""
+        try:
+            await self.live.forget(kernel)
+        except Unavailable:
+            Deferred.fromCoroutine(self._forget_later(kernel)).addErrback(
+                lambda failure: self._log.failure(
+                    "the live entry of {kernel_id} stays", failure, kernel_id=short_id(kernel.id)
+                )
+            )
+
+    async def _forget_later(self, kernel: Kernel) -> None:
+        for _attempt in range(FORGET_ATTEMPTS):
+            await deferLater(self.clock, FORGET_PAUSE)
+            try:
+                await self.live.forget(kernel)
+            except Unavailable:
+                continue
+            return
 
     async def lost(self, kernel_id: uuid.UUID, reason: str) -> None:
         """Write the end of a kernel that its agent does not hold (any more)."""

@@ -123,7 +123,10 @@ class Reaper:
                 self._ask_agent(short_id(kernel.id), partial(self._destroy, kernel, "restart-timeout"))
             case KernelStatus.PREPARING:
                 now = self.clock.seconds()
-                await self.kernels.change_status(kernel.id, KernelStatus.ERROR, "creation-timeout", now)
+                ended = await self.kernels.change_status(kernel.id, KernelStatus.ERROR, "creation-timeout", now)
+                if ended is not None:
+                    await self.ending.forget(ended)
+                    await self.ending.announce(ended)
 
     def _ask_agent(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Do something for a kernel that waits for its agent; see Note [Nobody waits for a stuck agent]."""
