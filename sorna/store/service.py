@@ -17,6 +17,7 @@ from sorna.store.keypairs import PostgresKeypairs
 from sorna.store.migrate import migrate
 from sorna.store.policies import PostgresPolicies
 from sorna.store.pool import Pool
+from sorna.store.queue import PostgresQueue
 from sorna.store.reports import PostgresReports
 
 
@@ -31,6 +32,7 @@ class Tables:
     reports: PostgresReports
     folders: PostgresFolders
     quotas: PostgresQuotaAudit
+    queue: PostgresQueue
 
 
 class Store(Service):
@@ -49,6 +51,7 @@ class Store(Service):
             PostgresReports(self._pool),
             PostgresFolders(self._pool),
             PostgresQuotaAudit(self._pool),
+            PostgresQueue(self._pool),
         )
 
     def startService(self) -> None:

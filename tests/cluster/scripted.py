@@ -75,6 +75,9 @@ class ScriptedOperations:
         """Note what becomes of the answers to execute."""
         return lambda arrived: self.handed_over.append((run_id, arrived))
 
+    async def drain(self, *, draining: bool) -> None:
+        self.calls.append(("drain", draining))
+
     async def restart_kernel(self, kernel_id: uuid.UUID) -> None:
         await self._do("restart_kernel", kernel_id)
 
