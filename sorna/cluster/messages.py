@@ -87,6 +87,13 @@ class Cancel:
 
 
 @frozen
+class Took:
+    """The answer of the call ``id`` has been passed on: it needs not be given back when the connection is lost."""
+
+    id: int
+
+
+@frozen
 class Answer:
     """The result of a call."""
 
@@ -145,7 +152,7 @@ class Ended:
     reason: str
 
 
-Message = Call | Cancel | Answer | Failed | Event | Acknowledge | Steer | Output | Ended
+Message = Call | Cancel | Took | Answer | Failed | Event | Acknowledge | Steer | Output | Ended
 
 
 def encode(message: Message) -> bytes:
@@ -156,8 +163,8 @@ def encode(message: Message) -> bytes:
     match message:
         case Call():
             return _encode_call(message)
-        case Cancel():
-            row: list[Any] = ["cancel", message.id]
+        case Cancel() | Took():
+            row: list[Any] = ["took" if isinstance(message, Took) else "cancel", message.id]
         case Answer():
             row = ["answer", message.id, message.result]
         case Failed():
@@ -231,6 +238,8 @@ def _read_one_way(row: list[Any]) -> Message:
     match row:
         case ["event", int(number), str(name), dict(parameters)]:
             return Event(number, name, parameters)
+        case ["took", int(id_)]:
+            return Took(id_)
         case ["acknowledge", int(number)]:
             return Acknowledge(number)
         case ["output", int(id_), bytes(data)]:
