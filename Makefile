@@ -9,7 +9,7 @@ ARGS ?=
 TESTS ?= tests
 FUZZ_SECONDS ?= 60
 
-.PHONY: run test lint types fuzz bench cluster chaos docs clean
+.PHONY: run test lint types fuzz bench bench-short cluster chaos docs clean
 
 run: $(VENV)/.installed-run
 	@exec $(BIN)/twistd --nodaemon --pidfile= --logger=sorna.observability.text_log_observer sorna $(ARGS)
@@ -28,7 +28,10 @@ fuzz: $(VENV)/.installed-test
 	$(BIN)/python -m tests.legacy.fuzz_codec --seconds $(FUZZ_SECONDS)
 
 bench: $(VENV)/.installed-test
-	$(BIN)/python bench/first_result.py $(ARGS)
+	@$(BIN)/python -m bench $(ARGS)
+
+bench-short: $(VENV)/.installed-test
+	@$(BIN)/python -m bench.short $(ARGS)
 
 cluster: $(VENV)/.installed-test
 	@exec $(BIN)/python -m sorna.testing.cluster $(ARGS)
