@@ -251,8 +251,7 @@ class _Server:
         refused = () if self.config.example_keypair else (EXAMPLE_ACCESS_KEY,)
         keypairs = CachedKeypairs(reactor, store.keypairs, refused)
         # Whatever was announced while nobody listened is caught up with.
-        places = Places(reactor, store.kernels, live, directory)
-        absence = Absence(reactor)
+        places, absence = Places(reactor, store.kernels, live, directory), Absence(reactor)
 
         def resync() -> None:
             keypairs.changed()
