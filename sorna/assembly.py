@@ -251,8 +251,7 @@ class _Server:
         refused = () if self.config.example_keypair else (EXAMPLE_ACCESS_KEY,)
         keypairs = CachedKeypairs(reactor, store.keypairs, refused)
         # Whatever was announced while nobody listened is caught up with.
-        places = Places(reactor, store.kernels, live, directory)
-        absence = Absence(reactor)
+        places, absence = Places(reactor, store.kernels, live, directory), Absence(reactor)
 
         def resync() -> None:
             keypairs.changed()
@@ -333,10 +332,9 @@ class _Server:
         )
         reaper = Reaper(reactor, store.kernels, live, directory, link, ending, absence, agents, queue)
         operations = Operations()
-        for service in (threads, kernels_db, instances_db, rates_db, announcements, link):
+        last_words = (Stopping(keypairs.write_use), Stopping(places.write_queries))
+        for service in (threads, kernels_db, instances_db, rates_db, announcements, link, *last_words):
             parent.addService(service)
-        parent.addService(Stopping(keypairs.write_use))
-        parent.addService(Stopping(places.write_queries))
         parent.addService(repeating(reactor, REAPER_INTERVAL, reaper.mend, "while mending"))
         parent.addService(repeating(reactor, EVENTS_INTERVAL, events.repair, "while repairing streams of events"))
         parent.addService(
