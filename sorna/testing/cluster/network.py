@@ -84,7 +84,7 @@ class Loopback:
 
 
 @define
-class _Link:
+class Link:
     """One part's place: its namespace, and the bridge's end of its pair of interfaces."""
 
     namespace: str
@@ -103,7 +103,7 @@ class Namespaces:
 
     _id: str = field(init=False)
     _net: str = field(init=False)
-    _links: dict[str, _Link] = field(factory=dict, init=False)
+    _links: dict[str, Link] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         """Make the bridge."""
@@ -134,7 +134,7 @@ class Namespaces:
         """Make a namespace on the bridge; the port is as asked, since nobody else is there."""
         number = len(self._links) + 2
         namespace, outer = f"{_PREFIX}-{self._id}-{name}", f"sv{self._id}-{number}"
-        link = self._links[name] = _Link(namespace, outer, f"{self._net}.{number}")
+        link = self._links[name] = Link(namespace, outer, f"{self._net}.{number}")
         _ip("netns", "add", namespace)
         _ip("link", "add", outer, "type", "veth", "peer", "name", "eth0", "netns", namespace)
         _ip("link", "set", outer, "master", self.bridge, "up")
@@ -144,19 +144,23 @@ class Namespaces:
         # Not "ip netns exec": that mounts another /sys, and agents need the control groups in it.
         return ("nsenter", f"--net={NETNS / namespace}"), link.address, port
 
+    def link(self, name: str) -> Link:
+        """Give a part's place, for what happens between two parts."""
+        return self._links[name]
+
     def cut(self, name: str, direction: Direction) -> None:
         """See Note [Cutting a link one way]."""
         link = self._links[name]
         link.cut = True
         for end in self._ends(link, direction):
-            _run("tc", *end, "root", "bfifo", "limit", "1")
+            run("tc", *end, "root", "bfifo", "limit", "1")
 
     def slow(self, name: str, bits_per_second: int) -> None:
         """Let packets wait for their turn; up to 10 MB of them."""
         link = self._links[name]
         link.slowed = True
         for end in self._ends(link, "both"):
-            _run("tc", *end, "root", "tbf", "rate", f"{bits_per_second}bit", "burst", "4kb", "limit", "10mb")
+            run("tc", *end, "root", "tbf", "rate", f"{bits_per_second}bit", "burst", "4kb", "limit", "10mb")
 
     def mend(self, name: str) -> None:
         """Take the queues away again."""
@@ -166,9 +170,9 @@ class Namespaces:
             for end in self._ends(link, "both"):
                 words = ["del" if word == "replace" else word for word in end]
                 with contextlib.suppress(NamespacesUnavailable):  # the other end had none
-                    _run("tc", *words, "root")
+                    run("tc", *words, "root")
 
-    def _ends(self, link: _Link, direction: Direction) -> list[list[str]]:
+    def _ends(self, link: Link, direction: Direction) -> list[list[str]]:
         inner = ["-n", link.namespace, "qdisc", "replace", "dev", "eth0"]
         outer = ["qdisc", "replace", "dev", link.outer]
         return {"from": [inner], "to": [outer], "both": [inner, outer]}[direction]
@@ -219,10 +223,11 @@ def _free_net() -> str:
 
 
 def _ip(*words: str) -> None:
-    _run("ip", *words)
+    run("ip", *words)
 
 
-def _run(*words: str) -> None:
+def run(*words: str) -> None:
+    """Run a program of the network. :raises NamespacesUnavailable: it refused; the text says what it said."""
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=20)
     if done.returncode != 0:
         raise NamespacesUnavailable(f"{' '.join(words)}: {done.stderr.strip()}")
