@@ -12,13 +12,17 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from attrs import asdict
 from twisted.logger import Logger
 
 from sorna.errors import InvalidRequest
+from sorna.live.channels import PREFIX
 from sorna.live.connection import RedisConnection, Script
-from sorna.model.agent import Agent, AgentAddress, Capacity, Heartbeat
+from sorna.model.agent import AGENT_TOPIC, Agent, AgentAddress, Capacity, Heartbeat, Room
 
 INSTANCES_DB = 2
+# Agents in one command: some 60 KiB of answer, which are read within five milliseconds.
+MOST_TOGETHER = 250
 
 # Fields of a kernel's hash that the manager owns; an agent's figures never overwrite them.
 MANAGER_FIELDS = frozenset(
@@ -48,7 +52,16 @@ _AGENT_ID = re.compile(r"(?!instances\Z)(?!.*\.kernels\Z)[A-Za-z0-9][A-Za-z0-9_.
 _BEAT = Script(
     """
 local id = ARGV[1]
+local fields = {'incarnation', 'runtimes', 'max_kernels', 'storage', 'labels', 'room_memory', 'room_cpu_millis', 'room_gpus',
+                'refuses_kernels'}
+local function said()
+  local values = redis.call('HMGET', id, unpack(fields))
+  for number, value in ipairs(values) do values[number] = tostring(value) end
+  return table.concat(values, '|')
+end
+local before = redis.call('EXISTS', 'shadow:' .. id) == 1 and redis.call('EXISTS', id) == 1 and said()
 redis.call('HSET', id, unpack(cjson.decode(ARGV[2])))
+if said() ~= before then redis.call('PUBLISH', ARGV[7], id) end
 redis.call('PEXPIRE', id, ARGV[6])
 redis.call('SADD', 'instances', id)
 local members = id .. '.kernels'
@@ -79,17 +92,35 @@ local function describe(id)
   if redis.call('EXISTS', 'shadow:' .. id) == 0 then return nil end
   local row = redis.call('HMGET', id, 'addr', 'public_key', 'incarnation', 'runtimes', 'max_kernels', 'isolation')
   row[9] = redis.call('HMGET', id, 'cpu_millis', 'memory', 'gpus', 'storage')
+  row[10] = redis.call('HMGET', id, 'room_memory', 'room_cpu_millis', 'room_gpus',
+                       'taken_memory', 'taken_cpu_millis', 'taken_gpus', 'labels', 'refuses_kernels')
   row[7] = redis.call('SCARD', id .. '.kernels')
   row[8] = id
   return row
 end
 """
 
+# Gives rows, or where there are more than ARGV[1] agents their ids, which are then asked for in parts.
 _ALIVE = Script(
     _DESCRIBE
     + """
+local ids = redis.call('SMEMBERS', 'instances')
+if #ids > tonumber(ARGV[1]) then return cjson.encode({ids = ids}) end
 local rows = {}
-for _, id in ipairs(redis.call('SMEMBERS', 'instances')) do
+for _, id in ipairs(ids) do
+  local row = describe(id)
+  if row then rows[#rows + 1] = row else redis.call('SREM', 'instances', id) end
+end
+if #rows == 0 then return '[]' end
+return cjson.encode(rows)
+"""
+)
+
+_SOME = Script(
+    _DESCRIBE
+    + """
+local rows = {}
+for _, id in ipairs(ARGV) do
   local row = describe(id)
   if row then rows[#rows + 1] = row else redis.call('SREM', 'instances', id) end
 end
@@ -138,6 +169,13 @@ def instance_fields(heartbeat: Heartbeat) -> dict[str, str]:
         "memory": str(heartbeat.capacity.memory),
         "gpus": str(heartbeat.capacity.gpus),
         "storage": heartbeat.storage,
+        # What has no bound is empty. These three are kept up to date between heartbeats, like the set of kernels.
+        **{f"room_{name}": "" if bound is None else str(bound) for name, bound in asdict(heartbeat.room).items()},
+        "taken_memory": str(heartbeat.taken.memory),
+        "taken_cpu_millis": str(heartbeat.taken.cpu_millis),
+        "taken_gpus": str(heartbeat.taken.gpus),
+        "labels": json.dumps(dict(heartbeat.labels)),
+        "refuses_kernels": "1" if heartbeat.refuses_kernels else "",
     }
 
 
@@ -159,10 +197,12 @@ class RedisHeartbeatStore:
     """The agent's side.
 
     :param connection: a connection to db 2.
+    :param prefix: of the managers' announcements, who are told of an agent that is new or offers something else.
     """
 
-    def __init__(self, connection: RedisConnection) -> None:
+    def __init__(self, connection: RedisConnection, prefix: str = PREFIX) -> None:
         self._connection = connection
+        self._channel = f"{prefix}{AGENT_TOPIC}"
 
     async def beat(self, heartbeat: Heartbeat, interval: float) -> None:
         """Write one heartbeat atomically; the liveness key expires after two intervals (seconds).
@@ -183,6 +223,7 @@ class RedisHeartbeatStore:
                 json.dumps({kernel: flat for kernel, flat in figures.items() if flat}, ensure_ascii=False),
                 max(1, round(interval * 2000)),
                 _REMAINS_MS,
+                self._channel,
             ),
         )
 
@@ -206,13 +247,20 @@ class RedisAgentDirectory:
 
     async def alive(self) -> Sequence[Agent]:
         """List the agents whose liveness key has not expired, in order of id; ``num_kernels`` counts younger kernels too."""
-        return self._read(await self._connection.run(_ALIVE))
+        answer = _decode(await self._connection.run(_ALIVE, arguments=(MOST_TOGETHER,)))
+        if not isinstance(answer, dict):
+            return self._read(answer)
+        agents, ids = [], sorted(answer["ids"])
+        for first in range(0, len(ids), MOST_TOGETHER):
+            part = await self._connection.run(_SOME, arguments=tuple(ids[first : first + MOST_TOGETHER]))
+            agents += self._read(_decode(part))
+        return agents
 
     async def find(self, agent_id: str) -> Agent | None:
         """Give one live agent, or None."""
         if not valid_agent_id(agent_id):
             return None
-        return next(iter(self._read(await self._connection.run(_FIND, arguments=(agent_id,)))), None)
+        return next(iter(self._read(_decode(await self._connection.run(_FIND, arguments=(agent_id,))))), None)
 
     async def kernels_of(self, agent_id: str) -> frozenset[str]:
         """Give the short ids of the kernels that the agent named in its last heartbeat or that were placed on it since.
@@ -224,10 +272,9 @@ class RedisAgentDirectory:
             return frozenset()
         return frozenset(_decode(await self._connection.run(_KERNELS, arguments=(agent_id,))))
 
-    def _read(self, answer: bytes) -> list[Agent]:
-        rows = sorted(_decode(answer), key=lambda row: str(row[7]))
+    def _read(self, rows: Sequence[Any]) -> list[Agent]:
         agents = []
-        for row in rows:
+        for row in sorted(rows, key=lambda row: str(row[7])):
             agent = _agent(row)
             if agent is not None:
                 agents.append(agent)
@@ -243,7 +290,7 @@ def _decode(answer: bytes) -> Any:
 
 def _agent(row: Sequence[Any]) -> Agent | None:
     """Read one row of a script's answer; a field that is missing in the hash is False."""
-    endpoint, public_key, incarnation, runtimes, max_kernels, isolation, num_kernels, agent_id, capacity = row
+    endpoint, public_key, incarnation, runtimes, max_kernels, isolation, num_kernels, agent_id, capacity, slots = row
     if not (endpoint and public_key and incarnation and isinstance(runtimes, str)):
         return None
     try:
@@ -251,7 +298,12 @@ def _agent(row: Sequence[Any]) -> Agent | None:
         # Agents of before did not say what their hosts have.
         *figures, storage = capacity
         cpu_millis, memory, gpus = (int(one or 0) for one in figures)
+        room = Room(*(int(bound) if bound else None for bound in slots[:3]))
+        memory_taken, cpu_millis_taken, gpus_taken = (int(one or 0) for one in slots[3:6])
+        labels = json.loads(slots[6] or "{}")
     except ValueError:
+        return None
+    if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
         return None
     return Agent(
         address=AgentAddress(agent_id=agent_id, endpoint=endpoint, public_key=public_key),
@@ -262,4 +314,10 @@ def _agent(row: Sequence[Any]) -> Agent | None:
         isolation=isolation or "",
         capacity=Capacity(cpu_millis, memory, gpus),
         storage=storage or "",
+        room=room,
+        memory_taken=memory_taken,
+        cpu_millis_taken=cpu_millis_taken,
+        gpus_taken=gpus_taken,
+        labels=labels,
+        refuses_kernels=bool(slots[7]),
     )
