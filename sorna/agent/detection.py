@@ -24,7 +24,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from sorna.agent.deadlines import cancel
-from sorna.agent.languages import RUNTIMES, Runtime, Tool
+from sorna.agent.languages import RUNTIMES, Application, Runtime, Tool
 from sorna.model.agent import Capacity
 
 PROBE_DEADLINE = 5.0
@@ -48,16 +48,29 @@ def host_capacity() -> Capacity:
 
 
 @frozen
+class Offered:
+    """An application that can run in kernels here.
+
+    :ivar environ: variables for its start, with the place of its tool.
+    """
+
+    application: Application
+    environ: Mapping[str, str]
+
+
+@frozen
 class DetectedRuntime:
     """A runtime that this host offers.
 
     :ivar environ: variables for its kernels, ``PATH`` and ``SORNA_TOOL`` among them.
     :ivar read_only: host paths outside the system's own that its kernels must be able to read.
+    :ivar applications: which of its applications can run here.
     """
 
     runtime: Runtime
     environ: Mapping[str, str]
     read_only: tuple[str, ...] = ()
+    applications: tuple[Offered, ...] = ()
 
 
 @frozen
@@ -164,7 +177,10 @@ async def detect(
         return await ask(reactor, processes, arguments, environ)
 
     search = _Search(question, environ)
-    wanted = sorted({module for row in runtimes.values() for module in row.modules})
+    wanted = sorted(
+        {module for row in runtimes.values() for module in row.modules}
+        | {module for row in runtimes.values() for one in row.applications for module in one.modules}
+    )
     modules: frozenset[str] = frozenset()
     if wanted:
         modules = frozenset((await question([python, "-c", _ASK_MODULES, *wanted]) or "").split())
@@ -204,7 +220,24 @@ async def _examine(search: _Search, row: Runtime, python: str, modules: frozense
     for tool, place in zip(row.tools, places, strict=False):
         if tool.home is not None:
             environ[tool.home] = place.prefix
-    return DetectedRuntime(row, environ, read_only)
+    applications = [await _offer(search, one, places[0].path, modules) for one in row.applications]
+    return DetectedRuntime(row, environ, read_only, tuple(one for one in applications if one is not None))
+
+
+async def _offer(search: _Search, application: Application, own: str, modules: frozenset[str]) -> Offered | None:
+    """Give an application as it is here, None where something that it needs is missing."""
+    if not modules.issuperset(application.modules):
+        return None
+    path = own
+    if application.tool is not None:
+        try:
+            place = await search.find(application.tool)
+        except _Missing:
+            return None
+        if place.outside:  # its own directory would have to be shown to kernels of every runtime
+            return None
+        path = place.path
+    return Offered(application, {"SORNA_APP_TOOL": path})
 
 
 class _Search:

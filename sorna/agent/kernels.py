@@ -29,6 +29,7 @@ from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import KernelSpec, Usage, short_id
 from sorna.model.limits import MIB
 from sorna.model.run import OutputRequest, RunReply, RunRequest
+from sorna.model.service import NotReachable, Service, Tunnel, TunnelUser, TunnelWish, check_ports
 from sorna.model.terminal import Terminal, TerminalViewer
 
 DESTROY_DEADLINE = 8.0
@@ -103,7 +104,7 @@ class Kernels:
 
     # -- life and death
 
-    async def create_kernel(self, kernel_id: uuid.UUID, spec: KernelSpec) -> None:
+    async def create_kernel(self, kernel_id: uuid.UUID, spec: KernelSpec) -> Sequence[Service]:
         """Make a kernel, ready to run code when this returns; harmless when it is there already.
 
         Creates of one id share one effort, which goes on although a caller is cancelled.
@@ -113,13 +114,15 @@ class Kernels:
         shared = self._creating.get(kernel_id)
         if shared is None:
             if kernel_id in self._live:
-                return
+                return self._live[kernel_id].tunnels.services
             self._refuse_creation(kernel_id, spec)
             shared = self._creating[kernel_id] = Shared()
             Deferred.fromCoroutine(self._create(kernel_id, spec, shared)).addErrback(
                 lambda failure: self._log.failure("creating kernel {kernel_id}", failure, kernel_id=short_id(kernel_id))
             )
         await shared.join()
+        kernel = self._live.get(kernel_id)
+        return () if kernel is None else kernel.tunnels.services
 
     def _refuse_creation(self, kernel_id: uuid.UUID, spec: KernelSpec) -> None:
         if spec.runtime not in self.runtimes:
@@ -138,6 +141,10 @@ class Kernels:
                 raise InvalidRequest("A variable of the environment has an impossible name or value.")
         if size > MAX_ENVIRON:
             raise InvalidRequest(f"The environment is larger than {MAX_ENVIRON} bytes.")
+        try:
+            check_ports(spec.ports)
+        except NotReachable as error:
+            raise InvalidRequest(str(error)) from error
 
     async def _create(self, kernel_id: uuid.UUID, spec: KernelSpec, shared: Shared[None]) -> None:
         began = self._reactor.seconds()
@@ -181,6 +188,7 @@ class Kernels:
             environ,
             lambda kernel, reason, usage: self._on_ended(kernel_id, kernel, reason, usage),
         )
+        kernel.tunnels.offer(self.runtimes[spec.runtime].applications, spec.ports)
         self._folders.watch(kernel, spec.mounts)
         return kernel
 
@@ -323,6 +331,18 @@ class Kernels:
     async def open_terminal(self, kernel_id: uuid.UUID, viewer: TerminalViewer, rows: int, columns: int) -> Terminal:
         """Look at the kernel's terminal. :raises Unavailable: too many do."""
         return self._kernel(kernel_id).terminal.open(viewer, rows, columns)
+
+    async def services(self, kernel_id: uuid.UUID) -> Sequence[Service]:
+        """List the applications that can be reached in the kernel."""
+        return await self._kernel(kernel_id).tunnels.list()
+
+    async def open_tunnel(self, kernel_id: uuid.UUID, user: TunnelUser, wish: TunnelWish) -> Tunnel:
+        """Connect with an application; see :meth:`sorna.agent.tunnels.Tunnels.open`."""
+        return self._kernel(kernel_id).tunnels.open(wish, user)
+
+    async def stop_service(self, kernel_id: uuid.UUID, name: str) -> None:
+        """End an application; see :meth:`sorna.agent.tunnels.Tunnels.stop`."""
+        await self._kernel(kernel_id).tunnels.stop(name)
 
     def _kernel(self, kernel_id: uuid.UUID) -> Kernel:
         kernel = self._live.get(kernel_id)

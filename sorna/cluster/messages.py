@@ -13,6 +13,11 @@ travels. One ZeroMQ message is one part (after the ROUTER's identity), a msgpack
 * ``["output", id, bytes]``                           agent to manager; what that terminal printed
 * ``["ended", id, reason]``                           agent to manager; the last word about that terminal
 
+A tunnel has the same three, with the actions ``write``, ``consumed``, ``finish`` nil and ``close``, and besides
+
+* ``["room", id, size]``                              agent to manager; so many bytes were taken by the application
+* ``["finished", id]``                                agent to manager; the application sends no more
+
 Errors travel by class name (:data:`ERROR_NAMES`), anything else becomes ``AgentFailed`` with the exception as text.
 """
 
@@ -35,6 +40,7 @@ from sorna.model.folder import Mount
 from sorna.model.kernel import KernelSpec, Usage
 from sorna.model.limits import Limits
 from sorna.model.run import OutputRequest, RunException, RunMode, RunReply, RunRequest, RunStatus
+from sorna.model.service import Service, TunnelWish
 
 T = TypeVar("T")
 
@@ -143,7 +149,22 @@ class Ended:
     reason: str
 
 
-Message = Call | Cancel | Answer | Failed | Event | Acknowledge | Steer | Output | Ended
+@frozen
+class Room:
+    """The application behind the tunnel that the call ``id`` opened has taken so many bytes."""
+
+    id: int
+    size: int
+
+
+@frozen
+class Finished:
+    """The application behind the tunnel that the call ``id`` opened sends no more."""
+
+    id: int
+
+
+Message = Call | Cancel | Answer | Failed | Event | Acknowledge | Steer | Output | Ended | Room | Finished
 
 
 def encode(message: Message) -> bytes:
@@ -151,26 +172,41 @@ def encode(message: Message) -> bytes:
 
     :raises ValueError, TypeError, OverflowError: a value cannot travel: a lone surrogate, an object, a number over 64 bits.
     """
+    if isinstance(message, Call):
+        return _encode_call(message)
+    return msgpack.packb(_row_of(message), use_bin_type=True)
+
+
+def _row_of(message: Message) -> list[Any]:
     match message:
-        case Call():
-            return _encode_call(message)
         case Cancel():
-            row: list[Any] = ["cancel", message.id]
+            return ["cancel", message.id]
         case Answer():
-            row = ["answer", message.id, message.result]
+            return ["answer", message.id, message.result]
         case Failed():
-            row = ["error", message.id, message.name, message.detail, message.exception]
+            return ["error", message.id, message.name, message.detail, message.exception]
         case Event():
-            row = ["event", message.number, message.name, dict(message.parameters)]
+            return ["event", message.number, message.name, dict(message.parameters)]
         case Acknowledge():
-            row = ["acknowledge", message.number]
+            return ["acknowledge", message.number]
+        case _:
+            return _row_about_what_is_open(message)
+
+
+def _row_about_what_is_open(message: Message) -> list[Any]:
+    match message:
         case Steer():
-            row = ["steer", message.id, message.action, message.value]
+            return ["steer", message.id, message.action, message.value]
         case Output():
-            row = ["output", message.id, message.data]
+            return ["output", message.id, message.data]
         case Ended():
-            row = ["ended", message.id, message.reason]
-    return msgpack.packb(row, use_bin_type=True)
+            return ["ended", message.id, message.reason]
+        case Room():
+            return ["room", message.id, message.size]
+        case Finished():
+            return ["finished", message.id]
+        case _:
+            raise TypeError(message)
 
 
 def _encode_call(call: Call) -> bytes:
@@ -231,10 +267,20 @@ def _read_one_way(row: list[Any]) -> Message:
             return Event(number, name, parameters)
         case ["acknowledge", int(number)]:
             return Acknowledge(number)
+        case _:
+            return _read_about_what_is_open(row)
+
+
+def _read_about_what_is_open(row: list[Any]) -> Message:
+    match row:
         case ["output", int(id_), bytes(data)]:
             return Output(id_, data)
         case ["ended", int(id_), str(reason)]:
             return Ended(id_, reason)
+        case ["room", int(id_), int(size)] if size is not True and size > 0:
+            return Room(id_, size)
+        case ["finished", int(id_)]:
+            return Finished(id_)
         case ["steer", int(id_), str(action), value] if _may_steer(action, value):
             return Steer(id_, action, value)
         case _:
@@ -250,7 +296,7 @@ def _may_steer(action: str, value: Any) -> bool:
         case "consumed":
             return _is_integer(value, ()) and value >= 0
         case _:
-            return action in {"restart", "close"} and value is None
+            return action in {"restart", "finish", "close"} and value is None
 
 
 def error_to_failed(call_id: int, error: BaseException) -> Failed:
@@ -296,7 +342,8 @@ def unpack_spec(raw: Any) -> KernelSpec:
         if not isinstance(raw["mounts"], list | tuple):
             raise MalformedMessage("not a KernelSpec: mounts is no list")
         mounts = tuple(_build(Mount, one) for one in raw["mounts"])
-        return _build(KernelSpec, {**raw, "limits": unpack_limits(raw["limits"]), "mounts": mounts})
+        parts = {"limits": unpack_limits(raw["limits"]), "mounts": mounts, "ports": tuple(raw["ports"])}
+        return _build(KernelSpec, {**raw, **parts})
 
 
 def unpack_usage(raw: Any) -> Usage:
@@ -352,6 +399,18 @@ def _is_entry(row: Any) -> bool:
 def unpack_file_piece(raw: Any) -> FilePiece:
     """Read a piece of a file. :raises MalformedMessage:."""
     return _build(FilePiece, raw)
+
+
+def unpack_services(raw: Any) -> Sequence[Service]:
+    """Read a list of applications. :raises MalformedMessage:."""
+    if not isinstance(raw, list):
+        raise MalformedMessage("not a list of applications")
+    return tuple(_build(Service, one) for one in raw)
+
+
+def unpack_tunnel_wish(raw: Any) -> TunnelWish:
+    """Read what a client wants to be connected with. :raises MalformedMessage:."""
+    return _build(TunnelWish, raw)
 
 
 def unpack_kernel_id(raw: Any) -> uuid.UUID:

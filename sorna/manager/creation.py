@@ -7,7 +7,7 @@ way out leaves either a running kernel or a final row.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from attrs import field, frozen
 from twisted.internet.defer import Deferred
@@ -20,6 +20,7 @@ from sorna.errors import (
     InvalidRequest,
     KernelAlreadyExists,
     KernelCreationFailed,
+    KernelNotFound,
     NoAgentAvailable,
     QuotaExceeded,
     RuntimeUnknown,
@@ -44,6 +45,7 @@ from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, new_kernel_id, 
 from sorna.model.limits import LimitPolicy
 from sorna.model.policy import within
 from sorna.model.runtime import resolve_runtime
+from sorna.model.service import Service
 
 # Seconds that a request waits for a kernel which another request is making or ending.
 SETTLE_DEADLINE = 15.0
@@ -74,17 +76,18 @@ class Creation:
         while True:
             kernel, made = await self.kernels.reserve(new_kernel_id(), spec, self.clock.seconds())
             if made:
-                return _created(await self._make(kernel, spec), created=True)
+                made_kernel, services = await self._make(kernel, spec)
+                return _created(made_kernel, services, created=True)
             if not request.reuse:
                 raise KernelAlreadyExists(kernel.session_token)
             if kernel.runtime != spec.runtime:
                 raise KernelAlreadyExists(f"{kernel.session_token} runs {kernel.requested_runtime}")
             if kernel.status in {KernelStatus.RUNNING, KernelStatus.RESTARTING} and await self._still_there(kernel):
-                return _created(kernel, created=False)
+                return _created(kernel, await self._services(kernel), created=False)
             # Another request is making or ending it: wait for that, then look again.
             settled = await self._settled(kernel, deadline)
             if settled is not None and settled.status is KernelStatus.RUNNING:
-                return _created(settled, created=False)
+                return _created(settled, await self._services(settled), created=False)
             if self.clock.seconds() >= deadline:
                 raise Unavailable("Another request is still working on this session.")
 
@@ -110,12 +113,13 @@ class Creation:
             environ=request.environ,
             tag=request.tag,
             mounts=await self.folders.mounts(request.access_key, request.mounts),
+            ports=tuple(request.ports),
         )
 
-    async def _make(self, kernel: Kernel, spec: KernelSpec) -> Kernel:
+    async def _make(self, kernel: Kernel, spec: KernelSpec) -> tuple[Kernel, Sequence[Service]]:
         """Turn a PREPARING row into a running kernel, or into a final row and an error."""
         try:
-            agent = await self._on_some_agent(kernel, spec)
+            agent, services = await self._on_some_agent(kernel, spec)
         except SornaError as error:
             await self._give_up(kernel.id, error)
             if isinstance(error, AgentError):
@@ -132,9 +136,22 @@ class Creation:
             await self.live.forget(kernel)
             raise KernelCreationFailed("The kernel was destroyed while it was being made.")
         await self.ending.announce(running)
-        return running
+        return running, services
 
-    async def _on_some_agent(self, kernel: Kernel, spec: KernelSpec) -> Agent:
+    async def _services(self, kernel: Kernel) -> Sequence[Service]:
+        """List the applications of a kernel that was found; a courtesy, for which an agent that is slow now is not waited for."""
+        agent = await self.directory.find(kernel.agent_id or "")
+        try:
+            return () if agent is None else await self.link.services(agent.address, kernel.id)
+        except (AgentError, KernelNotFound) as error:
+            self._log.info(
+                "the applications of {kernel_id} are not known: {error}",
+                kernel_id=short_id(kernel.id),
+                error=error.detail,
+            )
+            return ()
+
+    async def _on_some_agent(self, kernel: Kernel, spec: KernelSpec) -> tuple[Agent, Sequence[Service]]:
         """Ask agents, best first, until one makes the kernel; a full one is passed over, a broken one ends the search."""
         full: set[str] = set()
         alive = await self.directory.alive()
@@ -146,14 +163,14 @@ class Creation:
             if agent is None:
                 raise NoAgentAvailable(_why_none(spec.runtime, agents))
             try:
-                await self.link.create_kernel(agent.address, KernelOrder(kernel.id, spec))
+                services = await self.link.create_kernel(agent.address, KernelOrder(kernel.id, spec))
             except NoAgentAvailable:
                 full.add(agent.id)
             except AgentError:
                 await self._take_back(agent, kernel.id)
                 raise
             else:
-                return agent
+                return agent, services
 
     async def _take_back(self, agent: Agent, kernel_id: uuid.UUID) -> None:
         """After a failed or unanswered request the agent may still have made the kernel: end it, whatever there is."""
@@ -206,8 +223,8 @@ class Creation:
             unsubscribe()
 
 
-def _created(kernel: Kernel, *, created: bool) -> Created:
-    return Created(kernel.id, kernel.session_token, kernel.runtime, kernel.status, created)
+def _created(kernel: Kernel, services: Sequence[Service], *, created: bool) -> Created:
+    return Created(kernel.id, kernel.session_token, kernel.runtime, kernel.status, created, services)
 
 
 def _why_none(runtime: str, agents: Collection[Agent]) -> str:

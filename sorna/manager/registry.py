@@ -38,6 +38,7 @@ from sorna.manager.requests import Created, CreateRequest, KernelEvent, KernelIn
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Kernel, KernelStatus, Usage, parse_kernel_id, short_id
 from sorna.model.run import OutputRequest, RunReply, RunRequest
+from sorna.model.service import Service, Tunnel, TunnelUser, TunnelWish
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 
 T = TypeVar("T")
@@ -166,6 +167,21 @@ class Registry:
         """Look at a kernel's terminal; see ``sorna/model/terminal.py``."""
         place = await self._place(access_key, reference)
         return await self._ask(place, self.link.open_terminal(place.agent, place.kernel_id, viewer, rows, columns))
+
+    async def services(self, access_key: str, reference: str) -> Sequence[Service]:
+        """List the applications that can be reached in a kernel."""
+        place = await self._place(access_key, reference)
+        return await self._ask(place, self.link.services(place.agent, place.kernel_id))
+
+    async def open_tunnel(self, access_key: str, reference: str, user: TunnelUser, wish: TunnelWish) -> Tunnel:
+        """Connect with an application in a kernel; see ``sorna/model/service.py``."""
+        place = await self._place(access_key, reference)
+        return await self._ask(place, self.link.open_tunnel(place.agent, place.kernel_id, user, wish))
+
+    async def stop_service(self, access_key: str, reference: str, name: str) -> None:
+        """End an application that was started for a connection."""
+        place = await self._place(access_key, reference)
+        await self._ask(place, self.link.stop_service(place.agent, place.kernel_id, name))
 
     async def _ask(self, place: KernelPlace, call: Coroutine[Any, Any, T]) -> T:
         """Await a call to the kernel's agent; its errors become those that the doors know."""

@@ -10,6 +10,7 @@ from attrs import field, frozen
 from sorna.model.agent import Agent
 from sorna.model.kernel import KernelStatus
 from sorna.model.policy import Slots
+from sorna.model.service import Service
 
 
 @frozen
@@ -34,6 +35,7 @@ class CreateRequest:
     :ivar execution_timeout: seconds; 0 for the default.
     :ivar cpu_cores: 0 for the default.
     :ivar reuse: whether a session of that token may be found instead of made.
+    :ivar ports: what the client's own programs will listen on in a new kernel.
     """
 
     access_key: str
@@ -47,6 +49,7 @@ class CreateRequest:
     names_joined: bool = False
     reuse: bool = True
     mounts: Sequence[MountWish] = ()
+    ports: Sequence[int] = ()
 
 
 @frozen
@@ -54,6 +57,7 @@ class Created:
     """The kernel a create request ended with.
 
     :ivar created: False when an existing session was found.
+    :ivar services: the applications that can be reached in it.
     """
 
     kernel_id: uuid.UUID
@@ -61,6 +65,7 @@ class Created:
     runtime: str
     status: KernelStatus
     created: bool
+    services: Sequence[Service] = ()
 
 
 @frozen

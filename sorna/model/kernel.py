@@ -100,6 +100,7 @@ class KernelSpec:
     :ivar session_token: the client's own name for the session; unique per owner among live kernels.
     :ivar requested_runtime: the name as the client spelled it; later answers repeat it.
     :ivar mounts: folders that it sees, whose owner has agreed.
+    :ivar ports: what the user's own programs will listen on, for clients to see; other ports can be reached as well.
     """
 
     access_key: str
@@ -110,6 +111,7 @@ class KernelSpec:
     environ: Mapping[str, str] = field(factory=dict)
     tag: str | None = None
     mounts: Sequence[Mount] = ()
+    ports: Sequence[int] = ()
 
 
 @frozen

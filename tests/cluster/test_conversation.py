@@ -229,7 +229,7 @@ class TerminalTests(ConversationTestCase):
         """Output goes to the viewer whose call it names; what names nobody is ignored."""
         self.talk.connection_made()
         (_, first), (_, second) = self.look(), self.look()
-        self.assertEqual(self.talk.terminals, 2)
+        self.assertEqual(len(self.talk._terminals), 2)
         self.answer(Output(2, b"two"))
         self.answer(Output(1, b"one"))
         self.answer(Output(7, b"nobody"))
@@ -238,7 +238,7 @@ class TerminalTests(ConversationTestCase):
         self.answer(Ended(1, "gone"))
         self.answer(Ended(1, "gone"))
         self.answer(Output(1, b"late"))
-        self.assertEqual((first.ends, first.seen, second.ends, self.talk.terminals), (["gone"], b"one", [], 1))
+        self.assertEqual((first.ends, first.seen, second.ends, len(self.talk._terminals)), (["gone"], b"one", [], 1))
 
     def test_credit_travels_in_good_pieces(self) -> None:
         """Small pieces that were consumed are told together."""
@@ -290,7 +290,7 @@ class TerminalTests(ConversationTestCase):
             _, viewer = self.look()
             lose()
             lose()
-            self.assertEqual((viewer.ends, self.talk.terminals), ([reason], 0))
+            self.assertEqual((viewer.ends, len(self.talk._terminals)), ([reason], 0))
         self.failureResultOf(self.talk.open_terminal({}, MemoryViewer(), 5.0), errors.Unavailable)
 
     def test_nothing_typed_reaches_the_next_life(self) -> None:

@@ -16,6 +16,7 @@ import socket
 import sys
 import traceback
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -29,6 +30,7 @@ from sorna.agent.runners.pump import Pump
 from sorna.agent.runners.repl import our_modules
 from sorna.agent.runners.repl_host import ReplHost
 from sorna.agent.runners.repl_link import to_json
+from sorna.agent.runners.services import Services
 from sorna.agent.runners.terminal import Terminal
 from sorna.agent.runners.upload import write_upload
 from sorna.beneath.paths import PathRefused
@@ -65,6 +67,7 @@ class Init:
         self._poller.add(self._processes.wakeup, lambda _events: self._processes.reap())
         self._pump = Pump(self._poller)
         self._terminal = Terminal(self._poller, self._processes)
+        self._services = Services(self._poller, self._processes)
         self._repl = ReplHost(self._poller, self._pump, self._processes, self)
         self._language: Language | None = None
         self._environ: dict[str, str] = {}
@@ -74,7 +77,16 @@ class Init:
         self._link = Link(self._poller, channel, self._frame, self._channel_closed, self._link_idle)
         self._pump.attach(self._link)
         self._terminal.attach(self._link)
-        self._takers = {
+        self._services.attach(self._link)
+        self._raw_takers = {
+            frames.TERMINAL_INPUT: self._terminal.type,
+            frames.UPLOAD: self._upload,
+            frames.SERVICE_INPUT: self._services.input,
+            frames.SERVICE_CREDIT: self._services.add_credit,
+            frames.SERVICE_FINISH: self._services.finish,
+            frames.SERVICE_CLOSE: self._services.close,
+        }
+        self._takers: dict[int, Callable[[dict[str, Any]], None]] = {
             frames.CONFIGURE: self._configure,
             frames.ASSIGN: self._assign,
             frames.RUN: self._start_run,
@@ -88,6 +100,9 @@ class Init:
             frames.TERMINAL_OPEN: self._open_terminal,
             frames.TERMINAL_RESIZE: lambda size: self._terminal.resize(size["rows"], size["columns"]),
             frames.TERMINAL_STOP: lambda _message: self._terminal.stop(),
+            frames.SERVICE_OPEN: lambda message: self._services.open(message, self._environ),
+            frames.SERVICE_STOP: self._services.stop,
+            frames.SERVICE_LIST: self._services.list,
         }
 
     def serve(self) -> None:
@@ -106,16 +121,15 @@ class Init:
     def _link_idle(self) -> None:
         self._pump.resume()
         self._terminal.resume()
+        self._services.resume()
 
     def _frame(self, kind: int, payload: bytes) -> None:
         if kind == frames.CREDIT:
             self._pump.add_credit(int.from_bytes(payload[:4], "big"))
-        elif kind == frames.TERMINAL_INPUT:
-            self._terminal.type(payload)
         elif kind == frames.TERMINAL_CREDIT:
             self._terminal.add_credit(int.from_bytes(payload[:4], "big"))
-        elif kind == frames.UPLOAD:
-            self._upload(payload)
+        elif kind in self._raw_takers:
+            self._raw_takers[kind](payload)
         elif kind in self._takers:
             self._takers[kind](json.loads(payload))
 
@@ -260,7 +274,7 @@ class Init:
 
     def _restart(self, message: dict[str, Any]) -> None:
         self._terminal.stop()
-        self._end_everything()
+        self._end_everything(self._terminal.pids)
         if self._run is not None:
             self._end_run(137, [], signal_number=int(signal.SIGKILL), reset=True)
         self._start_repl()
@@ -272,10 +286,10 @@ class Init:
             return
         idle = self._repl.pid if run.commands is not None else None
         if idle is None:
-            self._end_everything()
+            self._end_everything(self._beside)
         else:
             self._abandon(run)
-            if not self._processes.kill(spare={idle, *self._terminal.pids}):
+            if not self._processes.kill(spare={idle, *self._beside}):
                 self._repl.stop()
             self._processes.reap()
             self._pump.discard()
@@ -286,12 +300,17 @@ class Init:
         self._end_run(137, [], signal_number=int(signal.SIGKILL), reset=True)
         self._start_repl()
 
-    def _end_everything(self) -> None:
-        """End the REPL and the run with all that they started; the terminal's shell stays, if there is one."""
+    @property
+    def _beside(self) -> set[int]:
+        """What has nothing to do with a run: the terminal's shell, and applications."""
+        return self._terminal.pids | self._services.pids
+
+    def _end_everything(self, spare: set[int]) -> None:
+        """End the REPL and the run with all that they started, and everything else but what is spared."""
         self._repl.stop()
         if self._run is not None:
             self._abandon(self._run)
-        self._processes.kill(spare=self._terminal.pids)
+        self._processes.kill(spare=spare)
         self._processes.reap()
         self._pump.discard()
 
@@ -341,11 +360,11 @@ class Init:
             what = f"The Python process was ended by signal {signal_number} ({signal.strsignal(signal_number)})"
         if not during_run:
             if run is None:
-                self._processes.kill(spare=self._terminal.pids)
+                self._processes.kill(spare=self._beside)
                 self._send(frames.RESTARTED, {"reason": what + "."})
             self._start_repl()
             return
-        self._processes.kill(spare=self._terminal.pids)
+        self._processes.kill(spare=self._beside)
         text = f"{what}; its state is lost.\n".encode()
         self._pump.when_drained(lambda: None, [(frames.STDERR, text)])
         self._finish(exit_code, [], signal_number=signal_number, reset=True)
