@@ -15,6 +15,7 @@ import click
 
 from sorna import __version__
 from sorna.client import administration
+from sorna.client.app_commands import app
 from sorna.client.door import Command, Door, Unusable, connection, perform
 from sorna.client.folder_commands import folder
 from sorna.client.running import FilesUnusable, RunOfCode, RunOrder, read_files
@@ -175,6 +176,7 @@ def _table(values: dict[str, Any]) -> None:
 cli.add_command(administration.ps)
 cli.add_command(administration.admin)
 cli.add_command(folder)
+cli.add_command(app)
 
 
 def main() -> None:

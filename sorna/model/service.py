@@ -36,6 +36,10 @@ class NotReachable(ValueError):
     """What is wished for may not be had; the text says why."""
 
 
+def _texts(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(values)
+
+
 @frozen
 class Service:
     """An application as clients see it.
@@ -48,8 +52,8 @@ class Service:
     name: str
     protocol: str
     port: int
-    arguments: Sequence[str] = ()
-    environ: Sequence[str] = ()
+    arguments: Sequence[str] = field(default=(), converter=_texts)
+    environ: Sequence[str] = field(default=(), converter=_texts)
 
 
 @frozen

@@ -22,6 +22,7 @@ from sorna.agent.runners.processes import Processes
 from sorna.agent.runners.repl_link import to_json
 
 PIECE = 64 * 1024
+SMALL = 4 * 1024
 LOWEST_PORT, HIGHEST_PORT = 1024, 65535
 LOOPBACK = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 # How long what was sent to an application that does not read is kept after its client has gone.
@@ -384,6 +385,9 @@ class _Connection:
             self.end(f"The connection broke: {error.strerror}.")
             return
         if data:
+            if len(data) < SMALL:
+                # A server that writes a head and a body by themselves, with Nagle's algorithm, waits for this.
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             self.credit -= len(data)
             self._services.send(frames.SERVICE_OUTPUT, self._name + data)
             return
