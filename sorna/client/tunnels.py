@@ -137,15 +137,19 @@ class _Local(Protocol):
         self._tunnels.complain(f"The server cannot be reached: {failure.getErrorMessage()}")
         self.drop()
 
-    def joined(self, remote: _Remote) -> None:
-        """Begin; each side is the other's producer, so that it is paused while the other does not take more."""
+    def join(self, remote: _Remote) -> bool:
+        """Begin; each side is the other's producer, so that it is paused while the other does not take more.
+
+        :returns: False when this one has gone meanwhile.
+        """
         if self._gone:
             remote.leave()
-            return
+            return False
         self._remote = remote
         remote.wire.registerProducer(self.wire, True)
         self.wire.registerProducer(remote.wire, True)
         self.wire.resumeProducing()
+        return True
 
     def dataReceived(self, data: bytes) -> None:
         """Send on."""
@@ -179,7 +183,8 @@ class _Local(Protocol):
 
     def end(self) -> None:
         """Close, after everything was written."""
-        self.wire.unregisterProducer()
+        if self._remote is not None:
+            self.wire.unregisterProducer()
         self.wire.loseConnection()
 
     def drop(self) -> None:
@@ -198,6 +203,7 @@ class _Remote(Protocol):
         self._refusal = bytearray()
         self._status = 0
         self._empty = True
+        self._joined = False
         self._over = False
 
     @property
@@ -226,7 +232,8 @@ class _Remote(Protocol):
         """Say goodbye."""
         self.send(CloseConnection(NORMAL))
         self._over = True
-        self.wire.unregisterProducer()
+        if self._joined:
+            self.wire.unregisterProducer()
         self.wire.loseConnection()
 
     def dataReceived(self, data: bytes) -> None:
@@ -248,7 +255,7 @@ class _Remote(Protocol):
     def _take(self, event: Event) -> None:
         match event:
             case AcceptConnection():
-                self._local.joined(self)
+                self._joined = self._local.join(self)
             case RejectConnection():
                 self._status = event.status_code
             case RejectData():

@@ -21,19 +21,20 @@ from sorna.agent.folder_watch import FolderWatch
 from sorna.agent.interfaces import SandboxSettings
 from sorna.agent.kernels import Kernels
 from sorna.agent.pool import Pool
-from sorna.agent.sandbox.tiers import NamespaceSandbox
+from sorna.agent.sandbox.tiers import NamespaceSandbox, ZygoteTier
 from sorna.errors import IsolationUnavailable
 from sorna.gateway.service import make_site
-from sorna.model.kernel import KernelSpec, new_kernel_id
+from sorna.model.kernel import KernelSpec, new_kernel_id, short_id
 from sorna.model.limits import Limits
 from sorna.model.run import RunMode, RunRequest
 from sorna.model.service import Service, Tunnel, TunnelUser, TunnelWish
 from sorna.model.terminal import Terminal, TerminalViewer
 from sorna.testing.administration import memory_world
 from sorna.testing.folders import memory_folders
-from sorna.testing.gateway import EXAMPLE, MemoryKeypairs, MemoryOperations, MemoryRateLimits, MemoryReadiness
+from sorna.testing.gateway import EXAMPLE, MemoryKeypairs, MemoryOperations, MemoryRateLimits, MemoryReadiness, Signer
 from sorna.testing.kernels import MemoryKernels
 from tests.cluster.real import LinkCase, reactor
+from tests.integration.websocket_client import WebSocketClient, open_websocket
 
 
 class LinkedKernels(MemoryKernels):
@@ -66,6 +67,7 @@ class LinkedKernelCase(LinkCase):
 
     timeout = 90
     detection: ClassVar[Detection | None] = None
+    tier: ClassVar[type[ZygoteTier]] = NamespaceSandbox
 
     async def setUp(self) -> None:  # type: ignore[override]  # trial waits for it
         super().setUp()
@@ -73,7 +75,7 @@ class LinkedKernelCase(LinkCase):
         if cls.detection is None:
             cls.detection = await detect(reactor, reactor, sys.executable, dict(os.environ))
         settings = SandboxSettings(python=sys.executable, read_only=cls.detection.read_only)
-        sandbox = NamespaceSandbox(reactor, settings, f"test-{secrets.token_hex(4)}")
+        sandbox = self.tier(reactor, settings, f"test-{secrets.token_hex(4)}")
         try:
             await sandbox.start()
         except IsolationUnavailable as error:
@@ -107,3 +109,22 @@ class LinkedKernelCase(LinkCase):
         request = RunRequest(RunMode.QUERY, code, None, wait=None)
         reply = await self.link.execute(self.at, self.kernel_id, request)
         return "".join(text for kind, text in reply.console if kind == "stdout")
+
+    async def dig(self, app: str, more: str = "") -> WebSocketClient:
+        """Connect with an application in the kernel."""
+        client = await self.ask(app, more)
+        self.assertEqual(client.status, 101, client.refusal)
+        return client
+
+    async def ask(self, app: str, more: str = "") -> WebSocketClient:
+        """Try to connect with an application, and give the answer."""
+        signer = Signer(reactor, host=b"127.0.0.1:%d" % self.port)
+        target = f"/v4/stream/session/{short_id(self.kernel_id)}/tcpproxy?app={app}{more}"
+        client = await open_websocket(reactor, self.port, target, signer)
+        self.addCleanup(lambda: Deferred.fromCoroutine(self.drop(client)))
+        return client
+
+    async def drop(self, client: WebSocketClient) -> None:
+        if not client.lost:
+            client.transport.abortConnection()  # type: ignore[union-attr]  # connected, and TCP
+            await client.until(lambda: client.lost)

@@ -9,12 +9,9 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 
 from sorna.gateway.tunnels import BROKEN
-from sorna.model.kernel import short_id
 from sorna.model.service import MOST_TUNNELS
-from sorna.testing.gateway import Signer
 from tests.cluster.real import reactor
 from tests.integration.linked_kernel import LinkedKernelCase
-from tests.integration.websocket_client import WebSocketClient, open_websocket
 
 # A server of the user's own: it answers each connection with the digest of what came, after its end.
 DIGESTS = """
@@ -37,23 +34,6 @@ BIG = "import os, hashlib; content = os.urandom(8_000_000); open('big', 'wb').wr
 
 class ServiceTests(LinkedKernelCase):
     """One kernel of each test, and clients of its applications."""
-
-    async def dig(self, app: str, more: str = "") -> WebSocketClient:
-        client = await self.ask(app, more)
-        self.assertEqual(client.status, 101, client.refusal)
-        return client
-
-    async def ask(self, app: str, more: str = "") -> WebSocketClient:
-        signer = Signer(reactor, host=b"127.0.0.1:%d" % self.port)
-        target = f"/v4/stream/session/{short_id(self.kernel_id)}/tcpproxy?app={app}{more}"
-        client = await open_websocket(reactor, self.port, target, signer)
-        self.addCleanup(lambda: Deferred.fromCoroutine(self.drop(client)))
-        return client
-
-    async def drop(self, client: WebSocketClient) -> None:
-        if not client.lost:
-            client.transport.abortConnection()  # type: ignore[union-attr]  # connected, and TCP
-            await client.until(lambda: client.lost)
 
     async def get(self, path: str, app: str = "files") -> bytes:
         """Fetch a page and give its body."""
