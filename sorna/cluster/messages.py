@@ -1,7 +1,7 @@
 """The messages on the link between a manager (DEALER) and an agent (ROUTER): plain msgpack, no code, bounded sizes.
 
-The only module that manager and agent share besides ``model`` and ``errors``. It knows how a message looks, not how it
-travels. One ZeroMQ message is one part (after the ROUTER's identity), a msgpack array whose first element is its kind:
+The only module, with ``building``, that manager and agent share besides ``model`` and ``errors``. It knows how a message
+looks, not how it travels. One ZeroMQ message is one part (after the ROUTER's identity), a msgpack array whose first element is its kind:
 
 * ``["call", id, method, parameters, deadline_ms]``  manager to agent; ``id`` is an int unique per connection
 * ``["cancel", id]``                                  manager to agent; the caller is gone
@@ -23,26 +23,23 @@ Errors travel by class name (:data:`ERROR_NAMES`), anything else becomes ``Agent
 
 from __future__ import annotations
 
-import math
-import types
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import attrs
 import msgpack
 from attrs import frozen
 
 from sorna import errors
+from sorna.cluster.building import MalformedMessage as MalformedMessage  # noqa: PLC0414 - for those who read messages
+from sorna.cluster.building import build, is_integer, reading
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.folder import Mount
 from sorna.model.kernel import KernelSpec, Usage
 from sorna.model.limits import Limits
 from sorna.model.run import OutputRequest, RunException, RunMode, RunReply, RunRequest, RunStatus
 from sorna.model.service import Service, TunnelWish
-
-T = TypeVar("T")
 
 MAX_MESSAGE = 24 * 1024 * 1024
 # A header of a few bytes may announce an array of any length, and the memory for it is reserved at once.
@@ -67,10 +64,6 @@ ERROR_NAMES: Mapping[str, type[errors.SornaError]] = {
 
 
 _NUMBERS = frozenset({int, float})
-
-
-class MalformedMessage(ValueError):
-    """Bytes that are no message of this link."""
 
 
 @frozen
@@ -292,9 +285,9 @@ def _may_steer(action: str, value: Any) -> bool:
         case "write":
             return isinstance(value, bytes)
         case "resize":
-            return isinstance(value, list) and len(value) == 2 and all(_is_integer(one, ()) for one in value)
+            return isinstance(value, list) and len(value) == 2 and all(is_integer(one) for one in value)
         case "consumed":
-            return _is_integer(value, ()) and value >= 0
+            return is_integer(value) and value >= 0
         case _:
             return action in {"restart", "finish", "close"} and value is None
 
@@ -319,13 +312,31 @@ def failed_to_error(failed: Failed) -> errors.SornaError:
 
 def pack_value(value: Any) -> dict[str, Any]:
     """Turn a frozen value of the model into a map of plain values."""
-    return attrs.asdict(value, value_serializer=_plain)
+    return {name: _plain(getattr(value, name)) for name in _names(type(value)) or ()}
 
 
-def _plain(_instance: Any, _attribute: Any, value: Any) -> Any:
-    if isinstance(value, uuid.UUID):
+def _plain(value: Any) -> Any:
+    cls = type(value)
+    if cls in _PLAIN:
+        return value
+    if cls is uuid.UUID:
         return value.bytes
-    return value
+    if cls is tuple or cls is list:
+        return [_plain(one) for one in value]
+    return value if _names(cls) is None else pack_value(value)
+
+
+_PLAIN = frozenset({str, bytes, int, float, bool, type(None)})
+
+
+def _names(cls: type[Any]) -> tuple[str, ...] | None:
+    """Give the names of a model's fields, None for what is no model."""
+    if cls not in _NAMES:
+        _NAMES[cls] = tuple(field.name for field in attrs.fields(cls)) if attrs.has(cls) else None
+    return _NAMES[cls]
+
+
+_NAMES: dict[type[Any], tuple[str, ...] | None] = {}
 
 
 def unpack_limits(raw: Any) -> Limits:
@@ -333,46 +344,47 @@ def unpack_limits(raw: Any) -> Limits:
 
     :raises MalformedMessage: names what is wrong.
     """
-    return _build(Limits, raw)
+    return build(Limits, raw)
 
 
 def unpack_spec(raw: Any) -> KernelSpec:
     """Read what a kernel shall be. :raises MalformedMessage:."""
-    with _reading(KernelSpec):
-        if not isinstance(raw["mounts"], list | tuple):
-            raise MalformedMessage("not a KernelSpec: mounts is no list")
-        mounts = tuple(_build(Mount, one) for one in raw["mounts"])
+    with reading(KernelSpec):
+        for name in ("mounts", "ports"):
+            if not isinstance(raw[name], list | tuple):
+                raise MalformedMessage(f"not a KernelSpec: {name} is no list")
+        mounts = tuple(build(Mount, one) for one in raw["mounts"])
         parts = {"limits": unpack_limits(raw["limits"]), "mounts": mounts, "ports": tuple(raw["ports"])}
-        return _build(KernelSpec, {**raw, **parts})
+        return build(KernelSpec, {**raw, **parts})
 
 
 def unpack_usage(raw: Any) -> Usage:
     """Read what a kernel used. :raises MalformedMessage:."""
-    return _build(Usage, raw)
+    return build(Usage, raw)
 
 
 def unpack_run_request(raw: Any) -> RunRequest:
     """Read a call to execute. :raises MalformedMessage:."""
-    with _reading(RunRequest):
-        return _build(RunRequest, {**raw, "mode": RunMode(raw["mode"])})
+    with reading(RunRequest):
+        return build(RunRequest, {**raw, "mode": RunMode(raw["mode"])})
 
 
 def unpack_output_request(raw: Any) -> OutputRequest:
     """Read a call to read output. :raises MalformedMessage:."""
-    return _build(OutputRequest, raw)
+    return build(OutputRequest, raw)
 
 
 def unpack_run_reply(raw: Any) -> RunReply:
     """Read a piece of a run's output. :raises MalformedMessage:."""
-    with _reading(RunReply):
-        return _build(
+    with reading(RunReply):
+        return build(
             RunReply,
             {
                 **raw,
                 "status": RunStatus(raw["status"]),
                 "console": tuple((kind, content) for kind, content in raw["console"]),
                 "files": tuple(raw["files"]),
-                "exceptions": tuple(_build(RunException, one) for one in raw["exceptions"]),
+                "exceptions": tuple(build(RunException, one) for one in raw["exceptions"]),
             },
         )
 
@@ -398,19 +410,19 @@ def _is_entry(row: Any) -> bool:
 
 def unpack_file_piece(raw: Any) -> FilePiece:
     """Read a piece of a file. :raises MalformedMessage:."""
-    return _build(FilePiece, raw)
+    return build(FilePiece, raw)
 
 
 def unpack_services(raw: Any) -> Sequence[Service]:
     """Read a list of applications. :raises MalformedMessage:."""
     if not isinstance(raw, list):
         raise MalformedMessage("not a list of applications")
-    return tuple(_build(Service, one) for one in raw)
+    return tuple(build(Service, one) for one in raw)
 
 
 def unpack_tunnel_wish(raw: Any) -> TunnelWish:
     """Read what a client wants to be connected with. :raises MalformedMessage:."""
-    return _build(TunnelWish, raw)
+    return build(TunnelWish, raw)
 
 
 def unpack_kernel_id(raw: Any) -> uuid.UUID:
@@ -418,78 +430,3 @@ def unpack_kernel_id(raw: Any) -> uuid.UUID:
     if not isinstance(raw, bytes) or len(raw) != 16:
         raise MalformedMessage("a kernel id is 16 bytes")
     return uuid.UUID(bytes=raw)
-
-
-@contextmanager
-def _reading(cls: type[Any]) -> Iterator[None]:
-    try:
-        yield
-    except MalformedMessage:
-        raise
-    except KeyError as error:
-        raise MalformedMessage(f"not a {cls.__name__}: {error} is missing") from error
-    except (TypeError, ValueError) as error:
-        raise MalformedMessage(f"not a {cls.__name__}: {error}"[:300]) from error
-
-
-def _build(cls: type[T], raw: Any) -> T:
-    if not isinstance(raw, dict):
-        raise MalformedMessage(f"not a {cls.__name__}: not a map")
-    with _reading(cls):
-        kinds = _kinds(cls)
-        for name, value in raw.items():
-            if name in kinds and not _is(value, kinds[name]):
-                raise MalformedMessage(f"not a {cls.__name__}: {name} has a value of the wrong type or out of range")
-        return cls(**raw)
-
-
-def _kinds(cls: type[Any]) -> Mapping[str, Any]:
-    if cls not in _KINDS:
-        _KINDS[cls] = get_type_hints(cls)
-    return _KINDS[cls]
-
-
-_KINDS: dict[type[Any], Mapping[str, Any]] = {}
-
-
-def _is_number(value: Any, _parts: tuple[Any, ...]) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_integer(value: Any, _parts: tuple[Any, ...]) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_any_of(value: Any, parts: tuple[Any, ...]) -> bool:
-    return any(_is(value, part) for part in parts)
-
-
-def _is_sequence(value: Any, parts: tuple[Any, ...]) -> bool:
-    return isinstance(value, list | tuple) and all(_is(one, parts[0]) for one in value)
-
-
-def _is_row(value: Any, parts: tuple[Any, ...]) -> bool:
-    return isinstance(value, tuple) and len(value) == len(parts) and all(map(_is, value, parts))
-
-
-def _is_mapping(value: Any, parts: tuple[Any, ...]) -> bool:
-    return isinstance(value, dict) and all(_is(k, parts[0]) and _is(v, parts[1]) for k, v in value.items())
-
-
-_CHECKS: Mapping[Any, Callable[[Any, tuple[Any, ...]], bool]] = {
-    Any: lambda _value, _parts: True,
-    float: _is_number,
-    int: _is_integer,
-    Union: _is_any_of,
-    types.UnionType: _is_any_of,
-    Sequence: _is_sequence,
-    tuple: _is_row,
-    Mapping: _is_mapping,
-}
-
-
-def _is(value: Any, hint: Any) -> bool:
-    """Tell whether a value is what a field of the model is declared to be; only the kinds that the model uses."""
-    kind = get_origin(hint) or hint
-    check = _CHECKS.get(kind)
-    return isinstance(value, kind) if check is None else check(value, get_args(hint))

@@ -7,6 +7,12 @@ on a pipe or a child; when the agent closes the channel, everything is killed an
 
 Known bounds: reads of standard input through a copy of descriptor 0, and ``select`` or ``poll`` on it, are not noticed
 (see ``stdin_notify.py``); then the program gets what is typed without anybody having been asked.
+
+Note [Rehearsal]
+~~~~~~~~~~~~~~~~
+Memory that is shared with the zygote is copied when it is first touched, which happens a thousand times until a first piece of
+code has come through this process, the REPL and back: some milliseconds. So before the agent is told that the kernel is ready, one
+is sent all the way, except that what it prints goes nowhere.
 """
 
 import json
@@ -22,22 +28,29 @@ from typing import Any, NoReturn
 
 from sorna.agent.runners import frames
 from sorna.agent.runners.commands import Commands, base_environ, exit_code_of
+from sorna.agent.runners.files import Files
 from sorna.agent.runners.language import Language, language_from_json
 from sorna.agent.runners.output_files import Fingerprints, changed, fingerprints
 from sorna.agent.runners.poller import Link, Poller
 from sorna.agent.runners.processes import Processes
-from sorna.agent.runners.pump import Pump
+from sorna.agent.runners.pump import Pump, Sender
 from sorna.agent.runners.repl import our_modules
 from sorna.agent.runners.repl_host import ReplHost
 from sorna.agent.runners.repl_link import to_json
 from sorna.agent.runners.services import Services
 from sorna.agent.runners.terminal import Terminal
-from sorna.agent.runners.upload import write_upload
-from sorna.beneath.paths import PathRefused
-from sorna.beneath.reading import list_files, read_piece
 
 # Most typed-ahead text that is kept for a run.
 MOST_TYPED = 1024 * 1024
+
+
+class _Nobody:
+    """Takes what is printed in a rehearsal."""
+
+    congested = False
+
+    def send(self, _kind: int, _payload: bytes) -> None:
+        """Forget a frame."""
 
 
 class _Run:
@@ -61,26 +74,30 @@ class Init:
 
     def __init__(self, channel: socket.socket) -> None:
         self._work = os.getcwd()  # noqa: PTH109 - as text, for environments
-        self._root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._poller = Poller()
         self._processes = Processes()
         self._poller.add(self._processes.wakeup, lambda _events: self._processes.reap())
         self._pump = Pump(self._poller)
         self._terminal = Terminal(self._poller, self._processes)
         self._services = Services(self._poller, self._processes)
+        self._files = Files()
         self._repl = ReplHost(self._poller, self._pump, self._processes, self)
         self._language: Language | None = None
         self._environ: dict[str, str] = {}
         self._run: _Run | None = None
         self._ready = False
         self._over = False
+        self._end_rehearsal: Callable[[], None] | None = None
+        self._rehearsed = False
         self._link = Link(self._poller, channel, self._frame, self._channel_closed, self._link_idle)
+        self._speaker: Sender = self._link
         self._pump.attach(self._link)
         self._terminal.attach(self._link)
         self._services.attach(self._link)
+        self._files.attach(self._link)
         self._raw_takers = {
             frames.TERMINAL_INPUT: self._terminal.type,
-            frames.UPLOAD: self._upload,
+            frames.UPLOAD: self._files.upload,
             frames.SERVICE_INPUT: self._services.input,
             frames.SERVICE_CREDIT: self._services.add_credit,
             frames.SERVICE_FINISH: self._services.finish,
@@ -95,8 +112,8 @@ class Init:
             frames.COMPLETE: self._complete,
             frames.RESTART: self._restart,
             frames.KILL_RUN: self._kill_run,
-            frames.LIST: self._list,
-            frames.READ: self._read,
+            frames.LIST: self._files.list,
+            frames.READ: self._files.read,
             frames.TERMINAL_OPEN: self._open_terminal,
             frames.TERMINAL_RESIZE: lambda size: self._terminal.resize(size["rows"], size["columns"]),
             frames.TERMINAL_STOP: lambda _message: self._terminal.stop(),
@@ -134,11 +151,10 @@ class Init:
             self._takers[kind](json.loads(payload))
 
     def _send(self, kind: int, message: dict[str, Any]) -> None:
-        self._link.send(kind, to_json(message))
+        self._speaker.send(kind, to_json(message))
 
-    def _reply(self, request: Any, result: Any, refusal: str | None = None) -> None:
-        error = None if refusal is None else {"kind": "refused", "detail": refusal}
-        self._send(frames.REPLY, {"request": request, "error": error, "result": result})
+    def _reply(self, request: Any, result: Any) -> None:
+        self._send(frames.REPLY, {"request": request, "error": None, "result": result})
 
     # What the agent asks for
 
@@ -196,7 +212,9 @@ class Init:
     def _run_in_repl(self, code: str, unattended: bool) -> None:
         if not code.strip():
             self._finish(0, [])
-        elif self._start_repl():
+        elif self._start_repl() and self._end_rehearsal is not None:
+            self._repl.rehearse(code)
+        elif self._repl.pid is not None:
             self._repl.execute(code, unattended)
         else:
             text = b"The Python process cannot be started: too many processes or too little memory.\n"
@@ -241,33 +259,6 @@ class Init:
             reply([])
         else:
             self._repl.complete(str(message.get("code") or ""), message, reply)
-
-    def _upload(self, payload: bytes) -> None:
-        header, _nul, content = payload.partition(b"\0")
-        message = json.loads(header)
-        try:
-            write_upload(self._root, str(message["path"]), content, bool(message.get("append")))
-        except PathRefused as refusal:
-            self._reply(message["request"], None, str(refusal))
-        else:
-            self._reply(message["request"], None)
-
-    def _list(self, message: dict[str, Any]) -> None:
-        try:
-            rows = list_files(self._root, str(message["path"]), bool(message.get("recursive")))
-        except PathRefused as refusal:
-            self._reply(message["request"], None, str(refusal))
-        else:
-            self._reply(message["request"], rows)
-
-    def _read(self, message: dict[str, Any]) -> None:
-        try:
-            size, piece = read_piece(self._root, str(message["path"]), int(message["offset"]), int(message["size"]))
-        except PathRefused as refusal:
-            self._reply(message["request"], None, str(refusal))
-        else:
-            header = to_json({"request": message["request"], "size": size})
-            self._link.send(frames.CONTENT, header + b"\0" + piece)
 
     def _open_terminal(self, size: dict[str, Any]) -> None:
         self._terminal.open(size["rows"], size["columns"], self._environ)
@@ -322,10 +313,26 @@ class Init:
     # What the REPL and the commands tell
 
     def repl_warm(self) -> None:
-        """See ``ReplOwner``; only the first REPL is waited for."""
-        if not self._ready:
+        """See ``ReplOwner``; only the first REPL is waited for, and after its rehearsal."""
+        if self._repl.pid is not None and not self._rehearsed:
+            self._rehearse()
+        elif not self._ready:
             self._ready = True
             self._send(frames.READY, {"pid": os.getpid()})
+
+    def _rehearse(self) -> None:
+        """Run a piece of code that nobody sent; see Note [Rehearsal]."""
+        self._rehearsed = True
+        nobody = _Nobody()
+        undo = self._pump.divert(nobody)
+
+        def end() -> None:
+            undo()
+            self._speaker = self._link
+
+        self._end_rehearsal, self._speaker = end, nobody
+        self._frame(frames.ASSIGN, to_json({"environ": {}}))
+        self._frame(frames.RUN, to_json({"run": "", "mode": "query", "code": "0"}))
 
     def repl_done(self, exit_code: int, exceptions: list[Any]) -> None:
         """See ``ReplOwner``."""
@@ -431,6 +438,10 @@ class Init:
         if signal_number is not None:
             message["signal"] = signal_number
         self._send(frames.FINISHED, message)
+        if self._end_rehearsal is not None:
+            end, self._end_rehearsal = self._end_rehearsal, None
+            end()
+            self.repl_warm()
 
 
 def _outcome(identity: str, exit_code: int) -> dict[str, Any]:
