@@ -220,24 +220,26 @@ async def _examine(search: _Search, row: Runtime, python: str, modules: frozense
     for tool, place in zip(row.tools, places, strict=False):
         if tool.home is not None:
             environ[tool.home] = place.prefix
-    applications = [await _offer(search, one, places[0].path, modules) for one in row.applications]
+    applications = [_offer(one, places[0].path, modules) for one in row.applications]
     return DetectedRuntime(row, environ, read_only, tuple(one for one in applications if one is not None))
 
 
-async def _offer(search: _Search, application: Application, own: str, modules: frozenset[str]) -> Offered | None:
+def _offer(application: Application, own: str, modules: frozenset[str]) -> Offered | None:
     """Give an application as it is here, None where something that it needs is missing."""
     if not modules.issuperset(application.modules):
         return None
-    path = own
-    if application.tool is not None:
-        try:
-            place = await search.find(application.tool)
-        except _Missing:
-            return None
-        if place.outside:  # its own directory would have to be shown to kernels of every runtime
-            return None
-        path = place.path
-    return Offered(application, {"SORNA_APP_TOOL": path})
+    path = own if application.tool is None else _of_the_system(application.tool)
+    return None if path is None else Offered(application, {"SORNA_APP_TOOL": path})
+
+
+def _of_the_system(tool: Tool) -> str | None:
+    """Find a tool where every kernel sees it; one from elsewhere would have to be shown to kernels of every runtime."""
+    for name in tool.names:
+        for directory in BASE_PATH.split(":"):
+            path = f"{directory}/{name}"
+            if os.access(path, os.X_OK) and _real(path).startswith(_SYSTEM):
+                return path
+    return None
 
 
 class _Search:

@@ -396,7 +396,7 @@ _GIT = Application(
     protocol="tcp",
     port=9418,
     script=(
-        'exec git daemon --reuseaddr --listen=127.0.0.1 --port="$SORNA_PORT" --export-all --enable=receive-pack '
+        'exec "$SORNA_APP_TOOL" daemon --reuseaddr --listen=127.0.0.1 --port="$SORNA_PORT" --export-all --enable=receive-pack '
         '--informative-errors --base-path="$HOME" "$HOME"\n'
     ),
     tool=Tool(("git",)),
