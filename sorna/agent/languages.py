@@ -367,12 +367,16 @@ _ROWS = (
     ),
 )
 
-# The working directory for a browser. It needs nothing but an interpreter, which nearly every host has.
+# The working directory for a browser. It needs nothing but an interpreter, which nearly every host has. Connections are kept
+# where the interpreter knows how: each one that is not costs the client a request.
 _FILES = Application(
     name="files",
     protocol="http",
     port=8009,
-    script='exec "$SORNA_APP_TOOL" -m http.server --bind 127.0.0.1 "$@" "$SORNA_PORT"\n',
+    script="""\
+if "$SORNA_APP_TOOL" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then set -- --protocol HTTP/1.1 "$@"; fi
+exec "$SORNA_APP_TOOL" -m http.server --bind 127.0.0.1 "$@" "$SORNA_PORT"
+""",
     tool=Tool(("python3",)),
     arguments=("--directory",),
 )
