@@ -21,7 +21,7 @@ from tests.integration.websocket_client import WebSocketClient, open_websocket
 class TunnelWireTests(WireTestCase):
     """What clients and the server say to each other."""
 
-    websocket_limits = WebSocketLimits(ping=0.2, patience=0.6)
+    websocket_limits = WebSocketLimits(ping=0.5, patience=4.0)
     timeout = 60
 
     async def listen(self) -> None:
@@ -89,7 +89,8 @@ class TunnelWireTests(WireTestCase):
         total = 40 * 1024 * 1024
         for _ in range(total // 65_536):
             client.send_bytes(bytes(65_536))
-        await deferLater(reactor, 1.5, lambda: None)
+        await self.soon(lambda: len(app.taken) == WINDOW)
+        await deferLater(reactor, 5.0, lambda: None)
         self.assertEqual(len(app.taken), WINDOW)
         self.assertFalse(client.lost)
         app.reads = True
