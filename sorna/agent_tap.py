@@ -1,8 +1,16 @@
-"""``twistd sorna-agent``: its options and ``makeService``."""
+"""``twistd sorna-agent``: its options and ``makeService``.
+
+Note [An agent has no use for the time of day]
+    Everything that an agent times is how long something took or may take: leases, budgets of runs, idleness, retention. Twisted's
+    timers go by the wall clock, and when somebody sets that by an hour, either every timer fires at once, which ends runs and
+    idle kernels, or none does for an hour, which lets the lease end. So the agent's reactor counts the seconds since the host
+    started instead, which nobody can set. Log lines have the time of day as ever.
+"""
 
 from __future__ import annotations
 
 import os
+import time
 
 from twisted.application.service import IService
 from twisted.python import usage
@@ -33,6 +41,8 @@ class Options(SettingsOptions):
 def makeService(options: Options) -> IService:
     """Build the service tree of an agent."""
     from twisted.internet import reactor  # noqa: PLC0415, TID251 - Twisted installs it just before this call
+
+    reactor.seconds = time.monotonic  # type: ignore[method-assign]  # see Note [An agent has no use for the time of day]
 
     from sorna.agent_assembly import assemble_agent  # noqa: PLC0415 - what it imports wants the reactor installed
 

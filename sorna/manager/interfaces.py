@@ -19,6 +19,7 @@ from sorna.model.keypair import Keypair, KeypairChanges
 from sorna.model.policy import ResourcePolicy, Slots
 from sorna.model.queue import QueueBounds, QueuePlace, Waiting
 from sorna.model.run import OutputRequest, RunReply, RunRequest
+from sorna.model.service import Service, Tunnel, TunnelUser, TunnelWish
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 from sorna.model.usage import KeypairUsage
 
@@ -387,8 +388,11 @@ class UploadFile:
 class AgentLink(Protocol):
     """Calls to agents. Every call raises AgentTimeout, AgentRefused or AgentFailed; KernelNotFound where a kernel is named."""
 
-    async def create_kernel(self, agent: AgentAddress, order: KernelOrder) -> None:
-        """Make a kernel, ready to run code when this returns. Idempotent per id. NoAgentAvailable when it has no place."""
+    async def create_kernel(self, agent: AgentAddress, order: KernelOrder) -> Sequence[Service]:
+        """Make a kernel, ready to run code when this returns, and list its applications.
+
+        Idempotent per id. NoAgentAvailable when it has no place.
+        """
         ...
 
     async def destroy_kernel(self, agent: AgentAddress, kernel_id: uuid.UUID, reason: str) -> Usage:
@@ -460,6 +464,23 @@ class AgentLink(Protocol):
         columns: int = COLUMNS,
     ) -> Terminal:
         """Look at a kernel's terminal; see ``sorna/model/terminal.py``. A lost connection ends it, with a reason."""
+        ...
+
+    async def services(self, agent: AgentAddress, kernel_id: uuid.UUID) -> Sequence[Service]:
+        """List the applications that can be reached in a kernel."""
+        ...
+
+    async def open_tunnel(
+        self, agent: AgentAddress, kernel_id: uuid.UUID, user: TunnelUser, wish: TunnelWish
+    ) -> Tunnel:
+        """Connect with an application; see ``sorna/model/service.py``. A lost connection ends it, with a reason.
+
+        InvalidRequest when there is nothing to be reached, Unavailable when too much is open.
+        """
+        ...
+
+    async def stop_service(self, agent: AgentAddress, kernel_id: uuid.UUID, name: str) -> None:
+        """End an application that was started for a connection. InvalidRequest when it is none that is started there."""
         ...
 
 

@@ -45,7 +45,9 @@ mutation($user: String!, $props: KeyPairInput!) {
   done: create_keypair(user_id: $user, props: $props) { ok msg keypair { access_key secret_key } }
 }"""
 USED = "query($key: String!) { keypair(access_key: $key) { concurrency_used } }"
-KERNELS = 'query($key: String!) { keypair(access_key: $key) { compute_sessions(status: "RUNNING", limit: 200) { sess_id } } }'
+KERNELS = (
+    'query($key: String!) { keypair(access_key: $key) { compute_sessions(status: "RUNNING", limit: 200) { sess_id } } }'
+)
 
 
 @functools.cache
@@ -58,7 +60,7 @@ def shared_cluster() -> Cluster:
         network = Namespaces()
     except NamespacesUnavailable as error:
         raise SkipTest(str(error)) from error
-    cluster = make_cluster(2, 2, network=network, agent_options=["--max-kernels=150", "--memory-overcommit=0"])
+    cluster = make_cluster(2, 2, network=network, agent_options=["--max-kernels=250", "--memory-overcommit=0"])
     atexit.register(cluster.close)
     for agent in cluster.agents:
         agent.command = [*agent.command, f"--agent-labels=host={agent.name}"]

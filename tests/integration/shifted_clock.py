@@ -25,10 +25,10 @@ def write(file: Path, seconds: float) -> None:
 
 def shift(file: str) -> None:
     """Shift this process's wall clock from now on."""
-    with open(file, "r+b") as opened:
+    with Path(file).open("r+b") as opened:
         offset = mmap.mmap(opened.fileno(), OFFSET.size)
-    seconds, nanoseconds = time.time, time.time_ns
-    time.time = lambda: seconds() + OFFSET.unpack_from(offset)[0]
+    seconds, nanoseconds = time.time, time.time_ns  # noqa: TID251 - the clock itself
+    time.time = lambda: seconds() + OFFSET.unpack_from(offset)[0]  # noqa: TID251 - likewise
     time.time_ns = lambda: nanoseconds() + int(OFFSET.unpack_from(offset)[0] * 1e9)
 
 

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import psycopg2
@@ -83,26 +84,29 @@ class DeathTests(FaultsCase):
         self.assertEqual([one for one in self.busy[0].heard if one.status != 200], [])
 
     def test_runner_killed(self) -> None:
-        """The first process of a kernel, its interpreter, or both: the run is answered with a reason, and a restart helps or a new one."""
+        """The first process of a kernel, its interpreter, or both: the run is answered with a reason."""
         for victim in ("interpreter", "init"):
             kernel = self.kernel("a1")
             interpreter, init = self._processes(kernel)
             heard: list[str] = []
             waiting = threading.Thread(target=self._run_and_note, args=(kernel, heard), daemon=True)
             waiting.start()
-            self.assertTrue(until(lambda k=kernel: self.second.info(k)["numQueriesExecuted"] > 1, PATIENCE))
+            self.assertTrue(until(partial(self._asked_twice, kernel), PATIENCE))
             time.sleep(0.3)
             os.kill(interpreter if victim == "interpreter" else init, signal.SIGKILL)
             began = time.monotonic()
             waiting.join(PATIENCE)
             self.assertLess(time.monotonic() - began, PROMISED)
             self.assertEqual(len(heard), 1)
-            self.assertRegex(heard[0], r"\w{4}", victim)
+            self.assertIn("ended by signal 9" if victim == "interpreter" else "ended unexpectedly (signal 9)", heard[0])
             if victim == "interpreter":
                 self.assertEqual(self.first.run(kernel, "print(6*7)"), (0, "42\n"))
             else:
-                self.assertTrue(until(lambda k=kernel: self.ended(k, ": "), PROMISED))
+                self.assertTrue(until(partial(self.ended, kernel, "terminated: crashed"), PROMISED))
         self.works_again(time.monotonic())
+
+    def _asked_twice(self, kernel: str) -> bool:
+        return bool(self.second.info(kernel)["numQueriesExecuted"] > 1)
 
     def _run_and_note(self, kernel: str, heard: list[str]) -> None:
         try:
@@ -161,7 +165,9 @@ class DatabaseTests(FaultsCase):
         self.cluster.network.cut("redis", "both")
         began = time.monotonic()
         time.sleep(OUTAGE / 2)
-        refused = self.second.request("POST", "/v2/kernel/create", b'{"lang": "python3", "clientSessionToken": "outage"}')
+        refused = self.second.request(
+            "POST", "/v2/kernel/create", b'{"lang": "python3", "clientSessionToken": "outage"}'
+        )
         self.assertEqual((refused.status, "retry-after" in refused.headers), (503, True))
         time.sleep(max(0.0, OUTAGE - (time.monotonic() - began)))
         self.cluster.network.mend("redis")
@@ -176,7 +182,9 @@ class DatabaseTests(FaultsCase):
         self.first.run(kernel, "x = 42")
         self.work_on("a1", "a2")
         self.cluster.postgres.stop()
-        refused = self.second.request("POST", "/v2/kernel/create", b'{"lang": "python3", "clientSessionToken": "outage"}')
+        refused = self.second.request(
+            "POST", "/v2/kernel/create", b'{"lang": "python3", "clientSessionToken": "outage"}'
+        )
         self.assertEqual((refused.status, "retry-after" in refused.headers), (503, True))
         self.cluster.postgres.start()
         self.works_again(time.monotonic())
@@ -272,7 +280,7 @@ class HostTests(FaultsCase):
     """What is wrong with an agent's host."""
 
     def test_disk_full(self) -> None:
-        """Without a byte left for its state and its temporary files an agent serves on; killed and started, it serves or says why not."""
+        """Without a byte left for its state and its temporary files an agent serves on; it is even killed and started again on that disk."""
         agent = self.cluster.agents[1]
         disk = SmallDisk(agent.folder / "state")
         self.addCleanup(disk.free)
@@ -288,10 +296,9 @@ class HostTests(FaultsCase):
         before = len(agent.log)
         agent.start(wait=False)
         self.assertTrue(until(lambda: agent.ready() or not agent.running, PATIENCE))
-        if not agent.running:
-            self.assertIn("the agent cannot start: ", agent.log[before:])
+        self.assertTrue(agent.running, agent.log[before:])
+        self.works_again(time.monotonic())
         disk.free()
-        agent.start()
         self.works_again(time.monotonic())
         self.rest()
         self.assertEqual([one for one in self.busy[0].heard if one.status != 200], [])
@@ -332,7 +339,7 @@ class HostTests(FaultsCase):
 class ManyKernelsTests(FaultsCase):
     """An agent that dies with all it has."""
 
-    KERNELS = int(os.environ.get("SORNA_TEST_KERNELS", "60"))
+    KERNELS = int(os.environ.get("SORNA_TEST_KERNELS", "200"))
 
     def test_their_agent_dies(self) -> None:
         """Within five seconds every one of them has ended with a reason, and none counts any more."""
@@ -353,8 +360,7 @@ class ManyKernelsTests(FaultsCase):
 
         def make() -> None:
             try:
-                for _ in numbers:
-                    kernels.append(self.kernel("a1"))
+                kernels.extend(self.kernel("a1") for _ in numbers)
             except Exception as error:  # noqa: BLE001 - told below, in the test's own thread
                 failed.append(error)
 
