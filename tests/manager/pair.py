@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from attrs import define, evolve, field
+from attrs import define, evolve, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -102,6 +102,7 @@ class SimulatedAgent:
     frozen: bool = False
     incarnation: int = 0
     beaten_at: float = -1000.0
+    away_at: float = -1000.0
 
     @property
     def reachable(self) -> bool:
@@ -111,6 +112,7 @@ class SimulatedAgent:
     def kill(self) -> None:
         """End it with all its kernels."""
         self.running = self.frozen = False
+        self.away_at = self.clock.seconds()
         self.operations = Dawdler()
 
     def start(self) -> None:
@@ -234,17 +236,22 @@ class SimulatedManager:
         self.reaping = None
 
 
-def make_manager(
-    name: str,
-    clock: Clock,
-    redis: MemoryRedis,
-    database: Database,
-    keypairs: MemoryKeypairs,
-    agents: Mapping[str, SimulatedAgent],
-    folders: Folders,
-) -> SimulatedManager:
+@frozen
+class Surroundings:
+    """What two managers share."""
+
+    clock: Clock
+    redis: MemoryRedis
+    database: Database
+    keypairs: MemoryKeypairs
+    agents: Mapping[str, SimulatedAgent]
+    folders: Folders
+
+
+def make_manager(name: str, around: Surroundings) -> SimulatedManager:
     """Wire a manager as ``assembly`` does."""
     manager = SimulatedManager(name)
+    clock, redis, database = around.clock, around.redis, around.database
 
     def seen(real: Any) -> Any:
         return Sight(real, manager)
@@ -262,9 +269,13 @@ def make_manager(
         absence.distrust()
         events.heard_again()
 
-    manager.announcements = MemoryAnnouncements(redis, on_resync=resync, on_loss=lambda: events.lost())
-    announcements = cast(MemoryAnnouncements, seen(manager.announcements))
-    manager.link = MemoryAgentLink(clock, Reachable(agents), lambda ended: ending.on_kernel_ended(ended))
+    manager.announcements = MemoryAnnouncements(redis, on_resync=resync, on_loss=lambda: events.lost())  # noqa: PLW0108 - made below
+    announcements = cast("MemoryAnnouncements", seen(manager.announcements))
+    manager.link = MemoryAgentLink(
+        clock,
+        Reachable(around.agents),
+        lambda ended: ending.on_kernel_ended(ended),  # noqa: PLW0108 - likewise
+    )
     link = seen(manager.link)
     events = KernelEvents(clock, kernels, announcements)
     ending = Ending(clock, kernels, live, directory, link, events)
@@ -276,11 +287,11 @@ def make_manager(
         placing,
         ending,
         announcements,
-        lambda spec: creation.demand(spec),
-        lambda *chosen: creation.make_waiting(*chosen),
+        lambda spec: creation.demand(spec),  # noqa: PLW0108 - likewise
+        lambda *chosen: creation.make_waiting(*chosen),  # noqa: PLW0108 - likewise
         QueueBounds(4, 3),
     )
-    cached = CachedKeypairs(clock, stored(keypairs))
+    cached = CachedKeypairs(clock, stored(around.keypairs))
     creation = Creation(
         clock,
         kernels,
@@ -291,7 +302,7 @@ def make_manager(
         ending,
         absence,
         cached,
-        folders,
+        around.folders,
         limits,
         placing,
         queue,
