@@ -165,6 +165,7 @@ class DatabaseTests(FaultsCase):
         self.cluster.network.cut("redis", "both")
         began = time.monotonic()
         time.sleep(OUTAGE / 2)
+        self.assertEqual(self.first.run(kernel, "print(x)"), (0, "42\n"))
         refused = self.second.request(
             "POST", "/v2/kernel/create", b'{"lang": "python3", "clientSessionToken": "outage"}'
         )

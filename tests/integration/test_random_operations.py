@@ -123,7 +123,7 @@ class OneOfEach(RuleBasedStateMachine):
 
     @invariant()
     def quota(self) -> None:
-        """What counts is what lives."""
+        """Count what lives, and nothing else."""
         if time.monotonic() < self.until:
             key = self.client.credentials.access_key
             asked = {"query": COUNTED, "variables": {"key": key}}
