@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,10 +23,10 @@ from twisted.web.server import Site
 
 from sorna.beneath.storage_root import prepare_root
 from sorna.boot import Boot, Listening, Stopping, repeating
-from sorna.cluster.enrolment import TrustedDirectory
+from sorna.cluster.enrolment import LOOK_INTERVAL, Trust, TrustedDirectory
 from sorna.cluster.link import ZmqAgentLink
 from sorna.config import ServerConfig, is_loopback
-from sorna.curve_keys import AuthorisedKeys, CurveKeypair, load_or_make
+from sorna.curve_keys import AuthorisedKeys, CurveKeypair, load_or_make, replace
 from sorna.embedded.local_agent import LocalAgent
 from sorna.embedded.postgres import EmbeddedPostgres
 from sorna.embedded.redis import EmbeddedRedis
@@ -47,15 +48,18 @@ from sorna.live.rate_counters import RedisRateCounters
 from sorna.manager.administration import Administration
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
+from sorna.manager.enrolment_interfaces import AgentStore, ClusterKeyStore
+from sorna.manager.enrolments import AGENT_TOPIC, Enrolments, RedisTold
 from sorna.manager.events import KERNEL_TOPIC
 from sorna.manager.folders import Folders
-from sorna.manager.interfaces import AgentDirectory, AgentStore
+from sorna.manager.interfaces import AgentDirectory
 from sorna.manager.keypairs import MAX_AGE, CachedKeypairs
 from sorna.manager.reaper import Reaper
 from sorna.manager.registry import Registry
 from sorna.manager.transfers import Transfers
 from sorna.model.keypair import EXAMPLE_ACCESS_KEY
 from sorna.observability import show_debug
+from sorna.sealing import Seal
 from sorna.store.address import DatabaseAddress
 from sorna.store.service import Tables, open_store
 
@@ -132,7 +136,7 @@ class _Server:
         if first is not None:
             # At once: a secret that is in the database alone is lost to its operator if a later step fails.
             write_client_file(self.config.state_dir, endpoint_of(self.config), first.keypair)
-        manager_keys = load_or_make(self.config.state_dir / "manager")
+        manager_keys = await self._manager_keys(store.tables.cluster_keys)
         agent_keys = load_or_make(self.config.state_dir / "agent") if self.config.local_agent else None
         await self._enrol(store.tables.agents, manager_keys, agent_keys)
         manager = self._serve(store.tables, redis, manager_keys)
@@ -191,13 +195,27 @@ class _Server:
         """End the process, because a private database is gone for good: whoever supervises it starts it again."""
         fail_process(self.reactor, why)
 
+    async def _manager_keys(self, shared: ClusterKeyStore) -> CurveKeypair:
+        """Give the key of all managers: the one in PostgreSQL, or this host's own for all, where there is none yet."""
+        directory = self.config.state_dir / "manager"
+        own = load_or_make(directory)
+        keys = CurveKeypair(*await shared.manager_key(own.public, own.secret, self.reactor.seconds()))
+        if keys != own:
+            _log.info("this manager takes the key {key}, which all of them share", key=keys.public)
+            replace(directory, keys)
+        return keys
+
     async def _enrol(self, agents: AgentStore, manager: CurveKeypair, local: CurveKeypair | None) -> None:
         """Trust the local agent and those whose public keys the operator put into ``manager/agents``, and make it trust us."""
         now = self.reactor.seconds()
         enrolled = self.config.state_dir / "manager" / "agents"
         enrolled.mkdir(mode=0o700, exist_ok=True)
         for path in sorted(enrolled.glob("*.public")):
-            await agents.enrol(path.stem, path.read_text(encoding="ascii").split("#")[0].strip(), now)
+            key = path.read_text(encoding="ascii").split("#")[0].strip()
+            if not await agents.enrol(path.stem, key, now, again=False):
+                _log.warn(
+                    "agent {agent_id} was revoked; {path} does not bring it back", agent_id=path.stem, path=str(path)
+                )
         if local is not None:
             await agents.enrol(local_agent_id(local), local.public, now)
             authorised = self.config.state_dir / "agent" / "authorised"
@@ -209,15 +227,24 @@ class _Server:
         reactor, parent = self.reactor, self.parent
         threads = Threads(reactor)
         kernels_db, instances_db, rates_db = (RedisConnection(reactor, redis, db) for db in (1, 2, 4))
-        directory = TrustedDirectory(reactor, RedisAgentDirectory(instances_db), store.agents)
+        trust = Trust(reactor, store.agents, lambda agent_id: link.forget(agent_id))  # noqa: PLW0108 - made below
+        directory = TrustedDirectory(trust, RedisAgentDirectory(instances_db))
         live = RedisLiveKernels(kernels_db)
         # The link brings news to what is built on it.
-        link = ZmqAgentLink(reactor, keys, lambda ended: ending.on_kernel_ended(ended))  # noqa: PLW0108 - made below
+        link = ZmqAgentLink(
+            reactor,
+            keys,
+            lambda ended: ending.on_kernel_ended(ended),  # noqa: PLW0108 - made below
+            permits=trust.permits,
+        )
         refused = () if self.config.example_keypair else (EXAMPLE_ACCESS_KEY,)
         keypairs = CachedKeypairs(reactor, store.keypairs, refused)
         # Whatever was announced while nobody listened is caught up with.
-        announcements = RedisAnnouncements(reactor, redis, kernels_db, on_resync=keypairs.changed)
+        announcements = RedisAnnouncements(
+            reactor, redis, kernels_db, on_resync=_all_of(keypairs.changed, trust.changed)
+        )
         keypairs.listen(announcements)
+        announcements.subscribe(AGENT_TOPIC, trust.changed)
         ending = Ending(reactor, store.kernels, live, directory, link, announcements)
         storage = DiskFolders(self.config.folders.root, self.storage_id, threads)
         folders = Folders(
@@ -249,6 +276,18 @@ class _Server:
             announcements,
             store.folders,
         )
+        enrolments = Enrolments(
+            reactor,
+            store.agents,
+            store.tickets,
+            store.kernels,
+            directory,
+            link,
+            ending,
+            announcements,
+            Seal(keys),
+            self._redis_told(redis),
+        )
         reaper = Reaper(reactor, store.kernels, directory, link, ending)
         operations = Operations()
         for service in (threads, kernels_db, instances_db, rates_db, announcements, link):
@@ -261,6 +300,7 @@ class _Server:
         parent.addService(
             repeating(reactor, MAX_AGE, keypairs.check_watched, "while looking at the keypairs of open streams")
         )
+        parent.addService(repeating(reactor, LOOK_INTERVAL, trust.look, "while looking at the keys of agents"))
         housekeeping = Housekeeping(reactor, storage, store.folders)
         parent.addService(repeating(reactor, HOUSEKEEPING_INTERVAL, housekeeping.tidy, "while tidying folders"))
         parent.addService(Draining(operations))
@@ -270,6 +310,7 @@ class _Server:
             folders=folders,
             transfers=Transfers(reactor, keypairs, folders),
             administration=administration,
+            enrolments=enrolments,
             keypairs=keypairs,
             rate_limits=RedisRateCounters(rates_db),
             operations=operations,
@@ -323,6 +364,12 @@ class _Server:
             curve=self._legacy_curve() if config.curve else None,
         )
 
+    def _redis_told(self, redis: RedisAddress) -> RedisTold:
+        """Say where agents that enrol themselves find Redis: where this process finds it, unless the operator knows better."""
+        given = self.config.redis
+        address = given.address if given is not None else f"unix://{redis.path}"
+        return RedisTold(self.config.agent_redis_address or address, redis.password)
+
     def _legacy_curve(self) -> Curve:
         folder = self.config.state_dir / "legacy"
         keypair = load_or_make(folder)
@@ -372,6 +419,16 @@ def local_agent_id(keys: CurveKeypair) -> str:
     Two servers on one host must not share it, because an agent takes control groups of its name for its own leftovers.
     """
     return f"i-{hashlib.sha256(keys.public.encode('ascii')).hexdigest()[:12]}"
+
+
+def _all_of(*actions: Callable[[], None]) -> Callable[[], None]:
+    """Give one callable that calls all of these."""
+
+    def call() -> None:
+        for action in actions:
+            action()
+
+    return call
 
 
 def _show(text: str) -> None:

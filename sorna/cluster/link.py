@@ -14,7 +14,7 @@ news.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from attrs import define, field
@@ -40,13 +40,15 @@ from sorna.curve_keys import CurveKeypair, valid_public_key
 from sorna.errors import AgentFailed, Unavailable
 from sorna.manager.interfaces import KernelEnded, KernelOrder, OnKernelEnded, UploadFile
 from sorna.model.agent import AgentAddress
+from sorna.model.agent_identity import valid_endpoint
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Usage
 from sorna.model.run import OutputRequest, RunReply, RunRequest
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer, within_bounds
-from sorna.zeromq import Sockets, valid_endpoint
+from sorna.zeromq import Sockets
 
 T = TypeVar("T")
+Permits = Callable[[AgentAddress], Awaitable[bool]]
 
 CONTROL = LaneKind("control", greets=True, heartbeat=1.0, silence=3.0)
 OUTPUT = LaneKind("output", greets=False, heartbeat=1.0, silence=3.0)
@@ -110,17 +112,25 @@ class ZmqAgentLink(Service):
 
     :param on_kernel_ended: is given an agent's news; when it returns the news is acknowledged, when it raises, the agent
         tells it again later. The same news may come more than once.
+    :param permits: tells whether an agent may be connected to, asked before each new connection; None permits all.
     :param idle: seconds after which the connections to an agent that nobody watches are closed.
     """
 
     _log = Logger()
 
     def __init__(
-        self, reactor: IReactorTime, keypair: CurveKeypair, on_kernel_ended: OnKernelEnded, *, idle: float = IDLE
+        self,
+        reactor: IReactorTime,
+        keypair: CurveKeypair,
+        on_kernel_ended: OnKernelEnded,
+        *,
+        permits: Permits | None = None,
+        idle: float = IDLE,
     ) -> None:
         self._reactor = reactor
         self._keypair = keypair
         self._on_kernel_ended = on_kernel_ended
+        self._permits = permits
         self._idle = idle
         self._sockets: Sockets | None = None
         self._agents: dict[AgentAddress, _Agent] = {}
@@ -176,6 +186,20 @@ class ZmqAgentLink(Service):
                 self._log.warn("agent {agent_id} is not watched: {error}", agent_id=address.agent_id, error=error)
         for address, agent in self._agents.items():
             agent.watched = agent.watched and address in wanted
+
+    def forget(self, agent_id: str) -> None:
+        """Close every connection to an agent, because it is not to be trusted any more; its calls fail with Unavailable."""
+        for agent in [one for one in self._agents.values() if one.address.agent_id == agent_id]:
+            self._drop(agent, "it is not trusted any more")
+
+    async def _permitted(self, address: AgentAddress) -> _Agent:
+        """Give the connections to an agent, made now if need be.
+
+        :raises AgentFailed: it is not to be trusted. What Redis says of where a kernel is proves nothing.
+        """
+        if address not in self._agents and self._permits is not None and not await self._permits(address):
+            raise AgentFailed(f"agent {address.agent_id} is not enrolled with this key")
+        return self._agent(address)
 
     def _agent(self, address: AgentAddress) -> _Agent:
         agent = self._agents.get(address)
@@ -235,7 +259,7 @@ class ZmqAgentLink(Service):
         parameters: Mapping[str, Any],
         deadline: float | None = None,
     ) -> Any:
-        agent = self._agent(address)
+        agent = await self._permitted(address)
         try:
             return await self._lane(agent, kind).conversation.call(
                 method, parameters, DEADLINES[method] if deadline is None else deadline
@@ -347,7 +371,7 @@ class ZmqAgentLink(Service):
         """Look at a kernel's terminal; within 5 s."""
         rows, columns = within_bounds(rows, columns)
         parameters = {"kernel_id": kernel_id.bytes, "rows": rows, "columns": columns}
-        lane = self._lane(self._agent(agent), TERMINAL)
+        lane = self._lane(await self._permitted(agent), TERMINAL)
         return await lane.conversation.open_terminal(parameters, viewer, DEADLINES["open_terminal"])
 
     # News.

@@ -80,6 +80,8 @@ TABLE: Mapping[type[BaseException], Problem] = {
     errors.InvalidAuthentication: Problem(400, "invalid-auth-params", "Missing or invalid authorization parameters."),
     errors.AuthenticationFailed: Problem(401, "auth-failed", "Credential/signature mismatch."),
     errors.InvalidRequest: Problem(400, "invalid-api-params", "Missing or invalid API parameters."),
+    errors.AgentNotFound: Problem(404, "agent-not-found", "No such agent."),
+    errors.Forbidden: Problem(403, "generic-forbidden", "Forbidden operation."),
     errors.KernelNotFound: Problem(404, "kernel-not-found", "No such kernel."),
     errors.RuntimeUnknown: Problem(404, "image-not-found", "No such environment image."),
     errors.FolderNotFound: Problem(404, "folder-not-found", "No such virtual folder."),

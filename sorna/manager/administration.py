@@ -17,10 +17,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from sorna.errors import InvalidRequest, NotFound
+from sorna.manager.enrolment_interfaces import AgentStore
 from sorna.manager.folder_interfaces import FolderStore
 from sorna.manager.interfaces import (
     AgentDirectory,
-    AgentStore,
     Announcements,
     KernelFilter,
     KernelPlace,

@@ -75,7 +75,16 @@ class Ending:
         await self.finish(kernel_id, reason, None)
 
     async def on_kernel_ended(self, ended: KernelEnded) -> None:
-        """Take an agent's news; the agent repeats it until this returns."""
+        """Take an agent's news; the agent repeats it until this returns. What it says of another agent's kernel counts nothing."""
+        kernel = await self.kernels.by_id(ended.kernel_id)
+        if kernel is not None and kernel.agent_id not in {None, ended.agent_id}:
+            self._log.warn(
+                "agent {agent_id} says that kernel {kernel_id} ended, which is on {other}",
+                agent_id=ended.agent_id,
+                kernel_id=short_id(ended.kernel_id),
+                other=kernel.agent_id,
+            )
+            return
         await self.finish(ended.kernel_id, ended.reason, ended.usage)
 
     async def announce(self, kernel: Kernel) -> None:

@@ -197,22 +197,6 @@ class KernelReports(Protocol):
         ...
 
 
-class AgentStore(Protocol):
-    """The agents that were enrolled, in PostgreSQL: an agent that merely claims a name in Redis is not trusted."""
-
-    async def enrol(self, agent_id: str, public_key: str, now: float) -> None:
-        """Trust this public key for this agent from now on (replaces an older key)."""
-        ...
-
-    async def public_keys(self) -> Mapping[str, str]:
-        """Give agent id -> public key of every enrolled agent."""
-        ...
-
-    async def enrolled(self) -> Mapping[str, float]:
-        """Give agent id -> when it was first enrolled, in seconds since the epoch, of every agent."""
-        ...
-
-
 @frozen
 class KernelPlace:
     """Where a live kernel is, as Redis has it."""

@@ -17,7 +17,6 @@ from sorna.model.keypair import Keypair, KeypairChanges
 from sorna.model.policy import ResourcePolicy, Slots, shortages, slots_of
 from sorna.model.usage import KeypairUsage, usage_of
 from sorna.store import rows
-from sorna.store.agents import require_agent
 from sorna.store.kernels import PAGE
 
 
@@ -312,25 +311,3 @@ class MemoryReports:
             for kernel in [one for one in group if statuses is None or one.status in statuses][:limit]
         ]
         return sorted(found, key=lambda one: (one.created_at, one.id), reverse=True)
-
-
-class MemoryAgents:
-    """Enrolled agents in a dict."""
-
-    def __init__(self) -> None:
-        self._public_keys: dict[str, str] = {}
-        self._enrolled: dict[str, float] = {}
-
-    async def enrol(self, agent_id: str, public_key: str, now: float) -> None:
-        """Trust this public key for this agent from now on."""
-        require_agent(agent_id, public_key)
-        self._public_keys[agent_id] = public_key
-        self._enrolled.setdefault(agent_id, rows.to_microseconds(now))
-
-    async def public_keys(self) -> Mapping[str, str]:
-        """Give agent id -> public key of every enrolled agent."""
-        return dict(self._public_keys)
-
-    async def enrolled(self) -> Mapping[str, float]:
-        """Give agent id -> when it was first enrolled."""
-        return dict(self._enrolled)

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from sorna.store.address import DatabaseAddress
-from sorna.store.agents import PostgresAgents
+from sorna.store.agents import PostgresAgents, PostgresClusterKeys, PostgresTickets
 from sorna.store.connection import Connector
 from sorna.store.folders import PostgresFolders
 from sorna.store.kernels import PostgresKernels
@@ -29,6 +29,8 @@ class Tables:
     policies: PostgresPolicies
     reports: PostgresReports
     folders: PostgresFolders
+    tickets: PostgresTickets
+    cluster_keys: PostgresClusterKeys
 
 
 class Store(Service):
@@ -46,6 +48,8 @@ class Store(Service):
             PostgresPolicies(self._pool),
             PostgresReports(self._pool),
             PostgresFolders(self._pool),
+            PostgresTickets(self._pool),
+            PostgresClusterKeys(self._pool),
         )
 
     def startService(self) -> None:

@@ -19,7 +19,8 @@ from sorna.live.memory import (
 )
 from sorna.manager.administration import Administration
 from sorna.model.keypair import Keypair
-from sorna.store.memory import MemoryAgents, MemoryKernels, MemoryKeypairs, MemoryReports
+from sorna.store.memory import MemoryKernels, MemoryKeypairs, MemoryReports
+from sorna.store.memory_agents import MemoryAgents
 from sorna.store.memory_folders import MemoryFolders
 
 
