@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -54,6 +53,7 @@ from sorna.manager.events import KERNEL_TOPIC
 from sorna.manager.folders import Folders
 from sorna.manager.interfaces import AgentDirectory
 from sorna.manager.keypairs import MAX_AGE, CachedKeypairs
+from sorna.manager.places import Places
 from sorna.manager.reaper import Reaper
 from sorna.manager.registry import Registry
 from sorna.manager.transfers import Transfers
@@ -227,7 +227,12 @@ class _Server:
         reactor, parent = self.reactor, self.parent
         threads = Threads(reactor)
         kernels_db, instances_db, rates_db = (RedisConnection(reactor, redis, db) for db in (1, 2, 4))
-        trust = Trust(reactor, store.agents, lambda agent_id: link.forget(agent_id))  # noqa: PLW0108 - made below
+
+        def distrusted(agent_id: str) -> None:
+            link.forget(agent_id)
+            places.forget_all()
+
+        trust = Trust(reactor, store.agents, distrusted)
         directory = TrustedDirectory(trust, RedisAgentDirectory(instances_db))
         live = RedisLiveKernels(kernels_db)
         # The link brings news to what is built on it.
@@ -240,10 +245,16 @@ class _Server:
         refused = () if self.config.example_keypair else (EXAMPLE_ACCESS_KEY,)
         keypairs = CachedKeypairs(reactor, store.keypairs, refused)
         # Whatever was announced while nobody listened is caught up with.
-        announcements = RedisAnnouncements(
-            reactor, redis, kernels_db, on_resync=_all_of(keypairs.changed, trust.changed)
-        )
+        places = Places(reactor, store.kernels, live, directory)
+
+        def resync() -> None:
+            keypairs.changed()
+            places.forget_all()
+            trust.changed()
+
+        announcements = RedisAnnouncements(reactor, redis, kernels_db, on_resync=resync)
         keypairs.listen(announcements)
+        places.listen(announcements)
         announcements.subscribe(AGENT_TOPIC, trust.changed)
         ending = Ending(reactor, store.kernels, live, directory, link, announcements)
         storage = DiskFolders(self.config.folders.root, self.storage_id, threads)
@@ -263,7 +274,7 @@ class _Server:
             self.config.limits,
             self.config.gpu_instances,
         )
-        registry = Registry(reactor, store.kernels, live, directory, link, creation, ending)
+        registry = Registry(reactor, store.kernels, live, directory, link, creation, ending, places)
         administration = Administration(
             reactor,
             store.keypairs,
@@ -293,6 +304,7 @@ class _Server:
         for service in (threads, kernels_db, instances_db, rates_db, announcements, link):
             parent.addService(service)
         parent.addService(Stopping(keypairs.write_use))
+        parent.addService(Stopping(places.write_queries))
         parent.addService(repeating(reactor, REAPER_INTERVAL, reaper.mend, "while mending"))
         parent.addService(
             repeating(reactor, KEYPAIR_USE_INTERVAL, keypairs.write_use, "while writing the use of keypairs")
@@ -419,16 +431,6 @@ def local_agent_id(keys: CurveKeypair) -> str:
     Two servers on one host must not share it, because an agent takes control groups of its name for its own leftovers.
     """
     return f"i-{hashlib.sha256(keys.public.encode('ascii')).hexdigest()[:12]}"
-
-
-def _all_of(*actions: Callable[[], None]) -> Callable[[], None]:
-    """Give one callable that calls all of these."""
-
-    def call() -> None:
-        for action in actions:
-            action()
-
-    return call
 
 
 def _show(text: str) -> None:
