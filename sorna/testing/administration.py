@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
 
+from sorna.cluster.memory import MemoryAgentLink
+from sorna.curve_keys import CurveKeypair, generate
 from sorna.live.memory import (
     MemoryAgentDirectory,
     MemoryAnnouncements,
@@ -18,9 +20,12 @@ from sorna.live.memory import (
     MemoryRedis,
 )
 from sorna.manager.administration import Administration
+from sorna.manager.ending import Ending
+from sorna.manager.enrolments import Enrolments, RedisTold
 from sorna.model.keypair import Keypair
+from sorna.sealing import Seal
 from sorna.store.memory import MemoryKernels, MemoryKeypairs, MemoryReports
-from sorna.store.memory_agents import MemoryAgents
+from sorna.store.memory_agents import MemoryAgents, MemoryTickets
 from sorna.store.memory_folders import MemoryFolders
 
 
@@ -37,6 +42,8 @@ class MemoryWorld:
     announcements: MemoryAnnouncements
     administration: Administration
     folders: MemoryFolders
+    enrolments: Enrolments
+    manager_keys: CurveKeypair
 
 
 def memory_world(clock: IReactorTime, keypairs: Iterable[Keypair] = ()) -> MemoryWorld:
@@ -46,6 +53,22 @@ def memory_world(clock: IReactorTime, keypairs: Iterable[Keypair] = ()) -> Memor
     kernels, agents = MemoryKernels(stored), MemoryAgents()
     live, announcements = MemoryLiveKernels(redis), MemoryAnnouncements(redis)
     folders = MemoryFolders(stored)
+    directory, keys = MemoryAgentDirectory(redis), generate()
+    # No agent can be reached: whatever is asked of one fails.
+    link = MemoryAgentLink(clock, {}, lambda ended: ending.on_kernel_ended(ended))  # noqa: PLW0108 - made below
+    ending = Ending(clock, kernels, live, directory, link, announcements)
+    enrolments = Enrolments(
+        clock,
+        agents,
+        MemoryTickets(agents),
+        kernels,
+        directory,
+        link,
+        ending,
+        announcements,
+        Seal(keys),
+        RedisTold("redis://192.0.2.1:6379", "pass"),
+    )
     administration = Administration(
         clock,
         stored,
@@ -53,10 +76,22 @@ def memory_world(clock: IReactorTime, keypairs: Iterable[Keypair] = ()) -> Memor
         kernels,
         MemoryReports(kernels, stored),
         agents,
-        MemoryAgentDirectory(redis),
+        directory,
         live,
         announcements,
         folders,
     )
     heartbeats = MemoryHeartbeatStore(redis)
-    return MemoryWorld(redis, stored, kernels, agents, heartbeats, live, announcements, administration, folders)
+    return MemoryWorld(
+        redis,
+        stored,
+        kernels,
+        agents,
+        heartbeats,
+        live,
+        announcements,
+        administration,
+        folders,
+        enrolments,
+        keys,
+    )

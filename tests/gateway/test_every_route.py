@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from sorna.gateway.call import Access
 from sorna.gateway.router import VERSIONS, Route
 from sorna.testing.gateway import EXAMPLE, encode, form
-from tests.gateway import folder_routes
+from tests.gateway import enrolment_routes, folder_routes
 from tests.gateway.base import INACTIVE, NOW, OTHER, POOR, TOKEN, Answer, GatewayTestCase
 
 FORM = "form"
@@ -39,6 +39,7 @@ RIGHT_BODIES: Mapping[tuple[str, str], Any] = {
     **both("GET", "/download", {"files": ["."]}),
     **both("GET", "/download_single", {"file": "."}),
     **folder_routes.BODIES,
+    **enrolment_routes.BODIES,
     ("POST", "/admin/graphql"): GRAPHQL,
     ("POST", "/admin/gql"): GRAPHQL,
 }
@@ -74,11 +75,16 @@ TYPED_FIELDS: Mapping[tuple[str, str], Mapping[str, Any]] = {
     **both("GET", "/download", {"files": "x"}),
     **both("GET", "/download_single", {"file": []}),
     **folder_routes.TYPED,
+    **enrolment_routes.TYPED,
 }
 
 
 class RouteTestCase(GatewayTestCase):
-    """Calls every route of the application rightly."""
+    """Calls every route of the application rightly, as an administrator, who may."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        enrolment_routes.administrator(self.keypairs)
 
     def routes(self, access: Access | None = None, *, kernel: bool | None = None) -> Iterator[tuple[Route, str]]:
         """Give routes with a target of each version they exist in."""
@@ -94,10 +100,16 @@ class RouteTestCase(GatewayTestCase):
         if "/folder" in route.path and reference == TOKEN and "keypair" not in signing:
             target += world.prepare((route.method, route.path))
         right = world.filled(RIGHT_BODIES.get((route.method, route.path)))
-        target = target.replace("<reference>", reference).replace("<folder>", self.folder_in(route, world))
+        if "/agents" in route.path:
+            right = enrolment_routes.prepare(self.do, self.world, route.path) or right
+        target = (
+            target.replace("<agent>", enrolment_routes.NAME)
+            .replace("<reference>", reference)
+            .replace("<folder>", self.folder_in(route, world))
+        )
         if route.access is Access.TOKEN:
             headers = folder_routes.HEADERS.get((route.method, route.path), {})
-            return self.send(route.method, target, headers)
+            return self.send(route.method, target, headers, b"" if right is None else encode(right))
         if route.websocket:
             signing["changes"] = {**HANDSHAKE, **signing.get("changes", {})}
         if right == FORM:
