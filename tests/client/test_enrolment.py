@@ -63,10 +63,12 @@ class TicketTests(UnitTestCase):
         """A ticket that is cut off, too long, or lacks something is refused."""
         whole = TICKET.text()
         content = json.loads(base64.urlsafe_b64decode(whole.removeprefix(PREFIX) + "=="))
-        changed = [
-            {**content, **change}
-            for change in ({"a": []}, {"a": ["ftp://x"]}, {"a": 5}, {"k": "short"}, {"s": "zz"}, {"s": 1}, {"a": ["x"]})
+        changes: list[dict[str, Any]] = [
+            *({"a": one} for one in ([], ["ftp://x"], 5, ["x"])),
+            *({"s": one} for one in ("zz", 1)),
+            {"k": "short"},
         ]
+        changed = [{**content, **change} for change in changes]
         lacking = [{name: content[name] for name in content if name != one} for one in content]
         encoded = [
             PREFIX + base64.urlsafe_b64encode(json.dumps(one).encode()).decode() for one in [*changed, *lacking, []]
@@ -95,13 +97,14 @@ class CommandTests(GatewayTestCase):
     def setUp(self) -> None:
         super().setUp()
         administrator(self.keypairs)
+        self.outcome: Any = None
         self.state = Path(self.mktemp())
         self.http: Any = self.treq
         self.configurations: list[ClientConfiguration] = []
 
     def invoke(self, *arguments: str, text: str = "", keypair: Any = EXAMPLE) -> Result:
         """Run one command against the gateway in memory."""
-        self.outcome: Any = None
+        self.outcome = None
 
         def perform(configuration: ClientConfiguration, command: Command) -> None:
             self.configurations.append(configuration)
@@ -120,8 +123,8 @@ class CommandTests(GatewayTestCase):
         keys = {"SORNA_ACCESS_KEY": keypair.access_key, "SORNA_SECRET_KEY": keypair.secret_key}
         variables = {"SORNA_STATE_DIR": str(self.state), "SORNA_ENDPOINT": ENDPOINT, **keys}
         ran = CliRunner().invoke(cli, ["agent", *arguments], obj=perform, input=text, env=variables)
-        if isinstance(self.outcome, Failure):
-            self.outcome = self.outcome.value
+        outcome = self.outcome
+        self.outcome = outcome.value if isinstance(outcome, Failure) else outcome
         return ran
 
     def ticket(self, *arguments: str) -> str:

@@ -179,7 +179,7 @@ class MemoryEnrolmentTests(EnrolmentContract, TestCase):
 
 
 class PostgresEnrolmentTests(EnrolmentContract, TestCase):
-    def setUp(self) -> Deferred[None]:
+    def setUp(self) -> Any:
         from twisted.internet import reactor  # noqa: PLC0415, TID251 - a test against the real thing
 
         async def set_up() -> None:

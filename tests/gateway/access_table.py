@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from attrs import evolve
 
@@ -29,7 +30,7 @@ NO_CREDENTIALS, BAD_SIGNATURE, OTHER_OWNER, DISABLED, NOT_ADMIN = COLUMNS = (
     "not admin",
 )
 #: For each route by which an administrator does what nobody else may: a body that asks for just that.
-ADMINISTRATION = {
+ADMINISTRATION: Mapping[tuple[str, str], Any] = {
     ("POST", path): {"query": 'mutation { delete_keypair(access_key: "AKIANABBDUSEREXAMPLE") { ok } }'}
     for path in ("/admin/graphql", "/admin/gql")
 } | {("POST", enrolment_routes.TICKET): {}, ("DELETE", enrolment_routes.REVOKE): None}

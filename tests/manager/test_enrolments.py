@@ -149,9 +149,10 @@ class ExchangeTests(EnrolmentTestCase):
     def test_guessed(self) -> None:
         """An unknown ticket and a wrong secret are told apart by nobody."""
         ticket = self.ticket()
+        guesses: list[dict[str, Any]] = [{"secret": "00" * 32}, {"ticket": uuid.uuid4().hex}, {"secret": ""}]
         details = {
-            self.refused(AuthenticationFailed, self.enrolments.enrol(self.keys.public, self.request(ticket, **changes)))
-            for changes in ({"secret": "00" * 32}, {"ticket": uuid.uuid4().hex}, {"secret": ""})
+            self.refused(AuthenticationFailed, self.enrolments.enrol(self.keys.public, self.request(ticket, **guess)))
+            for guess in guesses
         }
         self.assertEqual(len(details), 1)
         self.enrol(ticket)
