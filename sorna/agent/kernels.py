@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from attrs import frozen
@@ -19,11 +20,13 @@ from twisted.python.failure import Failure
 
 from sorna.agent.detection import DetectedRuntime
 from sorna.agent.folder_watch import FolderWatch
-from sorna.agent.interfaces import AgentNews
-from sorna.agent.kernel import Kernel
+from sorna.agent.interfaces import AgentNews, ConfinedKernel
+from sorna.agent.kernel import Kernel, OpenChannel
 from sorna.agent.pool import Pool
+from sorna.agent.run import Run
 from sorna.agent.runs import Runs
 from sorna.agent.sharing import Shared
+from sorna.cluster.messages import pack_value, unpack_limits, unpack_usage
 from sorna.errors import AgentFailed, InvalidRequest, KernelNotFound, NoAgentAvailable, RuntimeUnknown, SornaError
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import KernelSpec, Usage, short_id
@@ -46,6 +49,19 @@ class _Ended:
     reason: str
     at: float
     runs: Runs
+
+
+class _NoKernel:
+    """What the runs of a kernel that is gone can still tell it."""
+
+    def start_run(self, _run: Run) -> None:
+        """Nothing is started any more."""
+
+    def send_input(self, _run: Run, _text: str) -> None:
+        """Nobody reads."""
+
+    def room_changed(self) -> None:
+        """Nobody prints."""
 
 
 class Kernels:
@@ -179,7 +195,7 @@ class Kernels:
             short_id(kernel_id),
             limits,
             environ,
-            lambda kernel, reason, usage: self._on_ended(kernel_id, kernel, reason, usage),
+            partial(self._on_ended, kernel_id),
         )
         self._folders.watch(kernel, spec.mounts)
         return kernel
@@ -270,6 +286,60 @@ class Kernels:
                 self._log.error("a kernel is left at the agent's stop: {error}", error=error.detail)
         for ended in self._ended.values():
             ended.runs.forget()
+
+    # -- another program goes on
+
+    @property
+    def unsettled(self) -> str:
+        """What goes on that no other program could go on with; empty when nothing does."""
+        if self._creating or self._ending:
+            return f"{len(self._creating)} kernels are being made and {len(self._ending)} ended"
+        reasons = {short_id(kernel_id): kernel.unsettled for kernel_id, kernel in self._live.items()}
+        return next((f"kernel {name}: {reason}" for name, reason in reasons.items() if reason), "")
+
+    def answer_all(self) -> None:
+        """Answer every call that waits for output with what there is."""
+        for kernel in self._live.values():
+            kernel.runs.answer_all()
+        for ended in self._ended.values():
+            ended.runs.answer_all()
+
+    def carry(self) -> Mapping[str, Any]:
+        """Give every kernel as plain values and descriptors; nothing here goes on."""
+        now = self._reactor.seconds()
+        live = [
+            [kernel_id.bytes, self._folders.carry(kernel), kernel.carry()] for kernel_id, kernel in self._live.items()
+        ]
+        ended = [
+            [kernel_id.bytes, pack_value(one.usage), one.reason, now - one.at, one.runs.carry()]
+            for kernel_id, one in self._ended.items()
+        ]
+        return {"live": live, "ended": ended}
+
+    def take_over(
+        self,
+        state: Mapping[str, Any],
+        confined: Mapping[str, ConfinedKernel],
+        open_channel: OpenChannel,
+    ) -> None:
+        """Go on with the kernels of another program; ``confined`` are those that the sandbox has taken over, by its ids."""
+        now = self._reactor.seconds()
+        for raw, folders, one in state["live"]:
+            kernel_id = uuid.UUID(bytes=raw)
+            kernel = Kernel(
+                self._reactor,
+                confined[one["confined"]],
+                unpack_limits(one["limits"]),
+                open_channel,
+                partial(self._on_ended, kernel_id),
+            )
+            self._live[kernel_id] = kernel
+            kernel.take_over(one)
+            self._folders.take_over(kernel, folders)
+        for raw, usage, reason, age, runs in state["ended"]:
+            kept = Runs(self._reactor, _NoKernel())
+            kept.take_over(runs)
+            self._ended[uuid.UUID(bytes=raw)] = _Ended(unpack_usage(usage), reason, now - age, kept)
 
     # -- use
 

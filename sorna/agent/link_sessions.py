@@ -16,10 +16,11 @@ from __future__ import annotations
 import secrets
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import islice
+from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -32,6 +33,7 @@ from sorna.agent.link_calls import perform
 from sorna.agent.link_terminals import PeerTerminals
 from sorna.cluster.messages import (
     MAX_MESSAGE,
+    RESTARTING,
     Acknowledge,
     Answer,
     Call,
@@ -61,6 +63,7 @@ FIRST_REPEAT, LAST_REPEAT = 2.0, 30.0
 TICK = 1.0
 SILENCE = 90.0
 PROBE_DELAY = 0.05
+_RESTARTING = Failed(0, RESTARTING, "the agent restarts", None)
 UNFINISHED_WITHOUT_CALLER = frozenset({"destroy_kernel", "restart_kernel"})
 
 
@@ -138,6 +141,7 @@ class Sessions:
         self._in_flight: set[Running] = set()
         self._all_done: Deferred[None] | None = None
         self._probe: IDelayedCall | None = None
+        self._paused = False
         self._ticking = LoopingCall(self._tick)
         self._ticking.clock = clock
 
@@ -146,6 +150,35 @@ class Sessions:
         self._ticking.start(TICK, now=False).addErrback(
             lambda failure: self._log.failure("the link's timer stopped", failure)
         )
+
+    def pause(self) -> None:
+        """Begin no call from now on: who makes one is told to make it again at the next connection, as nothing was done.
+
+        Every manager is told, so that it makes none until then.
+        """
+        self._paused = True
+        for peer in list(self._peers.values()):
+            peer.terminals.close_all()
+            self._post(peer, encode(_RESTARTING))
+
+    def resume(self) -> None:
+        """Begin calls again, and tell every manager."""
+        self._paused = False
+        for peer in list(self._peers.values()):
+            self._post(peer, encode(Answer(0, None)))
+
+    def carry(self) -> Mapping[str, Any]:
+        """Give the news that nobody has acknowledged as plain values."""
+        events = [[number, raw, self._kernel_of[number].bytes] for number, raw in self._events.items()]
+        return {"last": self._last_event, "events": events}
+
+    def take_over(self, state: Mapping[str, Any]) -> None:
+        """Go on telling what another program had to tell."""
+        self._last_event = state["last"]
+        for number, raw, kernel_id in state["events"]:
+            self._events[number] = raw
+            self._kernel_of[number] = uuid.UUID(bytes=kernel_id)
+            self._ended[self._kernel_of[number]] = number
 
     async def stop(self, patience: float = 2.0) -> None:
         """Cancel the calls in flight, forget every peer, and wait, for so many seconds, until the last call has ended."""
@@ -226,6 +259,8 @@ class Sessions:
     def _call(self, peer: Peer, call: Call, size: int) -> None:
         if call.id in peer.calls or peer.terminals.has(call.id):
             self._refuse_garbage(peer, "a call has the id of one in flight")
+        elif self._paused:
+            self._post(peer, encode(evolve(_RESTARTING, id=call.id)))
         elif call.method == "ping":
             self._post(peer, encode(Answer(call.id, {"incarnation": self._incarnation})))
             self._greet(peer)

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 
 from sorna.cluster.messages import (
     MAX_MESSAGE,
+    RESTARTING,
     Acknowledge,
     Answer,
     Call,
@@ -40,6 +41,8 @@ MAX_CALL_BYTES = 128 * 1024 * 1024
 # How long a call waits for a connection: longer than a restart of the agent's process on a quick machine, and short
 # enough to try another agent.
 CONNECT_PATIENCE = 2.0
+# As long as an agent may take to replace its program, once it has said that it does.
+RESTART_PATIENCE = 20.0
 # Three times within the silence after which an agent forgets a manager.
 PING_INTERVAL = 25.0
 PING_DEADLINE = 5.0
@@ -92,6 +95,7 @@ class Conversation:
         self._greeting = LoopingCall(self._ping) if greets else None
         if self._greeting is not None:
             self._greeting.clock = clock
+        self._restarts_until = 0.0
         self.connected = False
         self.closed = False
 
@@ -99,6 +103,11 @@ class Conversation:
     def calls(self) -> int:
         """How many calls have not ended."""
         return len(self._waiting) + len(self._sent)
+
+    @property
+    def restarting(self) -> bool:
+        """Whether the agent has said that it replaces its program, and was not heard of since."""
+        return self._restarts_until > self._clock.seconds()
 
     @property
     def terminals(self) -> int:
@@ -127,7 +136,8 @@ class Conversation:
         if self.calls >= MAX_CALLS or self._bytes + len(raw) > MAX_CALL_BYTES:
             return fail(Unavailable(f"too much is on its way to agent {self._agent_id}"))
         answer: Deferred[Any] = Deferred(lambda _: self._cancelled(id_))
-        patience = deadline if self.connected else min(deadline, CONNECT_PATIENCE)
+        restart = self._restarts_until - self._clock.seconds()
+        patience = deadline if self.connected else min(deadline, max(CONNECT_PATIENCE, restart))
         timer = self._clock.callLater(patience, self._too_late, id_)
         due = self._clock.seconds() + deadline
         self._bytes += len(raw)
@@ -155,6 +165,7 @@ class Conversation:
     def connection_made(self) -> None:
         """Take it that messages can be sent from now on."""
         self.connected = True
+        self._restarts_until = 0.0
         if self._greeting is not None and not self._greeting.running:
             # A ping of its own goes out before everything that waited.
             waited, self._waiting = self._waiting, {}
@@ -187,12 +198,11 @@ class Conversation:
 
     def writable(self) -> None:
         """Send what waits, for as long as there is room."""
-        while self.connected and self._waiting:
+        while self.connected and not self._restarts_until and self._waiting:
             id_, pending = next(iter(self._waiting.items()))
             if self._send(pending.raw) is not Sent.AWAY:
                 return
             del self._waiting[id_]
-            pending.raw = b""
             self._sent[id_] = pending
         if self.connected:
             self._terminals.writable()
@@ -205,10 +215,16 @@ class Conversation:
             self._count_garbage(str(error))
             return
         match message:
+            case Answer(id=0):
+                # Nobody's answer: the agent looks who is there, or goes on although it said that it restarts.
+                self._restarts_until = 0.0
+                self.writable()
             case Answer():
                 pending = self._end(message.id)
                 if pending is not None:
                     pending.answer.callback(message.result)
+            case Failed() if message.name == RESTARTING:
+                self._restarting(message.id)
             case Failed():
                 pending = self._end(message.id)
                 if pending is not None:
@@ -227,6 +243,13 @@ class Conversation:
         self._stop_greeting()
         self._fail([*self._sent, *self._waiting], Unavailable("the link to the agent is closed"))
         self._terminals.end_all("the link to the agent is closed")
+
+    def _restarting(self, id_: int) -> None:
+        """Take it that the agent has not begun a call, and begins none until the next connection."""
+        self._restarts_until = self._clock.seconds() + RESTART_PATIENCE
+        pending = self._sent.pop(id_, None)
+        if pending is not None:
+            self._waiting[id_] = pending
 
     # How calls end.
 

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.application.service import Service
 from twisted.internet import defer
 from twisted.internet.defer import Deferred, DeferredList
@@ -43,7 +43,7 @@ from sorna.model.agent import AgentAddress
 from sorna.model.agent_identity import valid_endpoint
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Usage
-from sorna.model.run import OutputRequest, RunReply, RunRequest
+from sorna.model.run import OutputRequest, RunMode, RunReply, RunRequest, RunStatus
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer, within_bounds
 from sorna.zeromq import Sockets
 
@@ -295,9 +295,15 @@ class ZmqAgentLink(Service):
         deadline = EXECUTE_WITHOUT_WAIT if request.wait is None else max(0.0, request.wait) + EXECUTE_MARGIN
         answer = await self._call(agent, OUTPUT, "execute", parameters, deadline)
         try:
-            return unpack_run_reply(answer)
+            reply = unpack_run_reply(answer)
         except MalformedMessage as error:
             raise _unreadable(agent, "execute", error) from error
+        restarting = self._lane(self._agent(agent), OUTPUT).conversation.restarting
+        if restarting and request.wait is None and reply.status is RunStatus.CONTINUED:
+            # An agent that replaces its program answers what waits before it does: what follows is asked for.
+            rest = await self.execute(agent, kernel_id, RunRequest(RunMode.CONTINUE, "", reply.run_id, wait=None))
+            return evolve(rest, console=(*reply.console, *rest.console), first_seq=reply.first_seq)
+        return reply
 
     async def read_output(self, agent: AgentAddress, kernel_id: uuid.UUID, request: OutputRequest) -> RunReply:
         """Read a run's output; within ``request.wait`` and a margin."""
