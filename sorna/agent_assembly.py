@@ -36,7 +36,7 @@ from sorna.agent.succession import Succession, take_over
 from sorna.config import AgentConfig
 from sorna.curve_keys import AuthorisedKeys, KeyFileError, load_or_make
 from sorna.embedded.local_agent import EX_CONFIG
-from sorna.errors import IsolationUnavailable
+from sorna.errors import IsolationUnavailable, Unavailable
 from sorna.lifecycle import OrderedServices, fail_process, settle_memory
 from sorna.live.address import parse_redis_address
 from sorna.live.connection import RedisConnection
@@ -105,6 +105,7 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
             lambda state: replace(program, pack(state), descriptors_of(state)),
             lambda why: fail_process(reactor, why),
         )
+        link.restart_program = signalled.succession.begin
         begin = None if carried is None else partial(take_over, carried, sandbox, kernels, open_channel)
         return AgentParts(sandbox, pool, kernels, link, heart, begin)
 
@@ -166,9 +167,11 @@ class RestartSignal:
 
     def _received(self) -> None:
         if self.succession is not None:
-            Deferred.fromCoroutine(self.succession.replace()).addErrback(
-                lambda failure: self._log.failure("replacing the program", failure)
-            )
+            Deferred.fromCoroutine(self.succession.begin()).addErrback(self._refused)
+
+    def _refused(self, failure: Failure) -> None:
+        failure.trap(Unavailable)
+        self._log.error("{error}", error=failure.getErrorMessage())
 
 
 def _sandbox(reactor: Any, config: AgentConfig, detection: Detection) -> Sandbox:

@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from sorna.agent.interfaces import AgentOperations
-from sorna.agent.link_sessions import Sessions
+from sorna.agent.link_sessions import RestartProgram, Sessions
 from sorna.cluster.messages import MAX_MESSAGE
 from sorna.curve_keys import AuthorisedKeys, CurveKeypair
 from sorna.model.kernel import Usage
@@ -67,6 +67,15 @@ class LinkServer(Service):
         self._sockets: Sockets | None = None
         self._socket: Socket | None = None
         self.endpoint = ""
+
+    @property
+    def restart_program(self) -> RestartProgram | None:
+        """What replaces the agent's program when a manager asks for it; None refuses."""
+        return self._sessions.restart_program
+
+    @restart_program.setter
+    def restart_program(self, restart: RestartProgram | None) -> None:
+        self._sessions.restart_program = restart
 
     def startService(self) -> None:
         """Bind the port.

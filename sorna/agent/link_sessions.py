@@ -16,7 +16,7 @@ from __future__ import annotations
 import secrets
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -65,6 +65,9 @@ SILENCE = 90.0
 PROBE_DELAY = 0.05
 _RESTARTING = Failed(0, RESTARTING, "the agent restarts", None)
 UNFINISHED_WITHOUT_CALLER = frozenset({"destroy_kernel", "restart_kernel"})
+
+
+RestartProgram = Callable[[], Awaitable[None]]
 
 
 @define(eq=False)
@@ -142,6 +145,7 @@ class Sessions:
         self._all_done: Deferred[None] | None = None
         self._probe: IDelayedCall | None = None
         self._paused = False
+        self.restart_program: RestartProgram | None = None
         self._ticking = LoopingCall(self._tick)
         self._ticking.clock = clock
 
@@ -291,6 +295,9 @@ class Sessions:
             if call.method == "open_terminal":
                 await peer.terminals.open(self._operations, call.id, call.parameters)
                 answer = Answer(call.id, None)
+            elif call.method == "restart_program":
+                await self._restart_program()
+                answer = Answer(call.id, None)
             else:
                 answer = Answer(call.id, await perform(self._operations, call.method, call.parameters))
         except Exception as error:  # noqa: BLE001 -- whatever it is, the manager gets an answer
@@ -311,6 +318,11 @@ class Sessions:
         else:
             running.answered = True
             self._post(peer, self._encoded(call, answer))
+
+    async def _restart_program(self) -> None:
+        if self.restart_program is None:
+            raise Unavailable("this agent cannot replace its program")
+        await self.restart_program()
 
     def _encoded(self, call: Call, answer: Answer | Failed) -> bytes:
         try:

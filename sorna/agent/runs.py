@@ -344,7 +344,9 @@ class Runs:
             self._wake_readers(run)
 
     def carry(self) -> Mapping[str, Any]:
-        """Give everything as plain values, to be taken over by other Runs; no call may wait."""
+        """Give everything as plain values, to be taken over by other Runs; no call may wait, and nothing here goes on."""
+        cancel(self._prune_timer)
+        self._prune_timer = None
         known = {id(run): run for run in (*self._finished, *self._queue, *self._undelivered, *self._named.values())}
         if self.current is not None:
             known[id(self.current)] = self.current

@@ -29,6 +29,7 @@ from sorna.agent.kernel import OpenChannel
 from sorna.agent.kernels import Kernels
 from sorna.agent.pool import Pool
 from sorna.agent.service import FIRST_RUNTIME, KEPT_READY
+from sorna.errors import Unavailable
 
 PATIENCE = 10.0
 LOOK = 0.02
@@ -87,14 +88,29 @@ class Succession:
 
     _log = Logger()
 
-    async def replace(self) -> None:
-        """Replace the program, or say in the log why that cannot be done now; see Note [In which order]."""
+    async def begin(self) -> None:
+        """Try the next program, and replace this one soon after this has returned, if it can be.
+
+        :raises Unavailable: it cannot; the detail says why.
+        """
         if self._going:
-            return
+            raise Unavailable("the agent replaces its program already")
         self._going = True
-        self._log.info("the program of this agent is to be replaced")
         try:
             await self.prepare()
+        except HandoverImpossible as error:
+            self._going = False
+            raise Unavailable(f"the program is not replaced: {error}") from error
+        self._log.info("the program of this agent is to be replaced")
+        self.reactor.callLater(0, self._replace_now)
+
+    def _replace_now(self) -> None:
+        Deferred.fromCoroutine(self._replace()).addErrback(
+            lambda failure: self._log.failure("replacing the program", failure)
+        )
+
+    async def _replace(self) -> None:
+        try:
             await self._settle()
         except HandoverImpossible as error:
             self._log.error("the program is not replaced, everything goes on: {why}", why=str(error))
@@ -124,6 +140,7 @@ class Succession:
                 return
 
     async def _until_settled(self, deadline: float) -> None:
+        self.kernels.answer_all()
         while why := self._unsettled():
             if self.reactor.seconds() > deadline:
                 raise HandoverImpossible(why)

@@ -182,3 +182,17 @@ def revoke(agent_id: str) -> Command:
         return 0
 
     return carry_out
+
+
+@agent.command()
+@click.argument("agent_id", metavar="AGENT")
+@connection
+def restart(agent_id: str) -> Command:
+    """Have an agent replace its program by the one that is installed now; its kernels live on."""
+
+    async def carry_out(door: Door) -> int:
+        await door.api.restart_agent(agent_id)
+        click.echo(f"{agent_id} replaces its program.")
+        return 0
+
+    return carry_out

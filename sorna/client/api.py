@@ -192,6 +192,10 @@ class ApiClient:
         """Have a ticket made with which one agent can enrol itself; for administrators."""
         return await self._json("POST", "/admin/agents/ticket", SLOW, {"agent_id": agent_id, "minutes": minutes})
 
+    async def restart_agent(self, agent_id: str) -> None:
+        """Have an agent replace its program; for administrators."""
+        await self.call("POST", f"/admin/agents/{quote(agent_id, safe='')}/restart", SLOW)
+
     async def revoke_agent(self, agent_id: str) -> dict[str, Any]:
         """Take an agent back and end its kernels; for administrators."""
         return json_object(await self.call("DELETE", f"/admin/agents/{quote(agent_id, safe='')}", SLOW))

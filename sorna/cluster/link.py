@@ -70,6 +70,7 @@ DEADLINES: Mapping[str, float] = {
     "logs": 10.0,
     "open_terminal": 5.0,
     "ping": 5.0,
+    "restart_program": 40.0,
 }
 EXECUTE_MARGIN = 10.0
 EXECUTE_WITHOUT_WAIT = 86_400.0
@@ -274,6 +275,10 @@ class ZmqAgentLink(Service):
             return str(answer["incarnation"])
         except (TypeError, KeyError) as error:
             raise _unreadable(agent, "ping", error) from error
+
+    async def restart_program(self, agent: AgentAddress) -> None:
+        """Have an agent replace its program; its kernels live on. It begins to when this returns, within 40 s."""
+        await self._call(agent, CONTROL, "restart_program", {})
 
     async def create_kernel(self, agent: AgentAddress, order: KernelOrder) -> None:
         """Make a kernel; within 10 s."""

@@ -20,8 +20,8 @@ from sorna.errors import (
     QuotaExceeded,
     RateLimitExceeded,
 )
-from sorna.gateway.call import Access, Call, Reply, json_reply
-from sorna.gateway.described import TEXT, WHOLE, Described, exactly, json_content, open_object, optional
+from sorna.gateway.call import Access, Call, Reply, json_reply, no_content
+from sorna.gateway.described import NOTHING, TEXT, WHOLE, Described, exactly, json_content, open_object, optional
 from sorna.gateway.interfaces import Operations
 from sorna.gateway.parameters import Parameters
 from sorna.gateway.problems import PayloadTooLarge
@@ -47,6 +47,7 @@ _TICKET = Described(
     raises=(Forbidden, QuotaExceeded),
 )
 _REVOKE = Described(answers={200: json_content(exactly(kernels=WHOLE))}, raises=(Forbidden, AgentNotFound))
+_RESTART = Described(answers={204: NOTHING}, raises=(Forbidden, AgentNotFound))
 _ENROLL = Described(
     body=json_content(open_object("public_key", "sealed", public_key=TEXT, sealed=TEXT)),
     answers={200: json_content(exactly(sealed=TEXT))},
@@ -88,6 +89,13 @@ class EnrolmentRoutes:
         _require_administrator(call)
         ended = await self.operations.detach(self.enrolments.revoke(call.values["agent"]))
         return json_reply({"kernels": ended})
+
+    @router.route("POST", "/admin/agents/<agent>/restart", needs_ready=True, described=_RESTART)
+    async def restart(self, call: Call) -> Reply:
+        """Have an agent replace its program while its kernels live on; for administrators."""
+        _require_administrator(call)
+        await self.operations.detach(self.enrolments.restart(call.values["agent"]))
+        return no_content()
 
     @router.route("POST", "/agents/enroll", access=Access.TOKEN, needs_ready=True, described=_ENROLL)
     async def enroll(self, call: Call) -> Reply:

@@ -96,7 +96,7 @@ class _Wish:
 
 @define
 class Enrolments:
-    """Makes tickets, enrols agents and revokes them.
+    """Makes tickets, enrols agents, has them restart and revokes them.
 
     :ivar seal: seals in the name of the managers' key.
     :ivar redis: what an enrolled agent is told.
@@ -225,6 +225,19 @@ class Enrolments:
             work = [self._end(kernel_id, usage) for kernel_id, usage in ended[first : first + AT_ONCE]]
             await DeferredList([Deferred.fromCoroutine(one) for one in work])
         return len(ended)
+
+    async def restart(self, agent_id: str) -> None:
+        """Have an agent replace its program by the one that is installed now; its kernels live on.
+
+        :raises AgentNotFound: no such agent is alive.
+        :raises Unavailable: it cannot now; the detail says why.
+        :raises AgentError: it does not answer.
+        """
+        agent = await self.directory.find(agent_id)
+        if agent is None:
+            raise AgentNotFound("there is no such agent, or it does not live")
+        await self.link.restart_program(agent.address)
+        self._log.info("agent {agent_id} replaces its program", agent_id=agent_id)
 
     async def _kernels_of(self, agent_id: str) -> Sequence[Kernel]:
         kernels: list[Kernel] = []

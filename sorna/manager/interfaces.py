@@ -312,6 +312,10 @@ class UploadFile:
 class AgentLink(Protocol):
     """Calls to agents. Every call raises AgentTimeout, AgentRefused or AgentFailed; KernelNotFound where a kernel is named."""
 
+    async def restart_program(self, agent: AgentAddress) -> None:
+        """Have an agent replace its program, while its kernels live on. :raises Unavailable: it cannot now."""
+        ...
+
     async def create_kernel(self, agent: AgentAddress, order: KernelOrder) -> None:
         """Make a kernel, ready to run code when this returns. Idempotent per id. NoAgentAvailable when it has no place."""
         ...

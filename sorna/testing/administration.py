@@ -6,6 +6,7 @@ All parts are the verified fakes of their rooms, so that nothing here has a beha
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
@@ -46,7 +47,13 @@ class MemoryWorld:
     manager_keys: CurveKeypair
 
 
-def memory_world(clock: IReactorTime, keypairs: Iterable[Keypair] = ()) -> MemoryWorld:
+#: An agent that can be reached and holds no kernel: it can only be told to replace its program.
+_NOBODY: Any = None
+
+
+def memory_world(
+    clock: IReactorTime, keypairs: Iterable[Keypair] = (), reachable: Iterable[str] = ("i-1",)
+) -> MemoryWorld:
     """Make a world with these keypairs and nothing else."""
     redis = MemoryRedis(clock)
     stored = MemoryKeypairs(keypairs)
@@ -54,8 +61,7 @@ def memory_world(clock: IReactorTime, keypairs: Iterable[Keypair] = ()) -> Memor
     live, announcements = MemoryLiveKernels(redis), MemoryAnnouncements(redis)
     folders = MemoryFolders(stored)
     directory, keys = MemoryAgentDirectory(redis), generate()
-    # No agent can be reached: whatever is asked of one fails.
-    link = MemoryAgentLink(clock, {}, lambda ended: ending.on_kernel_ended(ended))  # noqa: PLW0108 - made below
+    link = MemoryAgentLink(clock, dict.fromkeys(reachable, _NOBODY), lambda ended: ending.on_kernel_ended(ended))  # noqa: PLW0108 - made below
     ending = Ending(clock, kernels, live, directory, link, announcements)
     enrolments = Enrolments(
         clock,

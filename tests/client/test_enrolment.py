@@ -37,7 +37,7 @@ from sorna.manager import enrolments
 from sorna.testing.gateway import EXAMPLE
 from sorna.testing.unit import UnitTestCase
 from tests.gateway.base import OTHER, GatewayTestCase
-from tests.gateway.enrolment_routes import administrator
+from tests.gateway.enrolment_routes import RESTART, administrator, prepare
 
 ENDPOINT = "http://127.0.0.1:8081"
 TICKET = Ticket((ENDPOINT,), "00" * 16, b"secret", generate().public, None, "soon")
@@ -228,6 +228,13 @@ class CommandTests(GatewayTestCase):
         self.assertIn("this host only", self.invoke("ticket").stderr)
         self.assertNotIn("this host only", self.invoke("ticket", "--address", "https://sorna.example").stderr)
         self.assertEqual(self.invoke("ticket", "--address", "x").exit_code, 125)
+
+    def test_restart(self) -> None:
+        """An agent that is not there cannot be restarted."""
+        self.invoke("restart", "a-1")
+        self.assertIn("No such agent", str(self.outcome))
+        prepare(lambda work: self.successResultOf(Deferred.fromCoroutine(work)), self.world, RESTART)
+        self.assertIn("replaces its program", self.invoke("restart", "i-1").stdout)
 
     def test_revoke(self) -> None:
         """An administrator revokes an agent; nobody else does."""

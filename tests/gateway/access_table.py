@@ -33,7 +33,11 @@ NO_CREDENTIALS, BAD_SIGNATURE, OTHER_OWNER, DISABLED, NOT_ADMIN = COLUMNS = (
 ADMINISTRATION: Mapping[tuple[str, str], Any] = {
     ("POST", path): {"query": 'mutation { delete_keypair(access_key: "AKIANABBDUSEREXAMPLE") { ok } }'}
     for path in ("/admin/graphql", "/admin/gql")
-} | {("POST", enrolment_routes.TICKET): {}, ("DELETE", enrolment_routes.REVOKE): None}
+} | {
+    ("POST", enrolment_routes.TICKET): {},
+    ("DELETE", enrolment_routes.REVOKE): None,
+    ("POST", enrolment_routes.RESTART): None,
+}
 _HEAD = """Who is answered what
 ====================
 

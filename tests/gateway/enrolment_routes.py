@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 
 from sorna.curve_keys import CurveKeypair, generate
 from sorna.manager.enrolments import REQUEST, Ticket
+from sorna.model.agent import Heartbeat
 from sorna.model.keypair import Keypair
 from sorna.sealing import Seal
 from sorna.testing.administration import MemoryWorld
@@ -20,10 +21,13 @@ from sorna.testing.gateway import EXAMPLE, MemoryKeypairs
 NAME = "i-1"
 ENDPOINT = "tcp://192.0.2.7:6011"
 TICKET, REVOKE, ENROLL = "/admin/agents/ticket", "/admin/agents/<agent>", "/agents/enroll"
+RESTART = "/admin/agents/<agent>/restart"
 BODIES: Mapping[tuple[str, str], Any] = {
     ("POST", TICKET): {"minutes": 5},
     ("POST", ENROLL): {"public_key": "filled in", "sealed": "when there is a ticket"},
 }
+#: POST routes that read no body.
+BODILESS = frozenset({("POST", RESTART)})
 TYPED: Mapping[tuple[str, str], Mapping[str, Any]] = {("POST", TICKET): {"minutes": "5", "agent_id": 1}}
 KEYS = generate()
 
@@ -49,8 +53,10 @@ def sealed(ticket: Ticket, keys: CurveKeypair = KEYS, **changes: Any) -> dict[st
 
 def prepare(do: Callable[[Coroutine[Any, Any, Any]], Any], world: MemoryWorld, path: str) -> Any:
     """Enrol an agent that can be revoked, or make a ticket and give the body that uses it."""
-    if path == REVOKE:
+    if path in {REVOKE, RESTART}:
         do(world.agents.enrol(NAME, KEYS.public, 0))
+        beat = Heartbeat(NAME, "first", ENDPOINT, KEYS.public, frozenset({"c"}), frozenset(), 5, "none", {})
+        do(world.heartbeats.beat(beat, 3.0))
     if path != ENROLL:
         return None
     # More attempts than one manager allows at once are made one after another.

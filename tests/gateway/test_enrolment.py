@@ -15,7 +15,7 @@ from sorna.manager.enrolments import ANSWER, BURST, Ticket
 from sorna.sealing import Seal
 from sorna.testing.gateway import encode
 from tests.gateway.base import OTHER, Answer, GatewayTestCase
-from tests.gateway.enrolment_routes import ENROLL, KEYS, NAME, TICKET, administrator, sealed
+from tests.gateway.enrolment_routes import ENROLL, KEYS, NAME, RESTART, TICKET, administrator, prepare, sealed
 
 JSON = {b"Content-Type": b"application/json"}
 
@@ -91,6 +91,13 @@ class EnrolmentTests(GatewayTestCase):
         answer = self.enroll(sealed(self.ticket()))
         self.assert_problem(answer, 429, "rate-limit-exceeded")
         self.assertEqual(answer.headers["retry-after"], "1")
+
+    def test_restart(self) -> None:
+        """An agent that lives is told to replace its program; others are not there."""
+        self.assert_problem(self.request("POST", f"/v3/admin/agents/{NAME}/restart"), 404, "agent-not-found")
+        prepare(self.done, self.world, RESTART)
+        self.assertEqual(self.request("POST", f"/v3/admin/agents/{NAME}/restart").status, 204)
+        self.assertEqual(self.request("POST", f"/v3/admin/agents/{NAME}/restart", keypair=OTHER).status, 403)
 
     def test_revoke(self) -> None:
         """A revoked agent is trusted no longer, and is not there a second time."""

@@ -74,6 +74,45 @@ class KeyTests(LinkCase):
         self.assertEqual([await link.ping(address) for _ in range(3)], ["first"] * 3)
         self.assertEqual(asked, [address] * 2)
 
+    async def test_an_agent_pauses(self) -> None:
+        """Calls to an agent that pauses wait, and are made when it goes on, or when another program has its place."""
+        server = self.agent()
+        link = self.manager()
+        address = self.address(server)
+        await link.ping(address)
+        server.pause()
+        waiting = start(link.usage(address, KERNEL))
+        await pause(0.3)
+        self.assertNoResult(waiting)
+        self.assertEqual(self.operations.calls, [])
+        server.resume()
+        self.assertEqual(await waiting, USAGE)
+        server.kernel_ended(OTHER, "news", USAGE)
+        server.pause()
+        waiting = start(link.usage(address, KERNEL))
+        await pause(0.3)
+        port = int(server.endpoint.rpartition(":")[2])
+        await server.stopService()
+        again = self.agent(port)
+        self.assertEqual(await waiting, USAGE)
+        self.assertEqual(again.calls_in_flight, 0)
+
+    async def test_restarting_a_program(self) -> None:
+        """An agent is asked to replace its program; one that cannot says so."""
+        server = self.agent()
+        link = self.manager()
+        address = self.address(server)
+        with self.assertRaises(errors.Unavailable):
+            await link.restart_program(address)
+        asked: list[bool] = []
+
+        async def restart() -> None:
+            asked.append(True)
+
+        server.restart_program = restart
+        await link.restart_program(address)
+        self.assertEqual(asked, [True])
+
     async def test_forgetting_ends_calls(self) -> None:
         """When an agent is distrusted its connections close at once, its calls fail, and the next one asks again."""
         server = self.agent()

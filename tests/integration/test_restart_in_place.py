@@ -96,10 +96,15 @@ class RestartTests(TestCase):
                 self.fail(f"after {seconds} s there is {failing()}; the server says\n{self.server.log[-3000:]}")
             await self.pause(0.05)
 
-    async def restart(self) -> None:
+    async def restart(self, *, over_the_wire: bool = False) -> None:
         """Replace the agent's program, and wait until the next one serves."""
         before = self.server.log.count("the agent serves")
-        os.kill(self.agent, signal.SIGUSR2)
+        if over_the_wire:
+            query = {"query": "{ agents { id } }"}
+            [agent] = (await self.call("POST", "/v3/admin/graphql", query))["agents"]
+            await self.call("POST", f"/v3/admin/agents/{agent['id']}/restart")
+        else:
+            os.kill(self.agent, signal.SIGUSR2)
         await self.until(lambda: self.server.log.count("the agent serves") > before, SLOW)
 
     async def test_kernels_outlive_the_program(self) -> None:
@@ -119,9 +124,9 @@ class RestartTests(TestCase):
             "POST", f"/v2/kernel/{limited}", {"mode": "query", "code": "while True: pass", "runId": "long"}
         )
         self.assertEqual(early["result"]["status"], "continued")
-        for _ in range(3):
+        for number in range(3):
             await self.pause(0.5)
-            await self.restart()
+            await self.restart(over_the_wire=number == 1)
             self.assertEqual(self.agent, agent)
         out, err, code = await counting
         self.assertEqual((out.split(), err, code), ([str(number) for number in range(lines)], "", 0))
