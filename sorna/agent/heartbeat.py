@@ -111,6 +111,12 @@ class Heart:
         if timer is not None and timer.active() and timer.getTime() - self._reactor.seconds() > DEBOUNCE:
             timer.reset(DEBOUNCE)
 
+    def go_on(self) -> None:
+        """Beat on after :meth:`outlive`, because there is more to live for."""
+        if not self._running:
+            self._running = True
+            self._beat()
+
     async def outlive(self, interval: float) -> None:
         """Beat a last time, so that the agent counts as alive for two such intervals (seconds), and no more.
 

@@ -115,6 +115,7 @@ class Succession:
         except HandoverImpossible as error:
             self._log.error("the program is not replaced, everything goes on: {why}", why=str(error))
             self.link.resume()
+            self.heart.go_on()
             self.pool.start(FIRST_RUNTIME, KEPT_READY)
             self._going = False
             return

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from sorna.agent.channel import Channel
 from sorna.agent.handover import HandoverImpossible
-from sorna.agent.heartbeat import AgentIdentity, Heart
+from sorna.agent.heartbeat import INTERVAL, AgentIdentity, Heart
 from sorna.agent.kernels import Kernels
 from sorna.agent.runners import frames
 from sorna.agent.succession import LAST_INTERVAL, LINGER, LOOK, PATIENCE, Succession, take_over
@@ -68,7 +68,7 @@ class SuccessionTestCase(KernelTestCase):
         self.states: list[Mapping[str, Any]] = []
         self.broken: Exception | None = None
         identity = AgentIdentity("i-1", "first", "tcp://127.0.0.1:6011", "key", "fake")
-        heart = Heart(self.clock, self.beats, self.kernels, identity)
+        heart = self.heart = Heart(self.clock, self.beats, self.kernels, identity)
 
         async def prepare() -> None:
             await self.prepared()
@@ -276,6 +276,7 @@ class RefusalTests(SuccessionTestCase):
 
     def goes_on(self) -> None:
         """See that nothing was carried, and that the agent works."""
+        self.addCleanup(lambda: self.successResultOf(self.start(self.heart.outlive(1.0))))
         self.assertEqual((self.states, self.failures), ([], []))
         self.assertEqual(self.link.events, ["pause", "resume"])
         kernel = self.create()
@@ -318,6 +319,15 @@ class RefusalTests(SuccessionTestCase):
         self.wait(PATIENCE)
         self.goes_on()
 
+    def test_a_last_heartbeat_that_was_not(self) -> None:
+        """What comes up after the last heartbeat refuses it as well, and heartbeats go on."""
+        self.begin()
+        self.assertEqual([interval for _beat, interval in self.beats.beats], [LAST_INTERVAL])
+        self.link.calls_in_flight = 1
+        self.wait(PATIENCE)
+        self.assertEqual(self.beats.beats[-1][1], INTERVAL)
+        self.goes_on()
+
     def test_a_kernel_that_comes(self) -> None:
         """A kernel that is being made is waited for."""
         gate: Deferred[None] = Deferred()
@@ -342,6 +352,7 @@ class RefusalTests(SuccessionTestCase):
         self.begin()
         self.wait(PATIENCE)
         self.assertEqual(self.states, [])
+        self.successResultOf(self.start(self.heart.outlive(1.0)))
         kernel.exit(-9)
         self.flow()
         self.failureResultOf(restarting)

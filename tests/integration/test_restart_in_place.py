@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import signal
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -32,6 +33,11 @@ SLOW = 60.0
 GONE = 8.0  # seconds; five are promised, and the machine may be busy
 
 
+def parent(pid: int) -> int:
+    """Give the process that a process descends from."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 class RestartTests(TestCase):
     """What users notice of it."""
 
@@ -50,19 +56,22 @@ class RestartTests(TestCase):
         keypair = Keypair(self.server.access_key, self.server.secret_key)
         self.signer = Signer(reactor, keypair, host=parts.netloc.encode())
 
-    async def call(self, method: str, target: str, content: Any = None) -> Any:
-        """Make a signed call that must go well."""
+    async def call(self, method: str, target: str, content: Any = None, *, patience: float = 0.0) -> Any:
+        """Make a signed call that must go well, if need be after a while in which it was answered 503."""
         body = b"" if content is None else json.dumps(content).encode()
         headers = self.signer.headers(method.encode(), target.encode(), body)
         sent = Headers({name: [value] for name, value in headers.items()})
         response = await self.client.request(method, self.server.endpoint + target, headers=sent, data=body)
         text = await treq.content(response)
+        if response.code == 503 and patience > 0:
+            await self.pause(0.5)
+            return await self.call(method, target, content, patience=patience - 0.5)
         self.assertLess(response.code, 300, (method, target, text))
         return json.loads(text) if text else None
 
     async def create(self, **limits: int) -> str:
         wish = {"lang": "python3", "clientSessionToken": f"restart-{secrets.token_hex(8)}", "limits": limits}
-        kernel: str = (await self.call("POST", "/v2/kernel/create", wish))["kernelId"]
+        kernel: str = (await self.call("POST", "/v2/kernel/create", wish, patience=SLOW))["kernelId"]
         return kernel
 
     async def run_code(self, kernel: str, code: str) -> tuple[str, str, int]:
@@ -165,6 +174,24 @@ class RestartTests(TestCase):
         out, err, code = await self.run_code(kernel, "x = bytearray(512 * 1024 * 1024); print(len(x))")
         self.assertNotEqual(code, 0, (out, err))
         self.assertEqual(out, "")
+
+    async def test_a_zygote_that_was_taken_over(self) -> None:
+        """When it dies, its kernels end, and another one takes its place, as if this program had started it."""
+        await self.begin()
+        kernel = await self.create()
+        await self.run_code(kernel, "seen = 41")
+        await self.restart()
+        [zygote] = [one for one in family(self.agent) if self.is_busy_zygote(one[0])]
+        died = self.server.log.count("died after")
+        os.kill(zygote[0], signal.SIGKILL)
+        await self.until(lambda: self.server.log.count("died after") > died, SLOW)
+        await self.until(lambda: "has ended: crashed" in self.server.log, SLOW)
+        self.assertEqual((await self.run_code(await self.create(), "print(6 * 7)"))[0], "42\n")
+
+    def is_busy_zygote(self, pid: int) -> bool:
+        """Tell whether a process is the zygote that has children; there is one kernel, and those that are kept ready."""
+        children = [one for one in family(pid) if one[0] != pid]
+        return bool(children) and b"sorna.agent.sandbox.zygote" in command_line((pid, "")) and parent(pid) == self.agent
 
     async def test_a_program_that_does_not_start(self) -> None:
         """When the next program ends at once, its kernels end with it, and nothing is left of them."""
