@@ -22,6 +22,8 @@ from twisted.python.failure import Failure
 
 from sorna.agent.channel import Channel
 from sorna.agent.detection import Detection, detect, host_capacity
+from sorna.agent.devices import Devices
+from sorna.agent.ended import EndedKernels
 from sorna.agent.factory import KernelFactory
 from sorna.agent.folder_watch import FolderWatch
 from sorna.agent.handover import SIGNAL, HandoverImpossible, Program, descriptors_of, pack, receive, replace
@@ -30,6 +32,7 @@ from sorna.agent.interfaces import Sandbox, SandboxSettings
 from sorna.agent.kernels import Kernels
 from sorna.agent.link_server import LinkServer
 from sorna.agent.pool import Pool
+from sorna.agent.retirement import Retirement
 from sorna.agent.sandbox.tiers import NamespaceSandbox, UnconfinedSandbox
 from sorna.agent.service import AgentParts, AgentService
 from sorna.agent.succession import Succession, take_over
@@ -37,10 +40,11 @@ from sorna.config import AgentConfig
 from sorna.curve_keys import AuthorisedKeys, KeyFileError, load_or_make
 from sorna.embedded.local_agent import EX_CONFIG
 from sorna.errors import IsolationUnavailable, Unavailable
-from sorna.lifecycle import OrderedServices, fail_process, settle_memory
+from sorna.lifecycle import OrderedServices, fail_process, settle_memory, stop_process
 from sorna.live.address import parse_redis_address
 from sorna.live.connection import RedisConnection
 from sorna.live.instances import RedisHeartbeatStore
+from sorna.model.agent import room_of
 from sorna.observability import show_debug
 from sorna.zeromq import tcp_endpoint
 
@@ -66,6 +70,7 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
     authorised = AuthorisedKeys(reactor, directory / "authorised")
     incarnation = secrets.token_hex(8) if carried is None else carried["incarnation"]
     signalled = RestartSignal(reactor)
+    devices = Devices(config.kernels.gpu_devices, hidden=config.kernels.isolation != "none")
 
     def assemble(detection: Detection) -> AgentParts:
         sandbox = _sandbox(reactor, config, detection)
@@ -74,13 +79,18 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
         pool = Pool(reactor, factory, config.kernels.pool)
         in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
         watch = FolderWatch(reactor, config.folder_root, in_thread)
-        kernels = Kernels(reactor, pool, detection.runtimes, config.kernels.max_kernels, watch)
+        ended = EndedKernels(reactor, config.kernels.output)
+        capacity = host_capacity(len(devices))
+        room = room_of(capacity, config.kernels.memory_overcommit, config.kernels.cpu_overcommit)
+        most = config.kernels.max_kernels
+        kernels = Kernels(reactor, pool, detection.runtimes, most, watch, ended=ended, devices=devices, room=room)
         link = LinkServer(
             reactor, kernels, keys, authorised, interface=config.ip, port=config.port, incarnation=incarnation
         )
         kernels.report_to(link)
         if carried is not None:
             link.take_over(carried["news"])
+        Retirement(reactor, kernels, lambda: link.untold, partial(stop_process, reactor))
         endpoint = tcp_endpoint(config.ip, config.port)
         identity = AgentIdentity(
             config.agent_id,
@@ -88,22 +98,13 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
             endpoint,
             keys.public,
             sandbox.name,
-            host_capacity(),
+            capacity,
             lambda: sandbox.storage,
+            config.kernels.labels,
         )
         heart = Heart(reactor, RedisHeartbeatStore(redis), kernels, identity, HEARTBEAT_INTERVAL)
-        program = Program(sys.orig_argv, sys.argv)
-        signalled.succession = Succession(
-            reactor,
-            sandbox,
-            pool,
-            kernels,
-            link,
-            heart,
-            incarnation,
-            lambda: _try_program(reactor, program),
-            lambda state: replace(program, pack(state), descriptors_of(state)),
-            lambda why: fail_process(reactor, why),
+        signalled.succession = _succession(
+            reactor, sandbox=sandbox, pool=pool, kernels=kernels, link=link, heart=heart, incarnation=incarnation
         )
         link.restart_program = signalled.succession.begin
         begin = None if carried is None else partial(take_over, carried, sandbox, kernels, open_channel)
@@ -117,7 +118,10 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
     parent = OrderedServices(reactor, stop_timeout=30.0)
     parent.addService(redis)
     agent = AgentService(
-        reactor, lambda: detect(reactor, reactor, config.kernels.python, dict(os.environ)), assemble, failed
+        reactor,
+        lambda: detect(reactor, reactor, config.kernels.python, dict(os.environ), has_gpu=len(devices) > 0),
+        assemble,
+        failed,
     )
     # Whoever hears of a failed start is told by ``failed``.
     agent.when_ready().addCallbacks(lambda _ready: settle_memory(), lambda _failure: None)
@@ -135,6 +139,32 @@ def _carried() -> Mapping[str, Any] | None:
     except HandoverImpossible as error:
         Logger().error("the kernels of the program before this one are ended: {error}", error=str(error))
         return None
+
+
+def _succession(
+    reactor: Any,
+    *,
+    sandbox: Sandbox,
+    pool: Pool,
+    kernels: Kernels,
+    link: LinkServer,
+    heart: Heart,
+    incarnation: str,
+) -> Succession:
+    """Build what replaces the program of this process by itself, as it is installed then."""
+    program = Program(sys.orig_argv, sys.argv)
+    return Succession(
+        reactor,
+        sandbox,
+        pool,
+        kernels,
+        link,
+        heart,
+        incarnation,
+        lambda: _try_program(reactor, program),
+        lambda state: replace(program, pack(state), descriptors_of(state)),
+        lambda why: fail_process(reactor, why),
+    )
 
 
 async def _try_program(reactor: Any, program: Program) -> None:

@@ -44,6 +44,7 @@ class AgentIdentity:
     isolation: str
     capacity: Capacity = field(factory=Capacity)
     storage: Callable[[], str] = str
+    labels: Mapping[str, str] = field(factory=dict)
 
 
 def stats_of(kernel: Kernel, usage: Usage) -> Mapping[str, str]:
@@ -183,5 +184,9 @@ class Heart:
             capacity=identity.capacity,
             storage=identity.storage(),
             stats={name: one for name, one in stats.items() if name in live},
+            room=self._kernels.room,
+            taken=self._kernels.taken,
+            labels=identity.labels,
+            refuses_kernels=self._kernels.draining,
         )
         await self._store.beat(beat, self._interval if interval is None else interval)

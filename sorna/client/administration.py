@@ -23,13 +23,13 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _PS = """
 query($limit: Int!, $offset: Int!, $status: String) {
   found: compute_session_list(limit: $limit, offset: $offset, status: $status) {
-    items { sess_id container_id lang status created_at agent cpu_used mem_cur_bytes num_queries }
+    items { sess_id container_id lang status queue_position created_at agent cpu_used mem_cur_bytes num_queries }
   }
 }"""
-_LIVE = "PREPARING,RUNNING,RESTARTING,TERMINATING"
+_LIVE = "PENDING,PREPARING,RUNNING,RESTARTING,TERMINATING"
 _PS_COLUMNS = {
-    "sess_id": "SESSION", "container_id": "KERNEL", "lang": "RUNTIME", "status": "STATUS", "created_at": "CREATED",
-    "agent": "AGENT", "cpu_used": "CPU MS", "mem_cur_bytes": "MEMORY", "num_queries": "QUERIES",
+    "sess_id": "SESSION", "container_id": "KERNEL", "lang": "RUNTIME", "status": "STATUS", "queue_position": "QUEUE",
+    "created_at": "CREATED", "agent": "AGENT", "cpu_used": "CPU MS", "mem_cur_bytes": "MEMORY", "num_queries": "QUERIES",
 }  # fmt: skip
 _USAGE = """
 query($since: DateTime!, $until: DateTime!, $access_key: String, $limit: Int, $offset: Int) {

@@ -9,14 +9,17 @@ import ipaddress
 import os
 import shlex
 import socket
+import sys
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import click
 
+from sorna.client.administration import Size
 from sorna.client.configuration import ClientConfiguration, state_directory
 from sorna.client.door import Command, Door, Perform, Unusable, connection
-from sorna.client.questions import UNREADABLE, format_option, listing
+from sorna.client.questions import UNREADABLE, change, format_option, items, listing
+from sorna.client.tables import print_rows
 from sorna.client.wire import host_header, text_of
 
 LONGEST_INPUT = 64 * 1024
@@ -24,13 +27,24 @@ LONGEST_INPUT = 64 * 1024
 _AGENTS = """
 query($limit: Int!, $offset: Int!, $status: String) {
   found: agent_list(limit: $limit, offset: $offset, status: $status) {
-    items { id status addr isolation used_cpu_slots cpu_slots used_mem_slots mem_slots first_contact }
+    items { id status addr isolation kernels max_kernels load labels drain_deadline first_contact }
   }
 }"""
 _AGENT_COLUMNS = {
-    "id": "AGENT", "status": "STATUS", "addr": "ADDRESS", "isolation": "ISOLATION", "used_cpu_slots": "CPUS USED",
-    "cpu_slots": "CPUS", "used_mem_slots": "MIB USED", "mem_slots": "MIB", "first_contact": "SINCE",
+    "id": "AGENT", "status": "STATUS", "addr": "ADDRESS", "isolation": "ISOLATION", "kernels": "KERNELS",
+    "max_kernels": "OF", "load": "LOAD", "labels": "LABELS", "drain_deadline": "DRAINED BY", "first_contact": "SINCE",
 }  # fmt: skip
+_LIVE = "ALIVE,DRAINING"
+_EXPLAIN = """
+query($runtime: String!, $cpu_cores: Float, $memory: BigInt, $gpus: Int, $labels: [String!]) {
+  found: explain_placement(runtime: $runtime, cpu_cores: $cpu_cores, memory: $memory, gpus: $gpus, labels: $labels) {
+    place agent load reasons
+  }
+}"""
+_EXPLAIN_COLUMNS = {"place": "PLACE", "agent": "AGENT", "load": "LOAD", "reasons": "WHY NOT"}
+_DRAIN = """
+mutation($agent_id: String!, $wait: Float) { done: drain_agent(agent_id: $agent_id, wait: $wait) { ok msg } }"""
+_UNDRAIN = "mutation($agent_id: String!) { done: undrain_agent(agent_id: $agent_id) { ok msg } }"
 
 
 @click.group()
@@ -44,7 +58,43 @@ def agent() -> None:
 @connection
 def list_agents(*, everything: bool, how: str) -> Command:
     """List the agents that are there now."""
-    return listing(_AGENTS, {"status": None if everything else "ALIVE"}, _AGENT_COLUMNS, how)
+    return listing(_AGENTS, {"status": None if everything else _LIVE}, _AGENT_COLUMNS, how)
+
+
+@agent.command()
+@click.argument("runtime")
+@click.option("--cpu", "cpu_cores", type=click.FloatRange(0), metavar="N", help="Processors.  [default: the server's]")
+@click.option("--memory", type=Size(), help="Memory.  [default: the server's]")
+@click.option("--gpu", "gpus", type=click.IntRange(0), metavar="N", help="GPUs.  [default: those of the runtime]")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of the agent.  [repeatable]")
+@format_option
+@connection
+def explain(*, how: str, labels: tuple[str, ...], **wishes: Any) -> Command:
+    """Say which agent would get a kernel of this runtime now, and what is in the way of the others."""
+
+    async def carry_out(door: Door) -> int:
+        answer = await door.api.ask(_EXPLAIN, {**wishes, "labels": list(labels)})
+        print_rows(_EXPLAIN_COLUMNS, items(answer.get("found")), how, sys.stdout)
+        return 0
+
+    return carry_out
+
+
+@agent.command()
+@click.argument("name", metavar="AGENT")
+@click.option("--wait", type=click.FloatRange(0), metavar="SECONDS", help="End kernels that are left after this time.")
+@click.option("--undo", is_flag=True, help="Let it have kernels again.")
+@connection
+def drain(*, name: str, wait: float | None, undo: bool) -> Command:
+    """Take an agent out of service: it gets no new kernels, and stops when it has none.
+
+    Kernels end as their clients wish or as their limits want it, and with --wait those that are left after this time.
+    """
+    if undo:
+        if wait is not None:
+            raise click.UsageError("--wait and --undo exclude each other.")
+        return change(_UNDRAIN, {"agent_id": name})
+    return change(_DRAIN, {"agent_id": name, "wait": wait})
 
 
 @agent.command()

@@ -34,9 +34,9 @@ def listing(query: str, variables: Mapping[str, Any], columns: Mapping[str, str]
         rows: list[Mapping[str, Any]] = []
         for page in range(MOST_PAGES):
             answer = await door.api.ask(query, {**variables, "limit": PAGE, "offset": page * PAGE})
-            items = _items(answer.get("found"))
-            rows += items
-            if len(items) < PAGE:
+            page_rows = items(answer.get("found"))
+            rows += page_rows
+            if len(page_rows) < PAGE:
                 break
         print_rows(columns, rows, how, sys.stdout)
         return 0
@@ -44,7 +44,7 @@ def listing(query: str, variables: Mapping[str, Any], columns: Mapping[str, str]
     return carry_out
 
 
-def _items(found: Any) -> Sequence[Mapping[str, Any]]:
+def items(found: Any) -> Sequence[Mapping[str, Any]]:
     """Give the rows of a list, or of a page."""
     items = found.get("items") if isinstance(found, dict) else found
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):

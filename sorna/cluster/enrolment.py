@@ -1,4 +1,4 @@
-"""Which agents a manager trusts: those whose advertised public key is the enrolled one.
+"""Which agents a manager trusts: those whose advertised public key is the enrolled one; and which it drains.
 
 Anybody who can write to Redis can claim to be an agent, and that a kernel is on it. Who was enrolled is in PostgreSQL, so a claim
 counts only when its key is the one found there; CURVE then sees to it that whoever answers holds the secret half. It knows the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -17,7 +18,7 @@ from sorna.curve_keys import valid_public_key
 from sorna.errors import SornaError
 from sorna.manager.enrolment_interfaces import AgentStore
 from sorna.manager.interfaces import AgentDirectory
-from sorna.model.agent import Agent, AgentAddress
+from sorna.model.agent import Agent, AgentAddress, Drain
 
 # Seconds between two regular looks, so that whoever asks need not wait for one; and the age at which it does all the same.
 LOOK_INTERVAL = 0.4
@@ -42,6 +43,7 @@ class Trust:
         self._store = store
         self._on_distrust = on_distrust
         self._keys: Mapping[str, str] = {}
+        self._drains: Mapping[str, Drain] = {}
         self._read_at: float | None = None
         self._warned: set[tuple[str, str]] = set()
 
@@ -81,12 +83,16 @@ class Trust:
     async def _read(self) -> None:
         asked_at = self._clock.seconds()
         before, keys = self._keys, await self._store.public_keys()
-        self._keys = keys
+        self._keys, self._drains = keys, await self._store.drains()
         self._read_at = asked_at
         for agent_id, key in before.items():
             if keys.get(agent_id) != key:
                 self._log.info("agent {agent_id} is not trusted any more with key {key}", agent_id=agent_id, key=key)
                 self._on_distrust(agent_id)
+
+    def drains(self, agent_id: str) -> bool:
+        """Whether an agent was to be drained when that was read last."""
+        return agent_id in self._drains
 
     def _trusted(self, address: AgentAddress) -> bool:
         return valid_public_key(address.public_key) and self._keys.get(address.agent_id) == address.public_key
@@ -114,6 +120,10 @@ class TrustedDirectory:
         self._trust = trust
         self._directory = directory
 
+    def changed(self) -> None:
+        """Read at once what is known of agents: somebody has changed it."""
+        self._trust.changed()
+
     async def alive(self) -> Sequence[Agent]:
         """List the live agents that are trusted."""
         return await self._only_trusted(await self._directory.alive())
@@ -133,4 +143,8 @@ class TrustedDirectory:
 
     async def _only_trusted(self, agents: Sequence[Agent]) -> Sequence[Agent]:
         trusted = frozenset(await self._trust.of([agent.address for agent in agents]))
-        return [agent for agent in agents if agent.address in trusted]
+        return [
+            evolve(agent, draining=True) if self._trust.drains(agent.id) else agent
+            for agent in agents
+            if agent.address in trusted
+        ]

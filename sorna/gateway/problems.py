@@ -83,6 +83,8 @@ TABLE: Mapping[type[BaseException], Problem] = {
     errors.AgentNotFound: Problem(404, "agent-not-found", "No such agent."),
     errors.Forbidden: Problem(403, "generic-forbidden", "Forbidden operation."),
     errors.KernelNotFound: Problem(404, "kernel-not-found", "No such kernel."),
+    errors.RunNotFound: Problem(404, "run-not-found", "No such run."),
+    errors.OutputGone: Problem(410, "output-gone", "The output of the run is gone."),
     errors.RuntimeUnknown: Problem(404, "image-not-found", "No such environment image."),
     errors.FolderNotFound: Problem(404, "folder-not-found", "No such virtual folder."),
     errors.FolderAlreadyExists: Problem(

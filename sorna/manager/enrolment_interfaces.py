@@ -8,6 +8,8 @@ from typing import Protocol
 
 from attrs import field, frozen
 
+from sorna.model.agent import Drain
+
 
 @frozen
 class StoredTicket:
@@ -47,6 +49,17 @@ class AgentStore(Protocol):
 
     async def enrolled(self) -> Mapping[str, float]:
         """Give agent id -> when it was first enrolled, in seconds since the epoch, of every agent, revoked ones too."""
+        ...
+
+    async def drain(self, agent_id: str, drain: Drain | None) -> bool:
+        """Write down that an agent is drained, or with None that it is not any more; False when there is no such agent.
+
+        One that is drained already keeps its ``since`` and gets the new deadline.
+        """
+        ...
+
+    async def drains(self) -> Mapping[str, Drain]:
+        """Give agent id -> its drain, of every agent that is drained."""
         ...
 
     async def revoke(self, agent_id: str, now: float) -> bool:

@@ -201,6 +201,16 @@ class MemoryKernels:
             self._keypairs.give_back(kernel)
         return kernel
 
+    def wait(self, kernel_id: uuid.UUID, now: float) -> Kernel | None:
+        """Let a PREPARING kernel wait: what the queue in memory does to its row."""
+        kernel = self._kernels.get(kernel_id)
+        if kernel is None or kernel.status is not KernelStatus.PREPARING:
+            return None
+        at = rows.to_microseconds(now)
+        kernel = attrs.evolve(kernel, status=KernelStatus.PENDING, status_reason="queued", status_changed_at=at)
+        self._kernels[kernel_id] = kernel
+        return kernel
+
     async def by_id(self, kernel_id: uuid.UUID) -> Kernel | None:
         """Fetch a kernel of any status."""
         return self._kernels.get(kernel_id)
@@ -226,6 +236,25 @@ class MemoryKernels:
             and (after is None or kernel.id > after)
         ]
         return page[: min(limit, PAGE)]
+
+    async def changed(
+        self,
+        access_keys: Collection[str],
+        since: float,
+        *,
+        after: tuple[float, uuid.UUID] | None = None,
+        limit: int = PAGE,
+    ) -> Sequence[Kernel]:
+        """Page through kernels of these owners whose last change of status was at ``since`` or later."""
+        found = [
+            kernel
+            for kernel in self._kernels.values()
+            if kernel.access_key in access_keys
+            and kernel.status_changed_at >= rows.to_microseconds(since)
+            and (after is None or (kernel.status_changed_at, kernel.id) > after)
+        ]
+        found.sort(key=lambda kernel: (kernel.status_changed_at, kernel.id))
+        return found[: min(limit, PAGE)]
 
     def all(self) -> Collection[Kernel]:
         """Give every kernel that ever was."""
@@ -299,6 +328,7 @@ class MemoryReports:
             if wanted.access_key in {None, kernel.access_key}
             and wanted.session_token in {None, kernel.session_token}
             and (wanted.statuses is None or kernel.status in wanted.statuses)
+            and (wanted.before is None or (kernel.created_at, kernel.id) < wanted.before)
         ]
 
     @staticmethod

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from attrs import evolve
 
 from sorna.manager.enrolment_interfaces import StoredTicket
+from sorna.model.agent import Drain
 from sorna.store import rows
 from sorna.store.agents import require_agent
 
@@ -19,6 +20,7 @@ class MemoryAgents:
         self._keys: dict[str, str] = {}
         self._enrolled: dict[str, float] = {}
         self._revoked: set[str] = set()
+        self._drains: dict[str, Drain] = {}
 
     async def enrol(self, agent_id: str, public_key: str, now: float, *, again: bool = True) -> bool:
         """Trust this public key for this agent from now on."""
@@ -37,6 +39,20 @@ class MemoryAgents:
     async def enrolled(self) -> Mapping[str, float]:
         """Give agent id -> when it was first enrolled."""
         return dict(self._enrolled)
+
+    async def drain(self, agent_id: str, drain: Drain | None) -> bool:
+        """Note that an agent is drained, or not any more; False when there is no such agent."""
+        if agent_id not in self._enrolled:
+            return False
+        known = self._drains.pop(agent_id, drain)
+        if drain is not None and known is not None:
+            deadline = None if drain.deadline is None else rows.to_microseconds(drain.deadline)
+            self._drains[agent_id] = Drain(rows.to_microseconds(known.since), deadline)
+        return True
+
+    async def drains(self) -> Mapping[str, Drain]:
+        """Give agent id -> its drain."""
+        return dict(self._drains)
 
     async def revoke(self, agent_id: str, now: float) -> bool:  # noqa: ARG002 - the time is not asked for
         """Trust this agent no longer."""

@@ -16,6 +16,7 @@ from sorna.store.keypairs import PostgresKeypairs
 from sorna.store.migrate import migrate
 from sorna.store.policies import PostgresPolicies
 from sorna.store.pool import Pool
+from sorna.store.queue import PostgresQueue
 from sorna.store.reports import PostgresReports
 
 
@@ -31,6 +32,7 @@ class Tables:
     folders: PostgresFolders
     tickets: PostgresTickets
     cluster_keys: PostgresClusterKeys
+    queue: PostgresQueue
 
 
 class Store(Service):
@@ -50,6 +52,7 @@ class Store(Service):
             PostgresFolders(self._pool),
             PostgresTickets(self._pool),
             PostgresClusterKeys(self._pool),
+            PostgresQueue(self._pool),
         )
 
     def startService(self) -> None:

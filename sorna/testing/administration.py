@@ -11,6 +11,8 @@ from typing import Any
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
 
+from sorna.agent.interfaces import AgentOperations
+from sorna.cluster.enrolment import Trust, TrustedDirectory
 from sorna.cluster.memory import MemoryAgentLink
 from sorna.curve_keys import CurveKeypair, generate
 from sorna.live.memory import (
@@ -21,13 +23,18 @@ from sorna.live.memory import (
     MemoryRedis,
 )
 from sorna.manager.administration import Administration
+from sorna.manager.agents import AgentAdministration
 from sorna.manager.ending import Ending
 from sorna.manager.enrolments import Enrolments, RedisTold
+from sorna.manager.events import KernelEvents
+from sorna.manager.placing import Placing
 from sorna.model.keypair import Keypair
+from sorna.model.limits import LimitPolicy
 from sorna.sealing import Seal
 from sorna.store.memory import MemoryKernels, MemoryKeypairs, MemoryReports
 from sorna.store.memory_agents import MemoryAgents, MemoryTickets
 from sorna.store.memory_folders import MemoryFolders
+from sorna.store.memory_queue import MemoryQueue
 
 
 @frozen
@@ -43,6 +50,8 @@ class MemoryWorld:
     announcements: MemoryAnnouncements
     administration: Administration
     folders: MemoryFolders
+    hosts: dict[str, AgentOperations]
+    queue: MemoryQueue
     enrolments: Enrolments
     manager_keys: CurveKeypair
 
@@ -61,8 +70,16 @@ def memory_world(
     live, announcements = MemoryLiveKernels(redis), MemoryAnnouncements(redis)
     folders = MemoryFolders(stored)
     directory, keys = MemoryAgentDirectory(redis), generate()
-    link = MemoryAgentLink(clock, dict.fromkeys(reachable, _NOBODY), lambda ended: ending.on_kernel_ended(ended))  # noqa: PLW0108 - made below
-    ending = Ending(clock, kernels, live, directory, link, announcements)
+    hosts: dict[str, AgentOperations] = dict.fromkeys(reachable, _NOBODY)
+    link = MemoryAgentLink(clock, hosts, lambda ended: ending.on_kernel_ended(ended))  # noqa: PLW0108 - made below
+    ending = Ending(clock, kernels, live, directory, link, KernelEvents(clock, kernels, announcements))
+    trust = Trust(clock, agents, lambda _agent_id: None)
+    trusted = TrustedDirectory(trust, directory)
+    queue = MemoryQueue(kernels)
+    placing = Placing(clock, trusted)
+    agent_administration = AgentAdministration(
+        clock, agents, trusted, link, kernels, ending, announcements, placing, LimitPolicy(), trust.changed
+    )
     enrolments = Enrolments(
         clock,
         agents,
@@ -86,6 +103,8 @@ def memory_world(
         live,
         announcements,
         folders,
+        agent_administration,
+        queue,
     )
     heartbeats = MemoryHeartbeatStore(redis)
     return MemoryWorld(
@@ -98,6 +117,8 @@ def memory_world(
         announcements,
         administration,
         folders,
+        hosts,
+        queue,
         enrolments,
         keys,
     )

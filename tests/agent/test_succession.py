@@ -11,6 +11,8 @@ import msgpack
 from twisted.internet.defer import Deferred, succeed
 
 from sorna.agent.channel import Channel
+from sorna.agent.devices import Devices
+from sorna.agent.ended import EndedKernels
 from sorna.agent.handover import HandoverImpossible
 from sorna.agent.heartbeat import INTERVAL, AgentIdentity, Heart
 from sorna.agent.kernels import Kernels
@@ -18,6 +20,7 @@ from sorna.agent.runners import frames
 from sorna.agent.succession import LAST_INTERVAL, LINGER, LOOK, PATIENCE, Succession, take_over
 from sorna.errors import Unavailable
 from sorna.model.agent import Heartbeat
+from sorna.model.limits import OutputBounds
 from sorna.model.run import OutputRequest, RunStatus
 from sorna.testing.terminals import MemoryViewer
 from tests.agent.fakes import KernelTestCase, News, poll, query, spec, text_of
@@ -112,7 +115,15 @@ class SuccessionTestCase(KernelTestCase):
         self.sandbox.kernels = []
         self.sandbox.given = live
         self.news = News()
-        self.kernels = Kernels(self.clock, self.pool, self.kernels.runtimes, self.max_kernels, self.watch)
+        self.kernels = Kernels(
+            self.clock,
+            self.pool,
+            self.kernels.runtimes,
+            self.max_kernels,
+            self.watch,
+            ended=EndedKernels(self.clock, OutputBounds()),
+            devices=Devices(self.folder_root, hidden=True),
+        )
         self.kernels.report_to(self.news)
         work = take_over(state, self.sandbox, self.kernels, partial(Channel, self.clock))
         self.successResultOf(self.start(work))

@@ -29,25 +29,27 @@ from sorna.gateway.graphql.needs import (
     KernelsWhere,
     KeypairNamed,
     KeypairsOf,
+    PlacementOf,
     Policies,
+    QueuePlaceOf,
     Statuses,
     UsageOf,
 )
 from sorna.manager.interfaces import KernelFilter
 from sorna.manager.requests import AgentDescription
-from sorna.model.agent import Capacity
+from sorna.model.agent import DEFAULT_GROUP, SCALING_GROUP, Agent, Capacity
 from sorna.model.folder import HOST as FOLDER_HOST
 from sorna.model.kernel import Kernel, KernelStatus, Usage, short_id
 from sorna.model.keypair import Keypair
 from sorna.model.limits import KIB, MIB
+from sorna.model.placement import load
 from sorna.model.policy import ResourcePolicy, Slots, slots_of
+from sorna.model.queue import QueuePlace
 
 Info = GraphQLResolveInfo[Asking]
 
 MAX_OFFSET = 100_000
 _MEMORY_SLOT = 256 * MIB
-# Sorna has one of each; clients that know of more ask for this one.
-_DEFAULT_GROUP = "default"
 
 
 def _bounds(limit: int | None, offset: int | None, default: int = DEFAULT_LIMIT) -> tuple[int, int]:
@@ -137,6 +139,16 @@ def _usage_figure(name: str) -> Callable[[Any, Info], Any]:
     return _figure(lambda kernel: getattr(kernel.usage, name))
 
 
+def _queued(read: Callable[[QueuePlace], Any]) -> Callable[[Any, Info], Any]:
+    def resolve(kernel: Any, info: Info) -> Any:
+        if kernel is _NOBODY or kernel.status is not KernelStatus.PENDING:
+            return None
+        place = info.context.get(QueuePlaceOf(kernel.id))
+        return None if place is None else read(place)
+
+    return resolve
+
+
 def _kernel_slots(kernel: Kernel) -> Slots:
     return slots_of(kernel.runtime, kernel.limits)
 
@@ -152,7 +164,7 @@ _KERNEL: Mapping[str, Callable[..., Any]] = {
     "role": _of_kernel(lambda _kernel: "master"),
     "type": _of_kernel(lambda _kernel: "INTERACTIVE"),
     "sess_type": _of_kernel(lambda _kernel: "INTERACTIVE"),
-    "group_name": _of_kernel(lambda _kernel: _DEFAULT_GROUP),
+    "group_name": _of_kernel(lambda _kernel: DEFAULT_GROUP),
     "result": _of_kernel(lambda _kernel: "UNDEFINED"),
     "lang": _of_kernel(lambda kernel: kernel.requested_runtime),
     "image": _of_kernel(lambda kernel: kernel.requested_runtime),
@@ -168,6 +180,8 @@ _KERNEL: Mapping[str, Callable[..., Any]] = {
     "occupied_slots": _of_kernel(lambda kernel: _text_of_slots(_kernel_slots(kernel))),
     "gpu_slot": _of_kernel(lambda kernel: 2 * _kernel_slots(kernel).gpus),
     "num_queries": _figure(lambda kernel: kernel.num_queries),
+    "queue_position": _queued(lambda place: place.position),
+    "queue_deadline": _queued(lambda place: _text(place.deadline)),
     "status_data": lambda _kernel, _info: None,
     "cpu_using": lambda _kernel, _info: None,  # nobody measures it
     "workers": _no_workers,
@@ -211,7 +225,7 @@ def _keypair_list(
     domain_name: str | None = None, filter: str | None = None, order: str | None = None,  # noqa: A002 - the argument's name
 ) -> _Page:  # fmt: skip
     _unsorted(filter, order)
-    if domain_name not in {None, _DEFAULT_GROUP}:
+    if domain_name not in {None, DEFAULT_GROUP}:
         return _NOTHING
     asking = info.context
     need = KeypairsOf(None, is_active, *_bounds(limit, offset))
@@ -239,7 +253,36 @@ _KEYPAIR: Mapping[str, Callable[..., Any]] = {
 
 
 def _status_of(agent: AgentDescription) -> str:
+    """Give an agent's status; those that later clients know, and one for an agent that lives and gets no new kernels."""
+    if agent.drain is not None:
+        return "TERMINATED" if agent.alive is None else "DRAINING"
     return "LOST" if agent.alive is None else "ALIVE"
+
+
+def _scaling_group(agent: AgentDescription) -> str:
+    return DEFAULT_GROUP if agent.alive is None else agent.alive.labels.get(SCALING_GROUP, DEFAULT_GROUP)
+
+
+def _of_alive(read: Callable[[Agent], Any]) -> Callable[[AgentDescription, Info], Any]:
+    return lambda agent, _info: None if agent.alive is None else read(agent.alive)
+
+
+def _explain_placement(
+    _root: None, info: Info, *, runtime: str, cpu_cores: float | None = None, memory: int | None = None,
+    gpus: int | None = None, labels: Sequence[str] | None = None,
+) -> Sequence[Mapping[str, Any]]:  # fmt: skip
+    if memory is not None and not isinstance(memory, int):
+        raise InvalidRequest("memory must be a number of bytes")
+    need = PlacementOf(runtime, cpu_cores or 0.0, memory or 0, gpus, tuple(labels or ()))
+    return [
+        {
+            "agent": judged.agent_id,
+            "place": judged.place,
+            "load": round(judged.load, 3),
+            "reasons": [sentence for _obstacle, sentence in judged.obstacles],
+        }
+        for judged in info.context.get(need, ())
+    ]
 
 
 def _some_agents(info: Info, status: str | None) -> Sequence[AgentDescription]:
@@ -268,10 +311,8 @@ def _agent_list(
     scaling_group: str | None = None, filter: str | None = None, order: str | None = None,  # noqa: A002 - the argument's name
 ) -> _Page:  # fmt: skip
     _unsorted(filter, order)
-    if scaling_group not in {None, _DEFAULT_GROUP}:
-        return _NOTHING
     first, most = _bounds(limit, offset)
-    found = _some_agents(info, status)
+    found = [agent for agent in _some_agents(info, status) if scaling_group in {None, _scaling_group(agent)}]
     return _Page(lambda: found[first : first + most], lambda: len(found))
 
 
@@ -286,10 +327,17 @@ def _capacity(agent: AgentDescription) -> Capacity:
 
 _AGENT: Mapping[str, Callable[..., Any]] = {
     "status": lambda agent, _info: _status_of(agent),
-    "region": lambda _agent, _info: _DEFAULT_GROUP,
-    "scaling_group": lambda _agent, _info: _DEFAULT_GROUP,
-    "addr": lambda agent, _info: None if agent.alive is None else agent.alive.address.endpoint,
-    "isolation": lambda agent, _info: None if agent.alive is None else agent.alive.isolation,
+    "region": lambda _agent, _info: DEFAULT_GROUP,
+    "scaling_group": lambda agent, _info: _scaling_group(agent),
+    "addr": _of_alive(lambda alive: alive.address.endpoint),
+    "isolation": _of_alive(lambda alive: alive.isolation),
+    "kernels": _of_alive(lambda alive: alive.num_kernels),
+    "max_kernels": _of_alive(lambda alive: alive.max_kernels),
+    "load": _of_alive(lambda alive: round(load(alive), 3)),
+    "labels": _of_alive(lambda alive: [f"{key}={value}" for key, value in sorted(alive.labels.items())]),
+    "schedulable": lambda agent, _info: agent.drain is None,
+    "drained_since": lambda agent, _info: None if agent.drain is None else _text(agent.drain.since),
+    "drain_deadline": lambda agent, _info: None if agent.drain is None else _text(agent.drain.deadline),
     "mem_slots": lambda agent, _info: _capacity(agent).memory // _MEMORY_SLOT,
     "cpu_slots": lambda agent, _info: _capacity(agent).cpu_millis // 500,
     "gpu_slots": lambda agent, _info: 2 * _capacity(agent).gpus,
@@ -399,6 +447,7 @@ RESOLVERS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "agent": _agent,
         "agents": _agents,
         "agent_list": _agent_list,
+        "explain_placement": _explain_placement,
         "keypair": _keypair,
         "keypairs": _keypairs,
         "keypair_list": _keypair_list,
