@@ -123,8 +123,7 @@ class Registry:
         try:
             await self.link.restart_kernel(place.agent, place.kernel_id)
         except KernelNotFound:
-            await self.ending.lost(place.kernel_id, "lost")
-            raise
+            raise await self._vanished(place) from None
         except AgentError as error:
             # What the agent made of it is unknown; the kernel is there, so the next request finds out.
             await self._running_again(place.kernel_id, "restart-failed")
@@ -326,16 +325,20 @@ class Registry:
             await self.ending.announce(kernel)
 
     async def _vanished(self, place: KernelPlace) -> KernelNotFound:
-        """Write down that the agent does not hold the kernel any more, and say what is known of its end.
+        """See to it that the end of a kernel that its agent does not hold any more is written, and say what is known of it.
 
-        One that is being destroyed is whoever does that's to write: with its reason, and with what it used.
+        One that is being destroyed is whoever does that's to write: with its reason, and with what it used. So is one
+        that the agent remembers: its news is on the way, and is repeated until a manager has written it.
         """
         self.places.forget(place.kernel_id)
         kernel = await self.kernels.by_id(place.kernel_id)
-        if kernel is not None and kernel.status is not KernelStatus.TERMINATING:
-            await self.ending.lost(place.kernel_id, "lost")
+        if kernel is not None and not kernel.status.final and kernel.status is not KernelStatus.TERMINATING:
+            try:
+                await self.link.destroy_kernel(place.agent, place.kernel_id, "lost")
+            except KernelNotFound:
+                self._log.info("kernel {kernel_id} is not on its agent any more", kernel_id=short_id(place.kernel_id))
+                await self.ending.lost(place.kernel_id, "lost")
             kernel = await self.kernels.by_id(place.kernel_id)
-            self._log.info("kernel {kernel_id} is not on its agent any more", kernel_id=short_id(place.kernel_id))
         return _not_found(kernel)
 
 

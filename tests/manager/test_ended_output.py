@@ -148,6 +148,26 @@ class EndingTests(ManagerTestCase):
         assert row is not None
         self.assertEqual((row.status_reason, row.usage.cpu_used), ("user-requested", 7.0))
 
+    def test_a_call_before_the_news(self) -> None:
+        """A call that meets a kernel which has just died leaves it to the agent's news to say why, and what it used."""
+        kernel_id = self.make()
+        restart = self.registry.restart(OWNER, short_id(kernel_id))
+
+        def gone() -> None:
+            raise KernelNotFound
+
+        for method, work in (("logs", self.registry.logs(OWNER, short_id(kernel_id))), ("restart_kernel", restart)):
+            self.agent.script[method] = gone
+            self.fails(work, KernelNotFound)
+            self.agent.kernels.add(kernel_id)  # that is: remembered
+        row = self.done(self.kernels.by_id(kernel_id))
+        assert row is not None
+        self.assertFalse(row.status.final)
+        self.done(self.ending.on_kernel_ended(KernelEnded("i-1", kernel_id, "out-of-memory", Usage(cpu_used=7.0))))
+        row = self.done(self.kernels.by_id(kernel_id))
+        assert row is not None
+        self.assertEqual((row.status_reason, row.usage.cpu_used), ("out-of-memory", 7.0))
+
     def test_limits_and_idle_timeout(self) -> None:
         """A kernel that its agent ended is read like one that was destroyed."""
         for reason in ("out-of-memory", "idle-timeout"):
