@@ -236,13 +236,13 @@ class Conversation:
             case _:
                 self._count_garbage("not a message for a manager")
 
-    def close(self) -> None:
+    def close(self, why: str = "the link to the agent is closed") -> None:
         """Fail everything and take no more calls."""
         self.closed = True
         self.connected = False
         self._stop_greeting()
-        self._fail([*self._sent, *self._waiting], Unavailable("the link to the agent is closed"))
-        self._terminals.end_all("the link to the agent is closed")
+        self._fail([*self._sent, *self._waiting], Unavailable(why))
+        self._terminals.end_all(why)
 
     def _restarting(self, id_: int) -> None:
         """Take it that the agent has not begun a call, and begins none until the next connection."""

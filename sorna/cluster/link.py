@@ -100,9 +100,9 @@ class _Agent:
     def over(self, _result: object, number: int) -> None:
         del self.news[number]
 
-    def close(self) -> None:
+    def close(self, why: str = "the link to the agent is closed") -> None:
         for lane in self.lanes.values():
-            lane.close()
+            lane.close(why)
         self.lanes.clear()
 
 
@@ -249,7 +249,7 @@ class ZmqAgentLink(Service):
     def _drop(self, agent: _Agent, reason: str) -> None:
         self._log.info("closing the link to agent {agent_id}: {reason}", agent_id=agent.address.agent_id, reason=reason)
         del self._agents[agent.address]
-        agent.close()
+        agent.close(f"the link to agent {agent.address.agent_id} is closed: {reason}")
 
     # Calls.
 

@@ -215,15 +215,15 @@ class Enrolments:
         if not await self.agents.revoke(agent_id, self.clock.seconds()):
             raise AgentNotFound("there is no such agent")
         self._log.info("agent {agent_id} was revoked", agent_id=agent_id)
-        used: Mapping[uuid.UUID, Usage | None] = {}
         try:
             used = await self._part([kernel.id for kernel in await self._kernels_of(agent_id)], agent)
+            # First written down, then announced: whoever is cut off by the announcement finds the reason.
+            ended = list(used.items())
+            for first in range(0, len(ended), AT_ONCE):
+                work = [self._end(kernel_id, usage) for kernel_id, usage in ended[first : first + AT_ONCE]]
+                await DeferredList([Deferred.fromCoroutine(one) for one in work])
         finally:
             await self._announce(agent_id)
-        ended = list(used.items())
-        for first in range(0, len(ended), AT_ONCE):
-            work = [self._end(kernel_id, usage) for kernel_id, usage in ended[first : first + AT_ONCE]]
-            await DeferredList([Deferred.fromCoroutine(one) for one in work])
         return len(ended)
 
     async def restart(self, agent_id: str) -> None:
