@@ -25,12 +25,12 @@ from sorna.boot import Boot, Listening, Stopping, repeating
 from sorna.cluster.enrolment import LOOK_INTERVAL, Trust, TrustedDirectory
 from sorna.cluster.link import ZmqAgentLink
 from sorna.config import ServerConfig, is_loopback
-from sorna.curve_keys import AuthorisedKeys, CurveKeypair, load_or_make, replace
+from sorna.curve_keys import AuthorisedKeys, CurveKeypair, load_or_make
 from sorna.embedded.local_agent import LocalAgent
 from sorna.embedded.postgres import EmbeddedPostgres
 from sorna.embedded.redis import EmbeddedRedis
 from sorna.errors import Unavailable
-from sorna.first_start import FirstKeypair, banner, endpoint_of, ensure_keypairs, write_client_file
+from sorna.first_start import FirstKeypair, banner, endpoint_of, ensure_keypairs, manager_keys, write_client_file
 from sorna.folders.housekeeping import Housekeeping
 from sorna.folders.storage import DiskFolders, Threads
 from sorna.gateway.service import make_site
@@ -48,7 +48,7 @@ from sorna.manager.administration import Administration
 from sorna.manager.agents import UNDRAINED_TOPIC, AgentAdministration
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
-from sorna.manager.enrolment_interfaces import AgentStore, ClusterKeyStore
+from sorna.manager.enrolment_interfaces import AgentStore
 from sorna.manager.enrolments import AGENT_TOPIC, Enrolments, RedisTold
 from sorna.manager.events import KERNEL_TOPIC, KernelEvents
 from sorna.manager.folders import Folders
@@ -64,6 +64,7 @@ from sorna.model.keypair import EXAMPLE_ACCESS_KEY
 from sorna.model.limits import MIB
 from sorna.observability import show_debug
 from sorna.sealing import Seal
+from sorna.stages import Stages, WatchedResource, watched
 from sorna.store.address import DatabaseAddress
 from sorna.store.service import Tables, open_store
 
@@ -141,10 +142,12 @@ class _Server:
         if first is not None:
             # At once: a secret that is in the database alone is lost to its operator if a later step fails.
             write_client_file(self.config.state_dir, endpoint_of(self.config), first.keypair)
-        manager_keys = await self._manager_keys(store.tables.cluster_keys)
+        shared_keys = await manager_keys(
+            self.config.state_dir / "manager", store.tables.cluster_keys, self.reactor.seconds()
+        )
         agent_keys = load_or_make(self.config.state_dir / "agent") if self.config.local_agent else None
-        await self._enrol(store.tables.agents, manager_keys, agent_keys)
-        manager = self._serve(store.tables, redis, manager_keys)
+        await self._enrol(store.tables.agents, shared_keys, agent_keys)
+        manager = self._serve(store.tables, redis, shared_keys)
         if agent_keys is not None:
             agent_id = local_agent_id(agent_keys)
             # What the agent of a killed predecessor has left behind is no sign of life of the one that starts now.
@@ -200,16 +203,6 @@ class _Server:
         """End the process, because a private database is gone for good: whoever supervises it starts it again."""
         fail_process(self.reactor, why)
 
-    async def _manager_keys(self, shared: ClusterKeyStore) -> CurveKeypair:
-        """Give the key of all managers: the one in PostgreSQL, or this host's own for all, where there is none yet."""
-        directory = self.config.state_dir / "manager"
-        own = load_or_make(directory)
-        keys = CurveKeypair(*await shared.manager_key(own.public, own.secret, self.reactor.seconds()))
-        if keys != own:
-            _log.info("this manager takes the key {key}, which all of them share", key=keys.public)
-            replace(directory, keys)
-        return keys
-
     async def _enrol(self, agents: AgentStore, manager: CurveKeypair, local: CurveKeypair | None) -> None:
         """Trust the local agent and those whose public keys the operator put into ``manager/agents``, and make it trust us."""
         now = self.reactor.seconds()
@@ -227,7 +220,7 @@ class _Server:
             authorised.mkdir(mode=0o700, exist_ok=True)
             (authorised / "local-manager.public").write_text(f"{manager.public}\n", encoding="ascii")
 
-    def _serve(self, store: Tables, redis: RedisAddress, keys: CurveKeypair) -> _Manager:
+    def _serve(self, store: Tables, redis: RedisAddress, keys: CurveKeypair) -> _Manager:  # noqa: PLR0915 - a list of what there is
         """Build the manager and the gateway on the databases."""
         reactor, parent = self.reactor, self.parent
         threads = Threads(reactor)
@@ -238,8 +231,11 @@ class _Server:
             places.forget_all()
 
         trust = Trust(reactor, store.agents, distrusted)
-        directory = TrustedDirectory(trust, RedisAgentDirectory(instances_db))
-        live = RedisLiveKernels(kernels_db)
+        stages = Stages(reactor, self.config.trace_stages) if self.config.trace_stages else None
+        seen = partial(watched, stages)
+        store = evolve(store, kernels=seen("store", store.kernels))
+        directory = seen("directory", TrustedDirectory(trust, RedisAgentDirectory(instances_db)))
+        live = seen("live", RedisLiveKernels(kernels_db))
         # The link brings news to what is built on it.
         link = ZmqAgentLink(
             reactor,
@@ -268,9 +264,10 @@ class _Server:
         keypairs.listen(announcements)
         places.listen(announcements)
         announcements.subscribe(AGENT_TOPIC, trust.changed)
-        events = KernelEvents(reactor, store.kernels, announcements)
+        calls = seen("link", link)
+        events = KernelEvents(reactor, store.kernels, seen("announcements", announcements))
         events.listen()
-        ending = Ending(reactor, store.kernels, live, directory, link, events)
+        ending = Ending(reactor, store.kernels, live, directory, calls, events)
         storage = DiskFolders(self.config.folders.root, self.storage_id, threads)
         folders = Folders(
             reactor, store.folders, storage, keypairs, self.config.folders.bounds, self.config.folders.most
@@ -292,7 +289,7 @@ class _Server:
             store.kernels,
             live,
             directory,
-            link,
+            calls,
             announcements,
             ending,
             keypairs,
@@ -301,7 +298,7 @@ class _Server:
             placing,
             queue,
         )
-        registry = Registry(reactor, store.kernels, live, directory, link, creation, ending, places)
+        registry = Registry(reactor, store.kernels, live, directory, calls, creation, ending, seen("places", places))
         agents = AgentAdministration(
             reactor,
             store.agents,
@@ -360,17 +357,20 @@ class _Server:
         parent.addService(Stopping(queue.stop))
         site = make_site(
             reactor,
-            kernels=registry,
+            kernels=seen("manager", registry),
             folders=folders,
             transfers=Transfers(reactor, keypairs, folders),
             administration=administration,
             enrolments=enrolments,
-            keypairs=keypairs,
-            rate_limits=RedisRateCounters(rates_db),
+            keypairs=seen("keypairs", keypairs),
+            rate_limits=seen("rate limit", RedisRateCounters(rates_db)),
             operations=operations,
             readiness=self.readiness,
             tls=self.config.tls,
         )
+        if stages is not None:
+            site.resource = WatchedResource(stages, site.resource)
+            parent.addService(Stopping(stages.write))
         return _Manager(
             directory, RedisHeartbeatStore(instances_db), site, registry, keypairs, operations, announcements
         )
@@ -452,6 +452,7 @@ class _Server:
             "memory-overcommit": self.config.kernels.memory_overcommit,
             "cpu-overcommit": self.config.kernels.cpu_overcommit,
             "debug": self.config.debug,
+            "trace-stages": str(self.config.trace_stages or ""),
         }
         if redis.password is not None:
             options["redis-password"] = redis.password

@@ -295,7 +295,7 @@ class AgentDirectory(Protocol):
     """Live agents from Redis db 2."""
 
     async def alive(self) -> Sequence[Agent]:
-        """List the agents whose liveness key has not expired. One round trip."""
+        """List the agents whose liveness key has not expired, in order of id; one round trip for some hundreds of agents."""
         ...
 
     async def find(self, agent_id: str) -> Agent | None:
