@@ -30,6 +30,7 @@ setup(
         "apispec>=6.10",
         "attrs>=25",
         "click>=8.4",
+        "cryptography>=44",
         "graphql-core>=3.3,<3.4",
         "klein>=24.8",
         "msgpack>=1.1",

@@ -65,6 +65,13 @@ class MemoryAgentLink:
         self._operations = operations
         self._on_kernel_ended = on_kernel_ended
         self._news: dict[uuid.UUID, KernelEnded] = {}
+        self.restarted: list[str] = []
+
+    async def restart_program(self, agent: AgentAddress) -> None:
+        """Have an agent replace its program."""
+        if agent.agent_id not in self._operations:
+            raise AgentTimeout(f"agent {agent.agent_id} cannot be reached")
+        self.restarted.append(agent.agent_id)
 
     async def create_kernel(self, agent: AgentAddress, order: KernelOrder) -> Sequence[Service]:
         """Make a kernel."""

@@ -107,6 +107,7 @@ class GatewayTestCase(UnitTestCase):
             folders=self.folders,
             transfers=self.transfers,
             administration=administration,
+            enrolments=self.world.enrolments,
             keypairs=self.keypairs,
             rate_limits=self.rate_limits,
             operations=self.operations,

@@ -35,7 +35,8 @@ from sorna.model.agent import Agent, Heartbeat
 from sorna.model.keypair import Keypair
 from sorna.model.limits import LimitPolicy
 from sorna.model.queue import QueueBounds
-from sorna.store.memory import MemoryAgents, MemoryKernels, MemoryKeypairs
+from sorna.store.memory import MemoryKernels, MemoryKeypairs
+from sorna.store.memory_agents import MemoryAgents
 from sorna.store.memory_queue import MemoryQueue
 from sorna.testing.folders import memory_folders
 from sorna.testing.unit import UnitTestCase
