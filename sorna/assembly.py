@@ -45,8 +45,10 @@ from sorna.live.instances import RedisAgentDirectory, RedisHeartbeatStore
 from sorna.live.kernels import RedisLiveKernels
 from sorna.live.rate_counters import RedisRateCounters
 from sorna.manager.administration import Administration
+from sorna.manager.attendance import Attendance
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
+from sorna.manager.entitlements import Entitlements
 from sorna.manager.events import KERNEL_TOPIC
 from sorna.manager.folders import Folders
 from sorna.manager.interfaces import AgentDirectory, AgentStore
@@ -63,6 +65,9 @@ REAPER_INTERVAL = 0.5
 KEYPAIR_USE_INTERVAL = 1.0
 AGENT_DEADLINE = 60.0
 HOUSEKEEPING_INTERVAL = 3600.0
+ENTITLEMENT_INTERVAL = 5.0
+COUNTING_INTERVAL = 15.0
+ATTENDANCE_INTERVAL = 1.0
 ACCESS_INTERVAL = 0.5
 SWEEP_INTERVAL = 30.0
 # A predecessor's agent, killed a moment ago, may still hold the port at the first attempts.
@@ -220,8 +225,15 @@ class _Server:
         keypairs.listen(announcements)
         ending = Ending(reactor, store.kernels, live, directory, link, announcements)
         storage = DiskFolders(self.config.folders.root, self.storage_id, threads)
+        entitlements = Entitlements(store.folders, store.reports, ending.destroy)
         folders = Folders(
-            reactor, store.folders, storage, keypairs, self.config.folders.bounds, self.config.folders.most
+            reactor,
+            store.folders,
+            storage,
+            keypairs,
+            entitlements,
+            self.config.folders.bounds,
+            self.config.folders.most,
         )
         creation = Creation(
             reactor,
@@ -248,6 +260,7 @@ class _Server:
             live,
             announcements,
             store.folders,
+            folders.remove_forsaken,
         )
         reaper = Reaper(reactor, store.kernels, directory, link, ending)
         operations = Operations()
@@ -261,6 +274,12 @@ class _Server:
         parent.addService(
             repeating(reactor, MAX_AGE, keypairs.check_watched, "while looking at the keypairs of open streams")
         )
+        parent.addService(
+            repeating(reactor, ENTITLEMENT_INTERVAL, entitlements.enforce, "while looking after folders in kernels")
+        )
+        parent.addService(repeating(reactor, COUNTING_INTERVAL, folders.count, "while counting what folders hold"))
+        attendance = Attendance(reactor, directory, store.agents)
+        parent.addService(repeating(reactor, ATTENDANCE_INTERVAL, attendance.note, "while noting which agents live"))
         housekeeping = Housekeeping(reactor, storage, store.folders)
         parent.addService(repeating(reactor, HOUSEKEEPING_INTERVAL, housekeeping.tidy, "while tidying folders"))
         parent.addService(Draining(operations))

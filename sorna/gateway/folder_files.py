@@ -55,6 +55,9 @@ _RENAME = Described(
     answers={201: _DONE},
     raises=_CHANGING,
 )
+_MOVE = Described(
+    body=json_content(open_object("src", "dst", src=TEXT, dst=TEXT)), answers={201: _DONE}, raises=_CHANGING
+)
 _DELETE = Described(
     body=json_content(
         open_object("files", files=list_of(TEXT, minItems=1, maxItems=MAX_REMOVED), recursive=optional(FLAG))
@@ -106,7 +109,9 @@ class FolderFileRoutes:
         await self.operations.detach(folder.make_directory(path))
         return json_reply({}, 201)
 
-    @router.route("POST", "/folders/<folder>/rename_file", needs_ready=True, described=_RENAME)
+    @router.route(
+        "POST", "/folders/<folder>/rename_file", "/folders/<folder>/rename-file", needs_ready=True, described=_RENAME
+    )
     async def rename_file(self, call: Call) -> Reply:
         """Give a file or directory another name in its directory."""
         body = Parameters(call.json_object())
@@ -115,7 +120,22 @@ class FolderFileRoutes:
         await self.operations.detach(folder.rename_file(path, new_name))
         return json_reply({}, 201)
 
-    @router.route("DELETE", "/folders/<folder>/delete_files", needs_ready=True, described=_DELETE)
+    @router.route("POST", "/folders/<folder>/move-file", needs_ready=True, described=_MOVE)
+    async def move_file(self, call: Call) -> Reply:
+        """Move a file or directory into a directory, or to another place."""
+        body = Parameters(call.json_object())
+        source, target = below(body.required_text("src")), directory_below(body.required_text("dst"))
+        folder = await self._open(call)
+        await self.operations.detach(folder.move_file(source, target))
+        return json_reply({}, 201)
+
+    @router.route(
+        "DELETE",
+        "/folders/<folder>/delete_files",
+        "/folders/<folder>/delete-files",
+        needs_ready=True,
+        described=_DELETE,
+    )
     async def delete_files(self, call: Call) -> Reply:
         """Remove files, and directories if that was said."""
         body = Parameters(call.json_object())

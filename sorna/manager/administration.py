@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -63,6 +63,8 @@ class Administration:
     live: LiveKernels
     announcements: Announcements
     folder_store: FolderStore
+    #: Removes the folders of keypairs that are not there any more.
+    remove_forsaken: Callable[[], Awaitable[object]]
 
     _log = Logger()
 
@@ -106,7 +108,7 @@ class Administration:
         self._log.info("keypair {access_key} was changed: {changes}", access_key=access_key, changes=changes)
 
     async def remove_keypair(self, access_key: str) -> None:
-        """Remove a keypair for good; the record of its kernels and of their use stays.
+        """Remove a keypair for good, with its folders and what is in them; the record of its kernels and their use stays.
 
         :raises InvalidRequest: it has live kernels.
         :raises NotFound: there is no such keypair.
@@ -118,6 +120,9 @@ class Administration:
             raise InvalidRequest("the keypair has live kernels: deactivate it, end them, and try again")
         await self._announce(access_key)
         self._log.info("keypair {access_key} was removed", access_key=access_key)
+        # The keypair is gone whatever becomes of this; what is left then goes when folders are tidied.
+        with self._log.failuresHandled("while removing the folders of {access_key}", access_key=access_key):
+            await self.remove_forsaken()
 
     async def policies(self) -> Sequence[ResourcePolicy]:
         """List the resource policies by name."""

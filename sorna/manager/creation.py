@@ -17,6 +17,7 @@ from twisted.logger import Logger
 
 from sorna.errors import (
     AgentError,
+    FolderNotFound,
     InvalidRequest,
     KernelAlreadyExists,
     KernelCreationFailed,
@@ -115,6 +116,8 @@ class Creation:
     async def _make(self, kernel: Kernel, spec: KernelSpec) -> Kernel:
         """Turn a PREPARING row into a running kernel, or into a final row and an error."""
         try:
+            if not await self.folders.still_allowed(spec.access_key, spec.mounts):
+                raise FolderNotFound("A folder was taken away while the kernel was being made.")
             agent = await self._on_some_agent(kernel, spec)
         except SornaError as error:
             await self._give_up(kernel.id, error)

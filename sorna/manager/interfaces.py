@@ -160,6 +160,18 @@ class KernelFilter:
     statuses: frozenset[KernelStatus] | None = None
 
 
+@frozen
+class MountingKernel:
+    """A live kernel and the folders that it sees.
+
+    :ivar writable: those of ``folders`` that it can write to.
+    """
+
+    kernel: Kernel
+    folders: frozenset[uuid.UUID]
+    writable: frozenset[uuid.UUID]
+
+
 class KernelReports(Protocol):
     """Lists of kernels and sums over them, from PostgreSQL; one statement per call."""
 
@@ -187,6 +199,10 @@ class KernelReports(Protocol):
         """Give agent id -> what its live kernels take; agents without any are left out."""
         ...
 
+    async def mounting(self, folder_ids: Collection[uuid.UUID] | None) -> Sequence[MountingKernel]:
+        """List the live kernels that see one of these folders, or any folder where that is None."""
+        ...
+
     async def usage(
         self, since: float, until: float, access_key: str | None, offset: int, limit: int
     ) -> Sequence[KeypairUsage]:
@@ -210,6 +226,14 @@ class AgentStore(Protocol):
 
     async def enrolled(self) -> Mapping[str, float]:
         """Give agent id -> when it was first enrolled, in seconds since the epoch, of every agent."""
+        ...
+
+    async def note_alive(self, agent_ids: Collection[str], now: float) -> None:
+        """Note that these agents live and no others; one that was not lost until now is lost since ``now``."""
+        ...
+
+    async def lost(self) -> Mapping[str, float]:
+        """Give agent id -> since when it is lost, in seconds since the epoch, of those that are."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from sorna.errors import InvalidRequest
 from sorna.store import rows
@@ -14,6 +14,12 @@ ON CONFLICT (agent_id) DO UPDATE SET public_key = excluded.public_key
 """
 _PUBLIC_KEYS = "SELECT agent_id, public_key FROM agents"
 _ENROLLED = "SELECT agent_id, extract(epoch FROM enrolled_at)::float8 FROM agents"
+# Only what is otherwise than it was is written.
+_NOTE_ALIVE = """
+UPDATE agents SET lost_at = CASE WHEN lost_at IS NULL THEN to_timestamp(%(now)s) END
+ WHERE (agent_id = ANY(%(alive)s)) = (lost_at IS NOT NULL)
+"""
+_LOST = "SELECT agent_id, extract(epoch FROM lost_at)::float8 FROM agents WHERE lost_at IS NOT NULL"
 
 
 def require_agent(agent_id: str, public_key: str) -> None:
@@ -44,3 +50,12 @@ class PostgresAgents:
     async def enrolled(self) -> Mapping[str, float]:
         """Give agent id -> when it was first enrolled."""
         return dict(await self._pool.query(_ENROLLED))
+
+    async def note_alive(self, agent_ids: Collection[str], now: float) -> None:
+        """Note that these agents live and no others."""
+        alive = [agent_id for agent_id in agent_ids if rows.storable(agent_id)]
+        await self._pool.query(_NOTE_ALIVE, {"alive": alive, "now": rows.to_microseconds(now)})
+
+    async def lost(self) -> Mapping[str, float]:
+        """Give agent id -> since when it is lost, of those that are."""
+        return dict(await self._pool.query(_LOST))

@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import attrs
 
 from sorna.errors import InvalidRequest, QuotaExceeded
-from sorna.manager.interfaces import KernelFilter
+from sorna.manager.interfaces import KernelFilter, MountingKernel
+from sorna.model.folder import Mount
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage, may_change
 from sorna.model.keypair import Keypair, KeypairChanges
 from sorna.model.policy import ResourcePolicy, Slots, shortages, slots_of
@@ -158,6 +159,7 @@ class MemoryKernels:
     def __init__(self, keypairs: MemoryKeypairs) -> None:
         self._keypairs = keypairs
         self._kernels: dict[uuid.UUID, Kernel] = {}
+        self._mounts: dict[uuid.UUID, tuple[Mount, ...]] = {}
 
     async def reserve(self, kernel_id: uuid.UUID, spec: KernelSpec, now: float) -> tuple[Kernel, bool]:
         """Find the owner's live kernel of this token, or keep a PREPARING one and take a place of the quota."""
@@ -168,6 +170,7 @@ class MemoryKernels:
         await self._keypairs.take(spec)
         kernel = rows.new_kernel(kernel_id, spec, now)
         self._kernels[kernel_id] = kernel
+        self._mounts[kernel_id] = tuple(spec.mounts)
         return kernel, True
 
     async def change_status(
@@ -232,6 +235,18 @@ class MemoryKernels:
         """Give every kernel that ever was."""
         return self._kernels.values()
 
+    def mounting(self) -> Sequence[MountingKernel]:
+        """Give every kernel that ever saw a folder."""
+        return [
+            MountingKernel(
+                self._kernels[kernel_id],
+                frozenset(uuid.UUID(mount.folder_id) for mount in mounts),
+                frozenset(uuid.UUID(mount.folder_id) for mount in mounts if not mount.read_only),
+            )
+            for kernel_id, mounts in self._mounts.items()
+            if mounts
+        ]
+
     def _of(self, access_key: str, session_token: str) -> list[Kernel]:
         return [
             kernel
@@ -278,6 +293,12 @@ class MemoryReports:
                 taken[kernel.agent_id] = taken.get(kernel.agent_id, Slots()) + slots
         return taken
 
+    async def mounting(self, folder_ids: Collection[uuid.UUID] | None) -> Sequence[MountingKernel]:
+        """List the live kernels that see one of these folders, or any folder where that is None."""
+        found = [one for one in self._kernels.mounting() if not one.kernel.status.final]
+        wanted = [one for one in found if folder_ids is None or one.folders & set(folder_ids)]
+        return sorted(wanted, key=lambda one: one.kernel.id)
+
     async def usage(
         self, since: float, until: float, access_key: str | None, offset: int, limit: int
     ) -> Sequence[KeypairUsage]:
@@ -320,6 +341,7 @@ class MemoryAgents:
     def __init__(self) -> None:
         self._public_keys: dict[str, str] = {}
         self._enrolled: dict[str, float] = {}
+        self._lost: dict[str, float] = {}
 
     async def enrol(self, agent_id: str, public_key: str, now: float) -> None:
         """Trust this public key for this agent from now on."""
@@ -334,3 +356,12 @@ class MemoryAgents:
     async def enrolled(self) -> Mapping[str, float]:
         """Give agent id -> when it was first enrolled."""
         return dict(self._enrolled)
+
+    async def note_alive(self, agent_ids: Collection[str], now: float) -> None:
+        """Note that these agents live and no others."""
+        at = rows.to_microseconds(now)
+        self._lost = {one: self._lost.get(one, at) for one in self._enrolled if one not in agent_ids}
+
+    async def lost(self) -> Mapping[str, float]:
+        """Give agent id -> since when it is lost, of those that are."""
+        return dict(self._lost)

@@ -5,10 +5,11 @@ Each method is one statement, whatever number of owners or agents it is asked ab
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sorna.manager.interfaces import KernelFilter
+from sorna.manager.interfaces import KernelFilter, MountingKernel
 from sorna.model.kernel import Kernel, KernelStatus
 from sorna.model.policy import Slots
 from sorna.model.usage import KeypairUsage
@@ -39,6 +40,12 @@ _OCCUPIED = """
 SELECT agent_id, count(*), sum(memory)::bigint, sum(cpu_millis)::bigint, sum(gpus)::bigint
   FROM kernels WHERE status NOT IN ('TERMINATED', 'ERROR') AND agent_id IS NOT NULL GROUP BY agent_id
 """
+_MOUNTING = f"""
+SELECT k.folders::text[], k.writable_folders::text[], {rows.kernel_columns("k")} FROM kernels k
+ WHERE k.status NOT IN ('TERMINATED', 'ERROR') AND k.folders <> '{{}}'
+   AND (%(ids)s::uuid[] IS NULL OR k.folders && %(ids)s::uuid[])
+ ORDER BY k.id
+"""  # noqa: S608 - see above
 # See Note [What belongs to a period] in sorna/model/usage.py.
 _USAGE = """
 WITH period AS (
@@ -119,6 +126,16 @@ class PostgresReports:
     async def occupied(self) -> Mapping[str, Slots]:
         """Give agent id -> what its live kernels take."""
         return {str(row[0]): Slots(*row[1:]) for row in await self._pool.query(_OCCUPIED)}
+
+    async def mounting(self, folder_ids: Collection[uuid.UUID] | None) -> Sequence[MountingKernel]:
+        """List the live kernels that see one of these folders, or any folder where that is None."""
+        ids = None if folder_ids is None else [str(one) for one in folder_ids]
+        return [
+            MountingKernel(
+                rows.kernel(tuple(rest)), frozenset(map(uuid.UUID, folders)), frozenset(map(uuid.UUID, writable))
+            )
+            for folders, writable, *rest in await self._pool.query(_MOUNTING, {"ids": ids})
+        ]
 
     async def usage(
         self, since: float, until: float, access_key: str | None, offset: int, limit: int

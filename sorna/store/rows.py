@@ -121,6 +121,14 @@ def kernel_parameters(value: Kernel) -> dict[str, Any]:
     }
 
 
+def mount_parameters(spec: KernelSpec) -> dict[str, Any]:
+    """Give what a new kernel sees of folders as named parameters."""
+    return {
+        "folders": [mount.folder_id for mount in spec.mounts],
+        "writable_folders": [mount.folder_id for mount in spec.mounts if not mount.read_only],
+    }
+
+
 def why_refused(owner: Keypair | None, spec: KernelSpec) -> str:
     """Say why a reservation found no place; what is in use may have changed since then."""
     if owner is None:

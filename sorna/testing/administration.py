@@ -44,7 +44,7 @@ def memory_world(clock: IReactorTime, keypairs: Iterable[Keypair] = ()) -> Memor
     stored = MemoryKeypairs(keypairs)
     kernels, agents = MemoryKernels(stored), MemoryAgents()
     live, announcements = MemoryLiveKernels(redis), MemoryAnnouncements(redis)
-    folders = MemoryFolders(stored)
+    folders = MemoryFolders(stored, kernels)
     administration = Administration(
         clock,
         stored,
@@ -56,6 +56,7 @@ def memory_world(clock: IReactorTime, keypairs: Iterable[Keypair] = ()) -> Memor
         live,
         announcements,
         folders,
+        folders.remove_forsaken,
     )
     heartbeats = MemoryHeartbeatStore(redis)
     return MemoryWorld(redis, stored, kernels, agents, heartbeats, live, announcements, administration, folders)

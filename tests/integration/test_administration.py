@@ -58,6 +58,7 @@ class AdministrationTestCase(ValkeyCase):
             self.kernels,
             self.announcements,
             PostgresFolders(self.pool),
+            PostgresFolders(self.pool).remove_forsaken,
         )
         await self.keypairs.add(Keypair(KEY, "secret"))
         self.caches = [CachedKeypairs(REACTOR, self.keypairs) for _ in range(2)]

@@ -60,7 +60,9 @@ class ManagerTestCase(UnitTestCase):
         self.link = MemoryAgentLink(self.clock, {"i-1": self.agent}, self._ended)
         self.ending = Ending(self.clock, self.kernels, self.live, self.directory, self.link, announcements)
         keypairs = [Keypair(OWNER, "s" * 40), Keypair(STRANGER, "t" * 40)]
-        self.folders, _transfers = memory_folders(self, self.clock, *keypairs)
+        self.folders, _transfers = memory_folders(
+            self, self.clock, *keypairs, kernels=self.kernels, end=self.ending.destroy
+        )
         self.creation = Creation(
             self.clock,
             self.kernels,
