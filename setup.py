@@ -32,6 +32,7 @@ setup(
         "click>=8.4",
         "graphql-core>=3.3,<3.4",
         "klein>=24.8",
+        "lark>=1.2,<2",
         "msgpack>=1.1",
         "multipart>=1.2",
         "platformdirs>=4.3",

@@ -21,6 +21,7 @@ from sorna.agent.detection import Detection, detect, host_capacity
 from sorna.agent.factory import KernelFactory
 from sorna.agent.folder_watch import FolderWatch
 from sorna.agent.heartbeat import AgentIdentity, Heart
+from sorna.agent.host_load import HostLoadMeter
 from sorna.agent.interfaces import Sandbox, SandboxSettings
 from sorna.agent.kernels import Kernels
 from sorna.agent.link_server import LinkServer
@@ -78,6 +79,7 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
             sandbox.name,
             host_capacity(),
             lambda: sandbox.storage,
+            HostLoadMeter(),
         )
         return AgentParts(
             sandbox,

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from sorna.errors import InvalidRequest
 from sorna.live.connection import RedisConnection, Script
-from sorna.model.agent import Agent, AgentAddress, Capacity, Heartbeat
+from sorna.model.agent import Agent, AgentAddress, Capacity, Heartbeat, HostLoad
 
 INSTANCES_DB = 2
 
@@ -78,7 +78,7 @@ _DESCRIBE = """
 local function describe(id)
   if redis.call('EXISTS', 'shadow:' .. id) == 0 then return nil end
   local row = redis.call('HMGET', id, 'addr', 'public_key', 'incarnation', 'runtimes', 'max_kernels', 'isolation')
-  row[9] = redis.call('HMGET', id, 'cpu_millis', 'memory', 'gpus', 'storage')
+  row[9] = redis.call('HMGET', id, 'cpu_millis', 'memory', 'gpus', 'storage', 'cpu_percent', 'memory_used')
   row[7] = redis.call('SCARD', id .. '.kernels')
   row[8] = id
   return row
@@ -138,6 +138,15 @@ def instance_fields(heartbeat: Heartbeat) -> dict[str, str]:
         "memory": str(heartbeat.capacity.memory),
         "gpus": str(heartbeat.capacity.gpus),
         "storage": heartbeat.storage,
+        **_load_fields(heartbeat.load),
+    }
+
+
+def _load_fields(load: HostLoad | None) -> dict[str, str]:
+    # What was known a beat ago and is not now must not stay.
+    return {
+        "cpu_percent": "" if load is None else f"{load.cpu_percent:.1f}",
+        "memory_used": "" if load is None else str(load.memory),
     }
 
 
@@ -249,8 +258,9 @@ def _agent(row: Sequence[Any]) -> Agent | None:
     try:
         most = int(max_kernels)
         # Agents of before did not say what their hosts have.
-        *figures, storage = capacity
+        *figures, storage, cpu_percent, memory_used = capacity
         cpu_millis, memory, gpus = (int(one or 0) for one in figures)
+        load = HostLoad(float(cpu_percent), int(memory_used)) if cpu_percent and memory_used else None
     except ValueError:
         return None
     return Agent(
@@ -262,4 +272,5 @@ def _agent(row: Sequence[Any]) -> Agent | None:
         isolation=isolation or "",
         capacity=Capacity(cpu_millis, memory, gpus),
         storage=storage or "",
+        load=load,
     )

@@ -76,6 +76,7 @@ class MemoryHeartbeatStore:
             isolation=heartbeat.isolation,
             capacity=heartbeat.capacity,
             storage=heartbeat.storage,
+            load=heartbeat.load,
         )
         until = self._redis.clock.seconds() + 2 * interval
         self._redis.instances[heartbeat.agent_id] = _Beaten(agent, until)

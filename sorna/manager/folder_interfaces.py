@@ -14,6 +14,7 @@ from attrs import field, frozen
 
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.folder import Folder, FolderAccess, FolderBounds, FolderUse, Invitation, Permission, Share
+from sorna.model.selection import EVERYTHING, Selection
 
 
 class FolderStore(Protocol):
@@ -54,11 +55,13 @@ class FolderStore(Protocol):
         """Note that folders were used."""
         ...
 
-    async def page(self, owner: str | None, offset: int, limit: int) -> Sequence[Folder]:
+    async def page(
+        self, owner: str | None, offset: int, limit: int, selection: Selection = EVERYTHING
+    ) -> Sequence[Folder]:
         """List the folders that an access key owns, or all, the newest first."""
         ...
 
-    async def count_of(self, owner: str | None) -> int:
+    async def count_of(self, owner: str | None, selection: Selection = EVERYTHING) -> int:
         """Tell how many :meth:`page` would list without a limit."""
         ...
 

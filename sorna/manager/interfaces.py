@@ -18,6 +18,7 @@ from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage
 from sorna.model.keypair import Keypair, KeypairChanges
 from sorna.model.policy import ResourcePolicy, Slots
 from sorna.model.run import OutputRequest, RunReply, RunRequest
+from sorna.model.selection import EVERYTHING, Selection
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 from sorna.model.usage import KeypairUsage
 
@@ -60,11 +61,13 @@ class KeypairFinder(Protocol):
 class KeypairLists(KeypairStore, Protocol):
     """What administrators do with keypairs in PostgreSQL."""
 
-    async def page(self, user_id: str | None, is_active: bool | None, offset: int, limit: int) -> Sequence[Keypair]:
+    async def page(
+        self, user_id: str | None, is_active: bool | None, offset: int, limit: int, selection: Selection = EVERYTHING
+    ) -> Sequence[Keypair]:
         """List the keypairs of a user or of all, active ones or others or both, the newest first."""
         ...
 
-    async def count_of(self, user_id: str | None, is_active: bool | None) -> int:
+    async def count_of(self, user_id: str | None, is_active: bool | None, selection: Selection = EVERYTHING) -> int:
         """Tell how many :meth:`page` would list without a limit."""
         ...
 
@@ -153,11 +156,15 @@ class KernelStore(Protocol):
 
 @frozen
 class KernelFilter:
-    """Which kernels; None is any. ``statuses`` lists those that are wanted."""
+    """Which kernels; None is any. ``statuses`` lists those that are wanted, and ``selection`` what else must be so.
+
+    The order of a page is the selection's.
+    """
 
     access_key: str | None = None
     session_token: str | None = None
     statuses: frozenset[KernelStatus] | None = None
+    selection: Selection = EVERYTHING
 
 
 @frozen

@@ -70,12 +70,14 @@ class AgentDescription:
     :ivar first_contact: when it was first enrolled, in seconds since the epoch.
     :ivar taken: by its live kernels.
     :ivar alive: what it says of itself; None while it does not answer.
+    :ivar lost_at: since when it does not answer; None while it does, and for the first second.
     """
 
     id: str
     first_contact: float
     taken: Slots
     alive: Agent | None
+    lost_at: float | None = None
 
 
 @frozen

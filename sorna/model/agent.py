@@ -30,6 +30,14 @@ class Capacity:
 
 
 @frozen
+class HostLoad:
+    """What a host uses now, with everything that runs on it: percent of all its processors, and bytes of its memory."""
+
+    cpu_percent: float
+    memory: int
+
+
+@frozen
 class Agent:
     """A live agent.
 
@@ -37,6 +45,7 @@ class Agent:
     :ivar runtimes: canonical names of the runtimes it can hold now.
     :ivar capacity: what its host has.
     :ivar storage: id of the folders' storage that its kernels can see; empty for none.
+    :ivar load: what its host uses; None where that is not known.
     """
 
     address: AgentAddress
@@ -47,6 +56,7 @@ class Agent:
     isolation: str = ""
     capacity: Capacity = Capacity()
     storage: str = ""
+    load: HostLoad | None = None
 
     @property
     def id(self) -> str:
@@ -73,6 +83,7 @@ class Heartbeat:
     stats: Mapping[str, Mapping[str, str]]
     capacity: Capacity = Capacity()
     storage: str = ""
+    load: HostLoad | None = None
 
 
 def place(

@@ -12,9 +12,12 @@ from typing import Any
 
 from sorna.errors import FolderAlreadyExists, QuotaExceeded
 from sorna.model.folder import Folder, FolderAccess, FolderBounds, FolderUse, Invitation, Permission, Share
+from sorna.model.selection import EVERYTHING, Selection
 from sorna.store import rows
 from sorna.store.connection import Conflict, Row
 from sorna.store.folder_sharing import PostgresSharing
+from sorna.store.selecting import FOLDER_COLUMNS
+from sorna.store.selecting import clauses as clauses_of
 
 _ADD = """
 WITH taken AS (
@@ -41,12 +44,12 @@ _BY_ID = f"{_SEEN} AND f.id = %(id)s::uuid"
 _SEEN_BY = f"{_SEEN}{_IN_ORDER}"
 _ALL = f"SELECT {_FOLDER} FROM folders f"  # noqa: S608 - see above
 _OF_OWNER = "(%(owner)s::text IS NULL OR f.owner = %(owner)s)"
-_NEWEST_FIRST = "ORDER BY f.created_at DESC, f.id DESC"
-_PAGE = f"{_ALL} WHERE {_OF_OWNER} {_NEWEST_FIRST} OFFSET %(offset)s LIMIT %(limit)s"
-_COUNT = f"SELECT count(*) FROM folders f WHERE {_OF_OWNER}"  # noqa: S608 - see above
+_NEWEST = "f.created_at DESC, f.id DESC"
+_PAGE = f"{_ALL} WHERE {_OF_OWNER}{{where}} ORDER BY {{order}}{_NEWEST} OFFSET %(offset)s LIMIT %(limit)s"
+_COUNT = f"SELECT count(*) FROM folders f WHERE {_OF_OWNER}{{where}}"  # noqa: S608 - see above
 _NEWEST_OF_OWNERS = f"""
 SELECT newest.* FROM unnest(%s::text[]) AS o(owner)
- CROSS JOIN LATERAL ({_ALL} WHERE f.owner = o.owner {_NEWEST_FIRST} LIMIT %s) newest
+ CROSS JOIN LATERAL ({_ALL} WHERE f.owner = o.owner ORDER BY {_NEWEST} LIMIT %s) newest
 """  # noqa: S608 - see above
 _RENAME = "UPDATE folders SET name = %s WHERE id = %s::uuid RETURNING 1"
 _ALLOW_CLONING = "UPDATE folders SET cloneable = %s WHERE id = %s::uuid RETURNING 1"
@@ -189,18 +192,24 @@ class PostgresFolders(PostgresSharing):
         if folder_ids:
             await self._pool.query(_NOTE_USE, (rows.to_microseconds(now), [str(one) for one in folder_ids]))
 
-    async def page(self, owner: str | None, offset: int, limit: int) -> Sequence[Folder]:
+    async def page(
+        self, owner: str | None, offset: int, limit: int, selection: Selection = EVERYTHING
+    ) -> Sequence[Folder]:
         """List the folders that an access key owns, or all, the newest first."""
         if owner is not None and not rows.storable(owner):
             return []
-        found = await self._pool.query(_PAGE, {"owner": owner, "offset": offset, "limit": limit})
+        clauses = clauses_of(FOLDER_COLUMNS, selection)
+        parameters = {"owner": owner, "offset": offset, "limit": limit, **clauses.parameters}
+        found = await self._pool.query(_PAGE.format(where=clauses.where, order=clauses.order), parameters)
         return [_folder(row) for row in found]
 
-    async def count_of(self, owner: str | None) -> int:
+    async def count_of(self, owner: str | None, selection: Selection = EVERYTHING) -> int:
         """Tell how many :meth:`page` would list without a limit."""
         if owner is not None and not rows.storable(owner):
             return 0
-        return int((await self._pool.query(_COUNT, {"owner": owner}))[0][0])
+        clauses = clauses_of(FOLDER_COLUMNS, selection)
+        found = await self._pool.query(_COUNT.format(where=clauses.where), {"owner": owner, **clauses.parameters})
+        return int(found[0][0])
 
     async def newest_of_owners(self, owners: Collection[str], limit: int) -> Sequence[Folder]:
         """List the newest folders of each of these owners, at most ``limit`` each."""

@@ -16,6 +16,8 @@ from sorna.model.folder import Mount
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage, may_change
 from sorna.model.keypair import Keypair, KeypairChanges
 from sorna.model.policy import ResourcePolicy, Slots, shortages, slots_of
+from sorna.model.selectable import of_kernel, of_keypair
+from sorna.model.selection import EVERYTHING, Selection, select
 from sorna.model.usage import KeypairUsage, usage_of
 from sorna.store import rows
 from sorna.store.agents import require_agent
@@ -69,18 +71,21 @@ class MemoryKeypairs:
         found = [await self.by_access_key(access_key) for access_key in access_keys]
         return [keypair for keypair in found if keypair is not None]
 
-    async def page(self, user_id: str | None, is_active: bool | None, offset: int, limit: int) -> Sequence[Keypair]:
+    async def page(
+        self, user_id: str | None, is_active: bool | None, offset: int, limit: int, selection: Selection = EVERYTHING
+    ) -> Sequence[Keypair]:
         """List the keypairs of a user or of all, the newest first."""
         found = [
             keypair
             for keypair in await self.by_access_keys(list(self._keypairs))
             if user_id in {None, keypair.user_id} and is_active in {None, keypair.is_active}
         ]
-        return sorted(found, key=lambda one: (-one.created_at, one.access_key))[offset : offset + limit]
+        newest = sorted(found, key=lambda one: (-one.created_at, one.access_key))
+        return select(newest, selection, of_keypair)[offset : offset + limit]
 
-    async def count_of(self, user_id: str | None, is_active: bool | None) -> int:
+    async def count_of(self, user_id: str | None, is_active: bool | None, selection: Selection = EVERYTHING) -> int:
         """Tell how many :meth:`page` would list without a limit."""
-        return len(await self.page(user_id, is_active, 0, len(self._keypairs)))
+        return len(await self.page(user_id, is_active, 0, len(self._keypairs), selection))
 
     async def add(self, keypair: Keypair) -> bool:
         """Store a keypair; give False, changing nothing, when its access key is already there."""
@@ -314,14 +319,15 @@ class MemoryReports:
     def _all(self) -> list[Kernel]:
         return sorted(self._kernels.all(), key=lambda one: (one.created_at, one.id), reverse=True)
 
-    def _wanted(self, wanted: KernelFilter) -> list[Kernel]:
-        return [
+    def _wanted(self, wanted: KernelFilter) -> Sequence[Kernel]:
+        found = [
             kernel
             for kernel in self._all()
             if wanted.access_key in {None, kernel.access_key}
             and wanted.session_token in {None, kernel.session_token}
             and (wanted.statuses is None or kernel.status in wanted.statuses)
         ]
+        return select(found, wanted.selection, of_kernel)
 
     @staticmethod
     def _newest(

@@ -10,6 +10,8 @@ import attrs
 from sorna.errors import FolderAlreadyExists, QuotaExceeded
 from sorna.manager.interfaces import KeypairLists
 from sorna.model.folder import Folder, FolderAccess, FolderUse, Invitation, Permission, Share
+from sorna.model.selectable import of_folder
+from sorna.model.selection import EVERYTHING, Selection, select
 from sorna.store import rows
 from sorna.store.memory import MemoryKernels
 
@@ -97,14 +99,17 @@ class MemoryFolders:
                 at = rows.to_microseconds(now)
                 self._folders[folder_id] = attrs.evolve(self._folders[folder_id], last_used=at)
 
-    async def page(self, owner: str | None, offset: int, limit: int) -> Sequence[Folder]:
+    async def page(
+        self, owner: str | None, offset: int, limit: int, selection: Selection = EVERYTHING
+    ) -> Sequence[Folder]:
         """List the folders that an access key owns, or all, the newest first."""
         found = [one for one in self._folders.values() if owner in {None, one.owner}]
-        return sorted(found, key=lambda one: (one.created_at, one.id), reverse=True)[offset : offset + limit]
+        newest = sorted(found, key=lambda one: (one.created_at, one.id), reverse=True)
+        return select(newest, selection, of_folder)[offset : offset + limit]
 
-    async def count_of(self, owner: str | None) -> int:
+    async def count_of(self, owner: str | None, selection: Selection = EVERYTHING) -> int:
         """Tell how many :meth:`page` would list without a limit."""
-        return len(await self.page(owner, 0, len(self._folders)))
+        return len(await self.page(owner, 0, len(self._folders), selection))
 
     async def newest_of_owners(self, owners: Collection[str], limit: int) -> Sequence[Folder]:
         """List the newest folders of each of these owners, at most ``limit`` each."""

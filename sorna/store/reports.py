@@ -15,6 +15,8 @@ from sorna.model.policy import Slots
 from sorna.model.usage import KeypairUsage
 from sorna.store import rows
 from sorna.store.pool import Pool
+from sorna.store.selecting import KERNEL_COLUMNS
+from sorna.store.selecting import clauses as clauses_of
 
 # Constants and column names only; every value is a parameter.
 _WANTED = """
@@ -23,10 +25,10 @@ AND (%(session_token)s::text IS NULL OR session_token = %(session_token)s)
 AND (%(statuses)s::text[] IS NULL OR status = ANY(%(statuses)s))
 """
 _PAGE = f"""
-SELECT {rows.kernel_columns("kernels")} FROM kernels WHERE {_WANTED}
- ORDER BY created_at DESC, id DESC OFFSET %(offset)s LIMIT %(limit)s
+SELECT {rows.kernel_columns("kernels")} FROM kernels WHERE {_WANTED}{{where}}
+ ORDER BY {{order}}created_at DESC, id DESC OFFSET %(offset)s LIMIT %(limit)s
 """  # noqa: S608 - see above
-_COUNT = f"SELECT count(*) FROM kernels WHERE {_WANTED}"  # noqa: S608 - see above
+_COUNT = f"SELECT count(*) FROM kernels WHERE {_WANTED}{{where}}"  # noqa: S608 - see above
 _NEWEST = f"""
 SELECT {rows.kernel_columns("found")}
   FROM unnest(%(values)s::text[]) AS asked(value) CROSS JOIN LATERAL (
@@ -96,14 +98,18 @@ class PostgresReports:
         """List kernels, the newest first."""
         if not _possible(wanted):
             return []
-        parameters = {**_parameters(wanted), "offset": offset, "limit": limit}
-        return [rows.kernel(row) for row in await self._pool.query(_PAGE, parameters)]
+        clauses = clauses_of(KERNEL_COLUMNS, wanted.selection)
+        parameters = {**_parameters(wanted), **clauses.parameters, "offset": offset, "limit": limit}
+        sql = _PAGE.format(where=clauses.where, order=clauses.order)
+        return [rows.kernel(row) for row in await self._pool.query(sql, parameters)]
 
     async def count(self, wanted: KernelFilter) -> int:
         """Tell how many kernels :meth:`page` would list without a limit."""
         if not _possible(wanted):
             return 0
-        return int((await self._pool.query(_COUNT, _parameters(wanted)))[0][0])
+        clauses = clauses_of(KERNEL_COLUMNS, wanted.selection)
+        parameters = {**_parameters(wanted), **clauses.parameters}
+        return int((await self._pool.query(_COUNT.format(where=clauses.where), parameters))[0][0])
 
     async def newest_of_owners(
         self, access_keys: Collection[str], statuses: Collection[KernelStatus] | None, limit: int

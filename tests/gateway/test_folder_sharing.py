@@ -33,12 +33,13 @@ class DirectSharingTests(FolderTestCase):
     def test_wrong_wishes(self) -> None:
         """Nobody, too many and a permission that is none are refused, and whoever is not the owner."""
         self.make()
-        for body in (
+        wrong: tuple[dict[str, Any], ...] = (
             {"emails": []},
             {"emails": ["x"] * 101},
             {"emails": None},
             {"permission": "x", "emails": ["x"]},
-        ):
+        )
+        for body in wrong:
             self.assert_problem(self.request("POST", "/folders/vf1/share", body), 400, "invalid-api-params")
         self.assert_problem(self.request("DELETE", "/folders/vf1/unshare", {"emails": []}), 400, "invalid-api-params")
         self.share()
