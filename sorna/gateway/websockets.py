@@ -124,9 +124,14 @@ class WebSockets:
 
 
 def _check_origin(headers: Headers) -> None:
-    for origin in headers.getRawHeaders("Origin", []):
+    host = (headers.getRawHeaders(b"Host") or [b""])[0].lower()
+    for origin in headers.getRawHeaders(b"Origin") or ():
         # Browsers alone send it. A page elsewhere has no business here: it could only have been lured a signature.
-        if urlsplit(origin).netloc.lower() != (headers.getRawHeaders("Host") or [""])[0].lower():
+        try:
+            same = urlsplit(origin).netloc.lower() == host
+        except ValueError:
+            raise BadRequest("The origin is none.") from None
+        if not same:
             raise BadRequest("The origin is another host.")
 
 

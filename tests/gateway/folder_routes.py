@@ -38,7 +38,7 @@ BODIES: Mapping[tuple[str, str], Any] = {
     **{("DELETE", f"/folders/<folder>/delete{dash}files"): {"files": ["a.txt"], "recursive": False} for dash in "-_"},
     ("GET", "/folders/<folder>/download"): {"files": ["a.txt"]},
     ("POST", "/folders/<folder>/request-upload"): {"path": "c.txt", "size": 1},
-    ("POST", "/folders/<folder>/request-download"): {"path": "a.txt", "archive": False},
+    **{("POST", f"/folders/<folder>/request{dash}download"): {"path": "a.txt", "archive": False} for dash in "-_"},
 }
 #: POST routes that read no body.
 BODILESS = frozenset({("POST", "/folders/<folder>/leave"), ("POST", "/folders/_/mounts")})

@@ -259,6 +259,8 @@ class EveryRouteTests(RouteTestCase):
             {b"Upgrade": b"h2c"},
             {b"Origin": b"https://elsewhere.example"},
             {b"Origin": b"null"},
+            {b"Origin": b"\xe9"},
+            {b"Origin": b"http://["},
         )
         for route, target in self.routes():
             if route.websocket:
