@@ -45,6 +45,7 @@ setup(
         "txZMQ>=1.0",
         "txpostgres>=1.7",
         "txredisapi>=1.6",
+        "hiredis>=3",
         "zope.interface>=7",
     ],
     extras_require={

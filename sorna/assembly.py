@@ -53,6 +53,7 @@ from sorna.manager.events import KERNEL_TOPIC
 from sorna.manager.folders import Folders
 from sorna.manager.interfaces import AgentDirectory, AgentStore
 from sorna.manager.keypairs import MAX_AGE, CachedKeypairs
+from sorna.manager.places import Places
 from sorna.manager.reaper import Reaper
 from sorna.manager.registry import Registry
 from sorna.manager.transfers import Transfers
@@ -221,8 +222,15 @@ class _Server:
         refused = () if self.config.example_keypair else (EXAMPLE_ACCESS_KEY,)
         keypairs = CachedKeypairs(reactor, store.keypairs, refused)
         # Whatever was announced while nobody listened is caught up with.
-        announcements = RedisAnnouncements(reactor, redis, kernels_db, on_resync=keypairs.changed)
+        places = Places(reactor, store.kernels, live, directory)
+
+        def resync() -> None:
+            keypairs.changed()
+            places.forget_all()
+
+        announcements = RedisAnnouncements(reactor, redis, kernels_db, on_resync=resync)
         keypairs.listen(announcements)
+        places.listen(announcements)
         ending = Ending(reactor, store.kernels, live, directory, link, announcements)
         storage = DiskFolders(self.config.folders.root, self.storage_id, threads)
         entitlements = Entitlements(store.folders, store.reports, ending.destroy)
@@ -248,7 +256,7 @@ class _Server:
             self.config.limits,
             self.config.gpu_instances,
         )
-        registry = Registry(reactor, store.kernels, live, directory, link, creation, ending)
+        registry = Registry(reactor, store.kernels, live, directory, link, creation, ending, places)
         administration = Administration(
             reactor,
             store.keypairs,
@@ -267,6 +275,7 @@ class _Server:
         for service in (threads, kernels_db, instances_db, rates_db, announcements, link):
             parent.addService(service)
         parent.addService(Stopping(keypairs.write_use))
+        parent.addService(Stopping(places.write_queries))
         parent.addService(repeating(reactor, REAPER_INTERVAL, reaper.mend, "while mending"))
         parent.addService(
             repeating(reactor, KEYPAIR_USE_INTERVAL, keypairs.write_use, "while writing the use of keypairs")

@@ -64,8 +64,8 @@ def stats_of(kernel: Kernel, usage: Usage) -> Mapping[str, str]:
     return {
         "cpu_used": f"{usage.cpu_used:.6f}",
         **{name: str(value) for name, value in counters.items() if value >= 0},
-        "exec_timeout": f"{limits.execution_timeout:g}",
-        "idle_timeout": f"{limits.idle_timeout:g}",
+        "exec_timeout": f"{limits.execution_timeout:.12g}",
+        "idle_timeout": f"{limits.idle_timeout:.12g}",
         "mem_limit": str(limits.memory // 1024),
         "num_queries": str(kernel.num_queries),
         "idle": f"{kernel.idle_for * 1000:.2f}",

@@ -246,9 +246,9 @@ def _may_steer(action: str, value: Any) -> bool:
         case "write":
             return isinstance(value, bytes)
         case "resize":
-            return isinstance(value, list) and len(value) == 2 and all(_is_integer(one, ()) for one in value)
+            return isinstance(value, list) and len(value) == 2 and all(_is_integer(one) for one in value)
         case "consumed":
-            return _is_integer(value, ()) and value >= 0
+            return _is_integer(value) and value >= 0
         case _:
             return action in {"restart", "close"} and value is None
 
@@ -273,13 +273,31 @@ def failed_to_error(failed: Failed) -> errors.SornaError:
 
 def pack_value(value: Any) -> dict[str, Any]:
     """Turn a frozen value of the model into a map of plain values."""
-    return attrs.asdict(value, value_serializer=_plain)
+    return {name: _plain(getattr(value, name)) for name in _names(type(value)) or ()}
 
 
-def _plain(_instance: Any, _attribute: Any, value: Any) -> Any:
-    if isinstance(value, uuid.UUID):
+def _plain(value: Any) -> Any:
+    cls = type(value)
+    if cls in _PLAIN:
+        return value
+    if cls is uuid.UUID:
         return value.bytes
-    return value
+    if cls is tuple or cls is list:
+        return [_plain(one) for one in value]
+    return value if _names(cls) is None else pack_value(value)
+
+
+_PLAIN = frozenset({str, bytes, int, float, bool, type(None)})
+
+
+def _names(cls: type[Any]) -> tuple[str, ...] | None:
+    """Give the names of a model's fields, None for what is no model."""
+    if cls not in _NAMES:
+        _NAMES[cls] = tuple(field.name for field in attrs.fields(cls)) if attrs.has(cls) else None
+    return _NAMES[cls]
+
+
+_NAMES: dict[type[Any], tuple[str, ...] | None] = {}
 
 
 def unpack_limits(raw: Any) -> Limits:
@@ -377,60 +395,57 @@ def _build(cls: type[T], raw: Any) -> T:
     if not isinstance(raw, dict):
         raise MalformedMessage(f"not a {cls.__name__}: not a map")
     with _reading(cls):
-        kinds = _kinds(cls)
+        checks = _checks_of(cls)
         for name, value in raw.items():
-            if name in kinds and not _is(value, kinds[name]):
+            if name in checks and not checks[name](value):
                 raise MalformedMessage(f"not a {cls.__name__}: {name} has a value of the wrong type or out of range")
         return cls(**raw)
 
 
-def _kinds(cls: type[Any]) -> Mapping[str, Any]:
-    if cls not in _KINDS:
-        _KINDS[cls] = get_type_hints(cls)
-    return _KINDS[cls]
+# Note [Checks are built once]
+#
+# What a field of the model is declared to be is looked at once for each class, and becomes a function that tells whether a
+# value is that. To look at the declaration for each value would cost an execution as much as verifying its signature does.
+# Only the kinds of declarations that the model uses are known here.
+
+Check = Callable[[Any], bool]
 
 
-_KINDS: dict[type[Any], Mapping[str, Any]] = {}
+def _checks_of(cls: type[Any]) -> Mapping[str, Check]:
+    if cls not in _CHECKS:
+        _CHECKS[cls] = {name: _check_of(hint) for name, hint in get_type_hints(cls).items()}
+    return _CHECKS[cls]
 
 
-def _is_number(value: Any, _parts: tuple[Any, ...]) -> bool:
+_CHECKS: dict[type[Any], Mapping[str, Check]] = {}
+
+
+def _check_of(hint: Any) -> Check:
+    kind = get_origin(hint) or hint
+    parts = [_check_of(part) for part in get_args(hint)]
+    if kind in {Union, types.UnionType}:
+        return lambda value: any(check(value) for check in parts)
+    if kind is Sequence:
+        return lambda value: isinstance(value, list | tuple) and all(map(parts[0], value))
+    if kind is tuple:
+        return lambda value: (
+            isinstance(value, tuple)
+            and len(value) == len(parts)
+            and all(check(one) for check, one in zip(parts, value, strict=True))
+        )
+    if kind is Mapping:
+        return lambda value: (
+            isinstance(value, dict) and all(map(parts[0], value)) and all(map(parts[1], value.values()))
+        )
+    return _SIMPLE.get(kind) or (lambda value: isinstance(value, kind))
+
+
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_integer(value: Any, _parts: tuple[Any, ...]) -> bool:
+def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_any_of(value: Any, parts: tuple[Any, ...]) -> bool:
-    return any(_is(value, part) for part in parts)
-
-
-def _is_sequence(value: Any, parts: tuple[Any, ...]) -> bool:
-    return isinstance(value, list | tuple) and all(_is(one, parts[0]) for one in value)
-
-
-def _is_row(value: Any, parts: tuple[Any, ...]) -> bool:
-    return isinstance(value, tuple) and len(value) == len(parts) and all(map(_is, value, parts))
-
-
-def _is_mapping(value: Any, parts: tuple[Any, ...]) -> bool:
-    return isinstance(value, dict) and all(_is(k, parts[0]) and _is(v, parts[1]) for k, v in value.items())
-
-
-_CHECKS: Mapping[Any, Callable[[Any, tuple[Any, ...]], bool]] = {
-    Any: lambda _value, _parts: True,
-    float: _is_number,
-    int: _is_integer,
-    Union: _is_any_of,
-    types.UnionType: _is_any_of,
-    Sequence: _is_sequence,
-    tuple: _is_row,
-    Mapping: _is_mapping,
-}
-
-
-def _is(value: Any, hint: Any) -> bool:
-    """Tell whether a value is what a field of the model is declared to be; only the kinds that the model uses."""
-    kind = get_origin(hint) or hint
-    check = _CHECKS.get(kind)
-    return isinstance(value, kind) if check is None else check(value, get_args(hint))
+_SIMPLE: Mapping[Any, Check] = {Any: lambda _value: True, float: _is_number, int: _is_integer}

@@ -5,27 +5,28 @@ Klein app and passes every request through the :class:`~sorna.gateway.gate.Gate`
 
 Note [What Klein would do by itself]
 ====================================
-Klein answers in HTML where its matching fails, redirects between ``/x`` and ``/x/`` (signed requests break on that), logs
-and answers plain text to a path that is no UTF-8, and lets werkzeug's complaint about a ``Host`` that is no host name out
-as an exception, which Twisted shows as HTML with status 500. It adds HEAD to every route with GET. So the application
-looks at the request before Klein does, Klein's error handlers are replaced by one, slashes do not count, and whatever
-still escapes becomes a problem body here. A client that hangs up cancels the Deferred that a route's endpoint returned;
-the gate lets that one cancellation pass, and Klein is silent about it.
+Klein keeps the table of routes and calls their endpoints; its resource is not used. That one binds the table anew to each
+request's ``Host`` and wraps every request into several Deferreds, which costs more than authentication does; it answers in
+HTML where its matching fails, redirects between ``/x`` and ``/x/`` (signed requests break on that), and logs and answers
+plain text to a path that is no UTF-8. So the application looks at the request first, asks the table, which is bound
+once and remembers what it matched, and writes the answer itself. Slashes do not count, HEAD is not added to routes with GET,
+whatever goes wrong becomes a problem body, and a client that hangs up cancels the route.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar, cast
 
 from attrs import evolve, field, frozen
 from klein import Klein
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
-from twisted.web.resource import IResource, Resource
+from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 from werkzeug import exceptions
 
@@ -52,6 +53,13 @@ SERVER = b"BackendAI-API/" + API_VERSION.encode("ascii")
 _PREFIX = f"/<any({', '.join(VERSIONS)}):_version>"
 _LOOKS_LIKE_VERSION = re.compile(rb"v\d+", re.ASCII)
 _BAD_HOST = "Malformed Host header."
+# Bytes between two dots of a host's name, and a port behind the last.
+_LONGEST_LABEL = 63 + len(":65535")
+# Matches that are remembered, of paths of so many bytes.
+_MOST_REMEMBERED = 8192
+_LONGEST_REMEMBERED = 256
+
+_log = Logger()
 _OVERRIDES = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"})
 
 
@@ -152,8 +160,8 @@ class Application(Resource):
         for rule in self._klein.url_map.iter_rules():
             if rule.methods is not None and not str(rule.endpoint).startswith("HEAD "):
                 rule.methods.discard("HEAD")
-        self._klein.handle_errors(Exception)(self._unmatched)
-        self._matching = self._klein.resource()
+        self._table = self._klein.url_map.bind("localhost")
+        self._matched: dict[tuple[bytes, bytes], tuple[str, Mapping[str, str]]] = {}
 
     @property
     def routes(self) -> Sequence[Route]:
@@ -174,21 +182,72 @@ class Application(Resource):
             if override is not None:
                 request.method = _overriding(request.method, override)
             _check_host(request.getHeader(b"Host"))
-            _check_path(request.postpath or [])
-            self._matching.render(request)
-        except exceptions.HTTPException:
-            # The only one that werkzeug raises before it matches is about the host.
-            self._finish(request, self._gate.refuse(BadRequest(_BAD_HOST), _era(request)))
+            endpoint, values = self._match(request)
         except SornaError as error:
             self._finish(request, self._gate.refuse(error, _era(request)))
         except Exception:  # noqa: BLE001 - Twisted would answer in HTML
             self._finish(request, self._gate.break_down(Failure(), _era(request)))
+        else:
+            self._call(request, endpoint, values)
         return NOT_DONE_YET
+
+    def _match(self, request: Request) -> tuple[str, Mapping[str, str]]:
+        """Find the endpoint of a request and the variable parts of its path.
+
+        :raises MethodNotAllowed: the path has other methods.
+        :raises UnknownPath: there is no such path.
+        """
+        key = (request.method, request.path)
+        found = self._matched.get(key)
+        if found is None:
+            segments = request.postpath or []
+            _check_path(segments)
+            try:
+                path, method = b"/".join((b"", *segments)).decode("utf-8"), request.method.decode("latin-1")
+                rule, values = self._table.match(path, method, return_rule=True)
+            except exceptions.MethodNotAllowed as error:
+                raise MethodNotAllowed(frozenset(error.valid_methods or ())) from None
+            except exceptions.HTTPException:
+                raise UnknownPath from None
+            found = rule.endpoint, values
+            if len(request.path) <= _LONGEST_REMEMBERED:
+                if len(self._matched) >= _MOST_REMEMBERED:
+                    self._matched.clear()
+                self._matched[key] = found
+        return found
+
+    def _call(self, request: Any, endpoint: str, values: Mapping[str, str]) -> None:
+        """Let a route answer, and cancel it when the client hangs up."""
+        # Every endpoint of the table gives one; see _add.
+        answering = cast("Deferred[bytes | Session]", self._klein.execute_endpoint(endpoint, request, **values))
+        if not answering.called:
+            request.notifyFinish().addErrback(lambda _gone: answering.cancel())
+        answering.addCallback(self._answered, request)
+        answering.addErrback(self._not_answered, request)
+
+    def _answered(self, answer: bytes | Session, request: Any) -> None:
+        if isinstance(answer, bytes):
+            if request.channel is not None:
+                request.write(answer)
+                request.finish()
+        elif request.channel is not None:
+            self._websockets.upgrade(request, answer)
+
+    def _not_answered(self, failure: Failure, request: Any) -> None:
+        if request.channel is None:
+            if failure.check(CancelledError) is None:
+                _log.failure("a request whose client has hung up met an error", failure)
+        elif request.startedWriting:
+            # It is too late for another status; the client must see that this is not all.
+            _log.failure("a request met an error after its answer had begun", failure)
+            request.transport.abortConnection()
+        else:
+            self._finish(request, self._gate.break_down(failure, _era(request)))
 
     def _preflight(self, request: Request) -> Reply:
         _check_path(request.postpath or [])
         path = request.path.decode("utf-8")
-        methods = set(self._klein.url_map.bind("localhost").allowed_methods(path))
+        methods = set(self._table.allowed_methods(path))
         if not methods:
             raise UnknownPath
         return cross_origin.preflight_reply(methods, request.requestHeaders)
@@ -196,14 +255,14 @@ class Application(Resource):
     def _add(self, bound: BoundRoute) -> None:
         route = bound.route
 
-        def endpoint(request: IRequest, _version: str = "", **values: str) -> Deferred[bytes | IResource]:
+        def endpoint(request: IRequest, _version: str = "", **values: str) -> Deferred[Any]:
             return Deferred.fromCoroutine(self._answer(request, bound, _version, values))
 
         for prefix in (_PREFIX, "") if route.versioned else ("",):
             path = prefix + route.path or "/"
             self._klein.route(path, methods=[route.method], endpoint=f"{route.method} {path}")(endpoint)
 
-    async def _answer(self, request: Any, bound: BoundRoute, version: str, values: dict[str, str]) -> bytes | IResource:
+    async def _answer(self, request: Any, bound: BoundRoute, version: str, values: dict[str, str]) -> bytes | Session:
         # The request is Any because IRequest lacks half of what every request has.
         incoming = Incoming(
             method=request.method.decode("ascii"),
@@ -220,7 +279,7 @@ class Application(Resource):
         answer = self._opening(incoming, bound.answer) if handshake else bound.answer
         reply = await self._gate.pass_through(incoming, answer, route.access, needs_ready=route.needs_ready)
         if reply.session is not None:
-            return _Upgrading(self._websockets, reply.session)
+            return reply.session
         body = write_head(request, reply)
         if reply.stream is not None:
             await self._send(request, reply.stream, reply.owner)
@@ -252,35 +311,10 @@ class Application(Resource):
 
         return open_session
 
-    def _unmatched(self, request: Any, failure: Failure) -> bytes:
-        error = failure.value
-        if isinstance(error, exceptions.MethodNotAllowed):
-            allowed = MethodNotAllowed(frozenset(error.valid_methods or ()))
-            return write_head(request, self._gate.refuse(allowed, _era(request)))
-        if isinstance(error, exceptions.HTTPException):
-            return write_head(request, self._gate.refuse(UnknownPath(), _era(request)))
-        return write_head(request, self._gate.break_down(failure, _era(request)))
-
     @staticmethod
     def _finish(request: Request, reply: Reply) -> None:
         request.write(write_head(request, reply))
         request.finish()
-
-
-class _Upgrading(Resource):
-    """What Klein is given for a request that becomes a WebSocket, so that it leaves the request alone."""
-
-    isLeaf = True
-
-    def __init__(self, websockets: WebSockets, session: Session) -> None:
-        super().__init__()
-        self._websockets = websockets
-        self._session = session
-
-    def render(self, request: Request) -> int:
-        """Switch the request's connection."""
-        self._websockets.upgrade(request, self._session)
-        return NOT_DONE_YET
 
 
 def write_head(request: Request, reply: Reply) -> bytes:
@@ -303,7 +337,7 @@ def _era(request: Any) -> Era:
 
 
 def _check_host(host: bytes | None) -> None:
-    if host is not None and not host.isascii():
+    if host is not None and (not host.isascii() or max(map(len, host.split(b"."))) > _LONGEST_LABEL):
         raise BadRequest(_BAD_HOST)
 
 

@@ -12,7 +12,7 @@ import txredisapi
 from attrs import field, frozen
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from sorna.errors import Unavailable
@@ -83,6 +83,12 @@ class RedisConnection(Service):
             down=self._went_down,
             connect_timeout=timeout,
         )
+
+    @property
+    def reactor(self) -> IReactorTime:
+        """The reactor it lives on."""
+        reactor: IReactorTime = self._reactor
+        return reactor
 
     @property
     def connected(self) -> bool:

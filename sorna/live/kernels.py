@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from sorna.live.connection import RedisConnection, Script
 from sorna.live.instances import MANAGER_FIELDS
+from sorna.live.together import Together
 from sorna.manager.interfaces import KernelPlace
 from sorna.model.agent import AgentAddress
 from sorna.model.kernel import Kernel, parse_kernel_id, short_id
@@ -21,6 +22,8 @@ from sorna.model.limits import KIB
 KERNELS_DB = 1
 # No session token is as long: the longest, of clients of 2016, are three names joined.
 LONGEST_REFERENCE = 1024
+# Uses in one command: some 50 KiB of answer, which are read within a millisecond.
+MOST_TOGETHER = 50
 
 # Note [Three databases in one script]
 #
@@ -41,22 +44,39 @@ return 1
 """
 )
 
-# ARGV: access key, short id or '', session key, 1 to count the query.
+# ARGV: for each use an access key, a short id or '', a session key, and 1 to count the query.
 # The owner is checked on either way, so that no reference whatsoever finds another owner's kernel.
 _USE = Script(
     """
-local function owned(id)
-  return id and id ~= '' and redis.call('HGET', id, 'access_key') == ARGV[1]
+local places = {}
+for first = 1, #ARGV, 4 do
+  local owner, id, session = ARGV[first], ARGV[first + 1], ARGV[first + 2]
+  local function owned()
+    return id and id ~= '' and redis.call('HGET', id, 'access_key') == owner
+  end
+  local found = owned()
+  if not found then
+    redis.call('SELECT', 3)
+    id = redis.call('GET', session)
+    redis.call('SELECT', 1)
+    found = owned()
+  end
+  if found and ARGV[first + 3] == '1' then redis.call('HINCRBY', id, 'num_queries', 1) end
+  places[#places + 1] = found and redis.call('HGETALL', id) or false
 end
-local id = ARGV[2]
-if not owned(id) then
-  redis.call('SELECT', 3)
-  id = redis.call('GET', ARGV[3])
-  redis.call('SELECT', 1)
-  if not owned(id) then return false end
+return cjson.encode(places)
+"""
+)
+
+# ARGV: for each kernel its short id and how many queries to add.  A kernel that is gone is not brought back.
+_COUNT = Script(
+    """
+for first = 1, #ARGV, 2 do
+  if redis.call('EXISTS', ARGV[first]) == 1 then
+    redis.call('HINCRBY', ARGV[first], 'num_queries', ARGV[first + 1])
+  end
 end
-if ARGV[4] == '1' then redis.call('HINCRBY', id, 'num_queries', 1) end
-return cjson.encode(redis.call('HGETALL', id))
+return 1
 """
 )
 
@@ -106,8 +126,8 @@ def kernel_fields(kernel: Kernel, agent: AgentAddress) -> dict[str, str]:
         "created_at": datetime.fromtimestamp(kernel.created_at, UTC).isoformat(timespec="microseconds"),
         "stdin_port": "",
         "stdout_port": "",
-        "exec_timeout": f"{kernel.limits.execution_timeout:g}",
-        "idle_timeout": f"{kernel.limits.idle_timeout:g}",
+        "exec_timeout": f"{kernel.limits.execution_timeout:.12g}",
+        "idle_timeout": f"{kernel.limits.idle_timeout:.12g}",
         "mem_limit": str(kernel.limits.memory // KIB),
     }
 
@@ -123,6 +143,7 @@ def place_of(fields: Mapping[str, str]) -> KernelPlace | None:
             access_key=fields["access_key"],
             runtime=fields["runtime"],
             requested_runtime=fields["lang"],
+            session_token=fields["session_token"],
             agent=AgentAddress(fields["instance"], fields["addr"], fields["public_key"]),
             created_at=datetime.fromisoformat(fields["created_at"]).timestamp(),
             num_queries=int(fields["num_queries"]),
@@ -140,6 +161,7 @@ class RedisLiveKernels:
 
     def __init__(self, connection: RedisConnection) -> None:
         self._connection = connection
+        self._together = Together(connection.reactor, self._use_all, MOST_TOGETHER)
 
     async def add(self, kernel: Kernel, agent: AgentAddress) -> None:
         """Write a kernel into all three databases; written again, it keeps its figures and the count of its queries."""
@@ -156,23 +178,27 @@ class RedisLiveKernels:
         )
 
     async def use(self, access_key: str, reference: str, *, count: bool = True) -> KernelPlace | None:
-        """Find a kernel by id (either spelling) or by the owner's session token, and count the query; one round trip.
+        """Find a kernel by id (either spelling) or by the owner's session token, and count the query.
 
-        A token that happens to look like an id is tried as an id first.
+        One round trip, and one command for all uses of a turn. A token that happens to look like an id is tried as an id
+        first.
         """
         if len(reference) > LONGEST_REFERENCE:
             return None
         kernel_id = parse_kernel_id(reference)
-        answer = await self._connection.run(
-            _USE,
-            arguments=(
-                access_key,
-                short_id(kernel_id) if kernel_id is not None else "",
-                session_key(access_key, reference),
-                int(count),
-            ),
-        )
-        return None if answer is None else place_of(_paired(json.loads(answer.decode("utf-8", "replace"))))
+        short = short_id(kernel_id) if kernel_id is not None else ""
+        return await self._together.ask((access_key, short, session_key(access_key, reference), int(count)))
+
+    async def _use_all(self, uses: Sequence[tuple[str, str, str, int]]) -> Sequence[KernelPlace | None]:
+        answer = await self._connection.run(_USE, arguments=tuple(word for use in uses for word in use))
+        found = json.loads(answer.decode("utf-8", "replace"))
+        return [place_of(_paired(fields)) if fields else None for fields in found]
+
+    async def count(self, queries: Mapping[uuid.UUID, int]) -> None:
+        """Count queries of kernels that were found before; those that are gone stay so. One round trip."""
+        if queries:
+            arguments = [word for kernel_id, number in queries.items() for word in (short_id(kernel_id), number)]
+            await self._connection.run(_COUNT, arguments=tuple(arguments))
 
     async def forget(self, kernel: Kernel) -> None:
         """Remove every trace of a kernel; harmless when there is none."""

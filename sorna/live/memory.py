@@ -152,6 +152,14 @@ class MemoryLiveKernels:
             fields["num_queries"] = str(int(fields["num_queries"]) + 1)
         return place_of(dict(fields))
 
+    async def count(self, queries: Mapping[uuid.UUID, int]) -> None:
+        """Count queries of kernels that are there."""
+        self._redis.touch()
+        for kernel_id, number in queries.items():
+            fields = self._redis.kernels.get(short_id(kernel_id))
+            if fields is not None:
+                fields["num_queries"] = str(int(fields["num_queries"]) + number)
+
     async def forget(self, kernel: Kernel) -> None:
         """Remove every trace of a kernel."""
         self._redis.touch()

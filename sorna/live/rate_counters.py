@@ -6,25 +6,44 @@ clocks differ count alike. The counters may be lost.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from sorna.errors import RateLimitExceeded
 from sorna.live.connection import RedisConnection, Script
+from sorna.live.together import Together
 from sorna.manager.interfaces import RateState
 
 RATE_COUNTERS_DB = 4
 WINDOW = 900.0
 
+# Requests counted by one command.
+MOST_TOGETHER = 500
+
+# KEYS: access keys.  ARGV: window in milliseconds, then for each key a limit and how many requests want to be counted.
+# Gives for each key how many were counted before, how many were counted now, and the milliseconds left of the window.
 # A request that is refused is not counted: the counter stays at the limit, and a raised limit helps at once.
 _HIT = Script(
     """
-local used = tonumber(redis.call('GET', KEYS[1]) or '0')
-if used >= tonumber(ARGV[1]) then return {-1, 0} end
-used = redis.call('INCR', KEYS[1])
-local left = redis.call('PTTL', KEYS[1])
-if left < 0 then
-  left = tonumber(ARGV[2])
-  redis.call('PEXPIRE', KEYS[1], left)
+local answer = {}
+for number, key in ipairs(KEYS) do
+  local limit, wanted = tonumber(ARGV[2 * number]), tonumber(ARGV[2 * number + 1])
+  local used = tonumber(redis.call('GET', key) or '0')
+  local granted = math.max(0, math.min(wanted, limit - used))
+  local left = 0
+  if granted > 0 then
+    redis.call('INCRBY', key, granted)
+    left = redis.call('PTTL', key)
+    if left < 0 then
+      left = tonumber(ARGV[1])
+      redis.call('PEXPIRE', key, left)
+    end
+  end
+  answer[#answer + 1] = used
+  answer[#answer + 1] = granted
+  answer[#answer + 1] = left
 end
-return {used, left}
+return answer
 """
 )
 
@@ -35,7 +54,7 @@ def exceeded() -> RateLimitExceeded:
 
 
 class RedisRateCounters:
-    """Fixed windows that start with the first request.
+    """Fixed windows that start with the first request; the requests of one turn are counted by one command.
 
     :param connection: a connection to db 4.
     :param window: seconds.
@@ -44,13 +63,25 @@ class RedisRateCounters:
     def __init__(self, connection: RedisConnection, window: float = WINDOW) -> None:
         self._connection = connection
         self._window = max(1, round(window * 1000))
+        self._together = Together(connection.reactor, self._count, MOST_TOGETHER)
 
     async def hit(self, access_key: str, limit: int) -> RateState:
         """Count one request; the first of a window leaves ``remaining`` = limit, each later one takes one off.
 
         :raises RateLimitExceeded: ``limit`` requests were counted in this window.
         """
-        used, left = await self._connection.run(_HIT, keys=(access_key,), arguments=(limit, self._window))
-        if used < 0:
+        state = await self._together.ask((access_key, limit))
+        if state is None:
             raise exceeded()
-        return RateState(limit=limit, remaining=limit - used + 1, reset=left)
+        return state
+
+    async def _count(self, hits: Sequence[tuple[str, int]]) -> Sequence[RateState | None]:
+        wanted = Counter(hits)
+        numbers = [number for (_, limit), count in wanted.items() for number in (limit, count)]
+        answer = await self._connection.run(
+            _HIT, keys=tuple(access_key for access_key, _ in wanted), arguments=(self._window, *numbers)
+        )
+        states = {}
+        for hit, used, granted, left in zip(wanted, answer[::3], answer[1::3], answer[2::3], strict=True):
+            states[hit] = iter([RateState(hit[1], hit[1] - number, left) for number in range(used, used + granted)])
+        return [next(states[hit], None) for hit in hits]

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from sorna.errors import (
     AgentError,
@@ -124,18 +125,39 @@ class Creation:
             if isinstance(error, AgentError):
                 raise KernelCreationFailed from error
             raise
-        # The live entry comes first: whoever sees RUNNING must be able to find the kernel.
-        await self.live.add(kernel, agent.address)
-        running = await self.kernels.change_status(
-            kernel.id, KernelStatus.RUNNING, "", self.clock.seconds(), agent_id=agent.id
-        )
+        running = await self._running(kernel, agent)
         if running is None:
             # It was destroyed while it was being made; the row is not ours to change, the processes are.
             await self.link.destroy_kernel(agent.address, kernel.id, "destroyed-while-preparing")
             await self.live.forget(kernel)
             raise KernelCreationFailed("The kernel was destroyed while it was being made.")
-        await self.ending.announce(running)
         return running
+
+    async def _running(self, kernel: Kernel, agent: Agent) -> Kernel | None:
+        """Write that a kernel runs, into both databases side by side, and announce it; None when its row had ended.
+
+        :raises Unavailable: PostgreSQL did not take it; then the kernel is ended.
+        """
+        # Whoever finds the row without the live entry writes that entry itself, as after any loss of Redis.
+        living = Deferred.fromCoroutine(self.live.add(kernel, agent.address))
+        living.addErrback(self._not_yet_live, kernel)
+        try:
+            running = await self.kernels.change_status(
+                kernel.id, KernelStatus.RUNNING, "", self.clock.seconds(), agent_id=agent.id
+            )
+        except SornaError:
+            await self._take_back(agent, kernel.id)
+            raise
+        await living
+        if running is not None:
+            self.ending.announce_later(running)
+        return running
+
+    def _not_yet_live(self, failure: Failure, kernel: Kernel) -> None:
+        failure.trap(SornaError)
+        self._log.debug(
+            "{kernel_id} has no live entry yet: {error}", kernel_id=short_id(kernel.id), error=failure.value
+        )
 
     async def _on_some_agent(self, kernel: Kernel, spec: KernelSpec) -> Agent:
         """Ask agents, best first, until one makes the kernel; a full one is passed over, a broken one ends the search."""

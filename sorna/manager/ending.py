@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 
 from attrs import frozen
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -82,6 +83,11 @@ class Ending:
         """Tell whoever waits, in any manager; an announcement that fails is only logged, because waiting has a deadline."""
         with self._log.failuresHandled("while announcing a change of {kernel_id}", kernel_id=short_id(kernel.id)):
             await self.announcements.publish(KERNEL_TOPIC, announcement_of(kernel))
+
+    def announce_later(self, kernel: Kernel) -> None:
+        """Tell whoever waits, without letting anybody wait for that."""
+        # What it logs is all that can go wrong with it.
+        Deferred.fromCoroutine(self.announce(kernel))
 
     async def _effect(self, kernel: Kernel) -> Usage | None:
         if kernel.agent_id is None:

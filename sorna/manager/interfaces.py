@@ -246,10 +246,15 @@ class AgentStore(Protocol):
 
 @frozen
 class KernelPlace:
-    """Where a live kernel is, as Redis has it."""
+    """Where a live kernel is, as Redis has it.
+
+    :ivar stats: figures of the agent's last heartbeat, and the limits: ``exec_timeout`` and ``idle_timeout`` in seconds,
+        ``mem_limit`` in KiB.
+    """
 
     kernel_id: uuid.UUID
     access_key: str
+    session_token: str
     runtime: str
     requested_runtime: str
     agent: AgentAddress
@@ -270,6 +275,10 @@ class LiveKernels(Protocol):
 
         Only a kernel of ``access_key`` is ever found. One round trip when the reference is an id.
         """
+        ...
+
+    async def count(self, queries: Mapping[uuid.UUID, int]) -> None:
+        """Count queries of kernels that were found before; nothing happens to those that are gone. One round trip."""
         ...
 
     async def forget(self, kernel: Kernel) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from attrs import frozen
@@ -34,9 +35,11 @@ from sorna.manager.interfaces import (
     LiveKernels,
     UploadFile,
 )
+from sorna.manager.places import Places, end_of
 from sorna.manager.requests import Created, CreateRequest, KernelEvent, KernelInfo
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Kernel, KernelStatus, Usage, parse_kernel_id, short_id
+from sorna.model.limits import KIB
 from sorna.model.run import OutputRequest, RunReply, RunRequest
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 
@@ -54,6 +57,7 @@ class Registry:
     link: AgentLink
     creation: Creation
     ending: Ending
+    places: Places
 
     _log = Logger()
 
@@ -62,21 +66,18 @@ class Registry:
         return await self.creation.create(request)
 
     async def info(self, access_key: str, reference: str) -> KernelInfo:
-        """Describe a live kernel from its row and its agent's last heartbeat."""
-        place = await self._place(access_key, reference)
-        kernel = await self.kernels.by_id(place.kernel_id)
-        if kernel is None:
-            raise KernelNotFound
+        """Describe a live kernel, with the figures of its agent's last heartbeat."""
+        place = await self.places.look(access_key, reference)
         return KernelInfo(
-            kernel_id=kernel.id,
-            session_token=kernel.session_token,
-            runtime=kernel.runtime,
-            requested_runtime=kernel.requested_runtime,
-            age=max(0.0, self.clock.seconds() - kernel.created_at),
-            execution_timeout=kernel.limits.execution_timeout,
-            idle_timeout=kernel.limits.idle_timeout,
+            kernel_id=place.kernel_id,
+            session_token=place.session_token,
+            runtime=place.runtime,
+            requested_runtime=place.requested_runtime,
+            age=max(0.0, self.clock.seconds() - place.created_at),
+            execution_timeout=_number(place.stats, "exec_timeout"),
+            idle_timeout=_number(place.stats, "idle_timeout"),
             idle=_number(place.stats, "idle") / 1000,
-            memory_limit=kernel.limits.memory,
+            memory_limit=int(_number(place.stats, "mem_limit")) * KIB,
             memory_used=max(0, int(_number(place.stats, "mem_max_bytes"))),
             cpu_used=max(0.0, _number(place.stats, "cpu_used")) / 1000,
             num_queries=place.num_queries,
@@ -84,7 +85,7 @@ class Registry:
 
     async def restart(self, access_key: str, reference: str) -> None:
         """Lose the in-memory state, keep the files and the id."""
-        place = await self._place(access_key, reference)
+        place = await self.places.find(access_key, reference)
         now = self.clock.seconds()
         if not await self.kernels.change_status(place.kernel_id, KernelStatus.RESTARTING, "user-requested", now):
             raise KernelRestartFailed("The kernel is being restarted or destroyed by another request.")
@@ -109,76 +110,126 @@ class Registry:
 
     async def execute(self, access_key: str, reference: str, request: RunRequest) -> RunReply:
         """Run code, or continue or feed the run that is outstanding."""
-        place = await self._place(access_key, reference)
-        return await self._ask(place, self.link.execute(place.agent, place.kernel_id, request))
+        return await self._ask(
+            access_key, reference, lambda place: self.link.execute(place.agent, place.kernel_id, request)
+        )
 
     async def read_output(self, access_key: str, reference: str, request: OutputRequest) -> RunReply:
         """Read a run's output from a number on; not counted as a query, because one stream needs many."""
-        place = await self._place(access_key, reference, count=False)
-        return await self._ask(place, self.link.read_output(place.agent, place.kernel_id, request))
+        return await self._ask(
+            access_key,
+            reference,
+            lambda place: self.link.read_output(place.agent, place.kernel_id, request),
+            count=False,
+        )
 
     async def interrupt(self, access_key: str, reference: str) -> None:
         """Interrupt what runs now."""
-        place = await self._place(access_key, reference)
-        await self._ask(place, self.link.interrupt(place.agent, place.kernel_id))
+        await self._ask(access_key, reference, lambda place: self.link.interrupt(place.agent, place.kernel_id))
 
     async def complete(self, access_key: str, reference: str, code: str, options: Mapping[str, Any]) -> Sequence[str]:
         """Complete code at a position."""
-        place = await self._place(access_key, reference)
-        return await self._ask(place, self.link.complete(place.agent, place.kernel_id, code, options))
+        return await self._ask(
+            access_key, reference, lambda place: self.link.complete(place.agent, place.kernel_id, code, options)
+        )
 
     async def upload(self, access_key: str, reference: str, files: Sequence[UploadFile]) -> None:
         """Write files below the working directory; every path is judged before the first is written."""
-        place = await self._place(access_key, reference)
+        await self.places.find(access_key, reference)
         for file in files:
             check_upload_path(file.path)
         for file in files:
-            await self._ask_about_file(place, self.link.upload(place.agent, place.kernel_id, file))
+            upload = partial(self._upload, file)
+            await self._ask_about_file(access_key, reference, upload, count=False)
 
     async def list_files(
         self, access_key: str, reference: str, path: str, *, recursive: bool = False
     ) -> Sequence[FileEntry]:
         """List below the working directory."""
-        place = await self._place(access_key, reference)
-        listing = self.link.list_files(place.agent, place.kernel_id, path, recursive=recursive)
-        return await self._ask_about_file(place, listing)
+        return await self._ask_about_file(
+            access_key,
+            reference,
+            lambda place: self.link.list_files(place.agent, place.kernel_id, path, recursive=recursive),
+        )
 
     async def read_file(self, access_key: str, reference: str, path: str, offset: int, size: int) -> FilePiece:
         """Read a piece of a file; not counted as a query, because one download needs many."""
-        place = await self._place(access_key, reference, count=False)
-        return await self._ask_about_file(place, self.link.read_file(place.agent, place.kernel_id, path, offset, size))
+        return await self._ask_about_file(
+            access_key,
+            reference,
+            lambda place: self.link.read_file(place.agent, place.kernel_id, path, offset, size),
+            count=False,
+        )
 
     async def logs(self, access_key: str, reference: str) -> str:
         """Give the kernel's recent console output."""
-        place = await self._place(access_key, reference)
-        return await self._ask(place, self.link.logs(place.agent, place.kernel_id))
+        return await self._ask(access_key, reference, lambda place: self.link.logs(place.agent, place.kernel_id))
 
     async def watch(
         self, access_key: str, reference: str | None, receive: Callable[[KernelEvent], None]
     ) -> Callable[[], None]:
         """Tell of every change of one live kernel, or of all of an owner when there is no reference."""
-        kernel_id = None if reference is None else (await self._place(access_key, reference)).kernel_id
+        kernel_id = None if reference is None else (await self.places.find(access_key, reference)).kernel_id
         return watch(self.ending.announcements, access_key, kernel_id, receive)
 
     async def open_terminal(
         self, access_key: str, reference: str, viewer: TerminalViewer, rows: int = ROWS, columns: int = COLUMNS
     ) -> Terminal:
         """Look at a kernel's terminal; see ``sorna/model/terminal.py``."""
-        place = await self._place(access_key, reference)
-        return await self._ask(place, self.link.open_terminal(place.agent, place.kernel_id, viewer, rows, columns))
+        return await self._ask(
+            access_key,
+            reference,
+            lambda place: self.link.open_terminal(place.agent, place.kernel_id, viewer, rows, columns),
+        )
 
-    async def _ask(self, place: KernelPlace, call: Coroutine[Any, Any, T]) -> T:
-        """Await a call to the kernel's agent; its errors become those that the doors know."""
+    def _upload(self, file: UploadFile, place: KernelPlace) -> Coroutine[Any, Any, None]:
+        return self.link.upload(place.agent, place.kernel_id, file)
+
+    async def _ask(
+        self,
+        access_key: str,
+        reference: str,
+        call: Callable[[KernelPlace], Coroutine[Any, Any, T]],
+        *,
+        count: bool = True,
+    ) -> T:
+        """Await a call to a kernel's agent; its errors become those that the doors know."""
+        place = await self.places.find(access_key, reference, count=count)
         try:
-            return await call
-        except KernelNotFound:
-            raise await self._vanished(place) from None
+            try:
+                return await call(place)
+            except KernelNotFound:
+                vanished = await self._vanished(place)
+            # Its token may name the owner's next kernel by now, which this process was not told of.
+            place = await self._next_of(access_key, reference, place, vanished)
+            try:
+                return await call(place)
+            except KernelNotFound:
+                raise await self._vanished(place) from None
         except AgentError as error:
             raise KernelExecutionFailed from error
 
-    async def _ask_about_file(self, place: KernelPlace, call: Coroutine[Any, Any, T]) -> T:
+    async def _next_of(
+        self, access_key: str, reference: str, place: KernelPlace, vanished: KernelNotFound
+    ) -> KernelPlace:
+        """Find the kernel that a reference names now that the one it named has vanished."""
+        if parse_kernel_id(reference) == place.kernel_id:
+            raise vanished
         try:
-            return await self._ask(place, call)
+            return await self.places.find(access_key, reference, count=False)
+        except KernelNotFound:
+            raise vanished from None
+
+    async def _ask_about_file(
+        self,
+        access_key: str,
+        reference: str,
+        call: Callable[[KernelPlace], Coroutine[Any, Any, T]],
+        *,
+        count: bool = True,
+    ) -> T:
+        try:
+            return await self._ask(access_key, reference, call, count=count)
         except KernelExecutionFailed as error:
             if isinstance(error.__cause__, AgentRefused):
                 raise InvalidRequest(error.__cause__.detail) from error
@@ -186,41 +237,15 @@ class Registry:
 
     async def lives(self, access_key: str, reference: str) -> bool:
         """Tell whether the owner has such a kernel, without counting a query."""
-        kernel = await self._row(access_key, reference)
+        kernel = await self.places.row(access_key, reference)
         return kernel is not None and not kernel.status.final
 
-    async def _place(self, access_key: str, reference: str, *, count: bool = True) -> KernelPlace:
-        """Find a live kernel of this owner and count the query; the one place where ownership is decided."""
-        place = await self.live.use(access_key, reference, count=count)
-        if place is not None:
-            return place
-        kernel = await self._row(access_key, reference)
-        if kernel is None:
-            raise KernelNotFound
-        if not kernel.status.final and kernel.agent_id is not None:
-            # Redis lost it (it may lose everything): write it again from the truth, if its agent still lives.
-            agent = await self.directory.find(kernel.agent_id)
-            if agent is not None:
-                await self.live.add(kernel, agent.address)
-                place = await self.live.use(access_key, reference, count=count)
-                if place is not None:
-                    return place
-        raise KernelNotFound(_end_of(kernel))
-
-    async def _row(self, access_key: str, reference: str) -> Kernel | None:
-        kernel_id = parse_kernel_id(reference)
-        if kernel_id is not None:
-            kernel = await self.kernels.by_id(kernel_id)
-            if kernel is not None and kernel.access_key == access_key:
-                return kernel
-        return await self.kernels.last_by_token(access_key, reference)
-
     async def _kernel_to_destroy(self, access_key: str, reference: str) -> Kernel:
-        kernel = await self._row(access_key, reference)
+        kernel = await self.places.row(access_key, reference)
         if kernel is None:
             raise KernelNotFound
         if kernel.status.final:
-            raise KernelNotFound(_end_of(kernel))
+            raise KernelNotFound(end_of(kernel))
         return kernel
 
     async def _running_again(self, kernel_id: uuid.UUID, reason: str) -> None:
@@ -230,10 +255,11 @@ class Registry:
 
     async def _vanished(self, place: KernelPlace) -> KernelNotFound:
         """Write down that the agent does not hold the kernel any more, and say what is known of its end."""
+        self.places.forget(place.kernel_id)
         await self.ending.lost(place.kernel_id, "lost")
         kernel = await self.kernels.by_id(place.kernel_id)
         self._log.info("kernel {kernel_id} is not on its agent any more", kernel_id=short_id(place.kernel_id))
-        return KernelNotFound(_end_of(kernel) if kernel is not None else "")
+        return KernelNotFound(end_of(kernel) if kernel is not None else "")
 
 
 def check_upload_path(path: str) -> None:
@@ -246,11 +272,6 @@ def check_upload_path(path: str) -> None:
         raise InvalidRequest("Invalid file name.")
     if path.startswith("/") or any(part in {"", ".", ".."} for part in parts):
         raise InvalidRequest(f"The path {path[:80]!r} does not stay inside the working directory.")
-
-
-def _end_of(kernel: Kernel) -> str:
-    """Say why a kernel that cannot be used cannot be used."""
-    return f"{kernel.status.lower()}: {kernel.status_reason}" if kernel.status_reason else ""
 
 
 def _number(stats: Mapping[str, str], name: str) -> float:

@@ -9,9 +9,10 @@ Note [What txpostgres does not do]
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import psycopg2
 import psycopg2.extensions
@@ -33,6 +34,33 @@ Row = tuple[Any, ...]
 # Classes 08 and 53, 57P0x, read-only and statement timeout: the server cannot now, and may later.
 _AWAY = ("08", "53", "57", "25006", "55P03")
 _CONFLICTS = frozenset({"23505", "40001", "40P01"})
+
+
+class Prepared(str):
+    """A statement that each connection prepares once and only executes from then on, for those that are run all the time.
+
+    PostgreSQL parses and plans a statement anew each time it gets it as text, which takes as long as running it where that
+    touches a few rows. The value of the text is the command that executes; a transaction may put something before it.
+
+    :ivar name: of the prepared statement.
+    :ivar preparation: the command that prepares it.
+    """
+
+    __slots__ = ("name", "preparation")
+    name: str
+    preparation: str
+
+    def __new__(cls, name: str, sql: str) -> Self:
+        """Make one of a statement whose parameters are ``%(name)s``; they get the types that their places have."""
+        names = list(dict.fromkeys(_PARAMETER.findall(sql)))
+        one = super().__new__(cls, f"EXECUTE {name} ({', '.join(f'%({parameter})s' for parameter in names)})")
+        one.name = name
+        body = _PARAMETER.sub(lambda found: f"${names.index(found[1]) + 1}", sql)
+        one.preparation = f"PREPARE {name} AS {body}"
+        return one
+
+
+_PARAMETER = re.compile(r"%\((\w+)\)s")
 
 
 class Conflict(Exception):
@@ -110,6 +138,7 @@ class Connection:
         self.lost: Callable[[], None] = _nothing
         self._reactor = reactor
         self._link = _Link(reactor, self._tell)
+        self._prepared: set[str] = set()
 
     def _tell(self) -> None:
         self.lost()
@@ -122,12 +151,18 @@ class Connection:
         await self._within(seconds, lambda: self._link.connect(**parameters))
 
     async def execute(self, sql: str, parameters: Parameters, seconds: float) -> list[Row]:
-        """Run one statement and give its rows. Never cancel this; after ``seconds`` it closes the connection.
+        """Run one statement and give its rows; one that is :class:`Prepared` is prepared first if need be. Never cancel this; after ``seconds`` it closes the connection.
 
         :raises Unavailable, Conflict, StatementFailed: see :func:`translate`.
         """
         if self._link.gone:
             raise Unavailable("the database does not answer")
+        if isinstance(sql, Prepared) and sql.name not in self._prepared:
+            await self._run(sql.preparation, (), seconds)
+            self._prepared.add(sql.name)
+        return await self._run(sql, parameters, seconds)
+
+    async def _run(self, sql: str, parameters: Parameters, seconds: float) -> list[Row]:
         cursor = self._link.cursor()
         # Without parameters, a percent sign is itself.
         await self._within(seconds, lambda: cursor.execute(sql, parameters or None))

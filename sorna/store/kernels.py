@@ -27,7 +27,7 @@ import attrs
 from sorna.errors import QuotaExceeded, Unavailable
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage, statuses_before
 from sorna.store import rows
-from sorna.store.connection import Conflict, Row
+from sorna.store.connection import Conflict, Prepared, Row
 from sorna.store.keypairs import PostgresKeypairs
 from sorna.store.pool import Pool
 
@@ -38,7 +38,9 @@ _USAGE = ", ".join(rows.USAGE_COLUMNS)
 _FIRST_USAGE = ", ".join(str(value) for value in attrs.astuple(Usage()))
 
 # Constants and column names only; every value is a parameter.
-_RESERVE = f"""
+_RESERVE = Prepared(
+    "reserve",
+    f"""
 WITH found AS (
     SELECT * FROM kernels WHERE access_key = %(access_key)s AND session_token = %(session_token)s AND {_LIVE}
 ), taken AS (
@@ -65,7 +67,8 @@ WITH found AS (
 SELECT true, {rows.kernel_columns("made")} FROM made
 UNION ALL
 SELECT false, {rows.kernel_columns("found")} FROM found
-"""  # noqa: S608 - see above
+""",  # noqa: S608 - see above
+)
 
 _CHANGE = f"""
 WITH changed AS (
@@ -83,15 +86,16 @@ WITH changed AS (
 )
 SELECT {rows.kernel_columns("changed")} FROM changed
 """  # noqa: S608 - see above
-_CHANGE_ALONE = _CHANGE.format(usage="")
-_CHANGE_WITH_USAGE = _CHANGE.format(usage="".join(f", {name} = %({name})s" for name in rows.USAGE_COLUMNS))
+_CHANGE_ALONE = Prepared("change", _CHANGE.format(usage=""))
+_CHANGE_WITH_USAGE = Prepared(
+    "change_with_usage", _CHANGE.format(usage="".join(f", {name} = %({name})s" for name in rows.USAGE_COLUMNS))
+)
 
 _SELECT = f"SELECT {rows.kernel_columns('kernels')} FROM kernels"  # noqa: S608 - see above
-_BY_ID = f"{_SELECT} WHERE id = %s::uuid"
-_LIVE_BY_TOKEN = f"{_SELECT} WHERE access_key = %s AND session_token = %s AND {_LIVE}"
-_LAST_BY_TOKEN = (
-    f"{_SELECT} WHERE access_key = %s AND session_token = %s ORDER BY created_at DESC, kernels.id DESC LIMIT 1"
-)
+_OF_TOKEN = f"{_SELECT} WHERE access_key = %(access_key)s AND session_token = %(session_token)s"
+_BY_ID = Prepared("kernel_by_id", f"{_SELECT} WHERE id = %(id)s::uuid")
+_LIVE_BY_TOKEN = Prepared("live_kernel_by_token", f"{_OF_TOKEN} AND {_LIVE}")
+_LAST_BY_TOKEN = Prepared("last_kernel_by_token", f"{_OF_TOKEN} ORDER BY created_at DESC, kernels.id DESC LIMIT 1")
 
 
 class PostgresKernels:
@@ -157,7 +161,7 @@ class PostgresKernels:
 
     async def by_id(self, kernel_id: uuid.UUID) -> Kernel | None:
         """Fetch a kernel of any status."""
-        return self._one(await self._pool.query(_BY_ID, (str(kernel_id),)))
+        return self._one(await self._pool.query(_BY_ID, {"id": str(kernel_id)}))
 
     async def live_by_token(self, access_key: str, session_token: str) -> Kernel | None:
         """Fetch the owner's kernel of this token that is in no final status."""
@@ -170,7 +174,7 @@ class PostgresKernels:
     async def _by_token(self, sql: str, access_key: str, session_token: str) -> Kernel | None:
         if not (rows.storable(access_key) and rows.storable(session_token)):
             return None
-        return self._one(await self._pool.query(sql, (access_key, session_token)))
+        return self._one(await self._pool.query(sql, {"access_key": access_key, "session_token": session_token}))
 
     async def live(
         self, *, agent_id: str | None = None, after: uuid.UUID | None = None, limit: int = PAGE

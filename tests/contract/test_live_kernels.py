@@ -32,6 +32,7 @@ class LiveKernelsContract(_Case):
             self.assertEqual(place.num_queries, number)
         assert place is not None
         self.assertEqual((place.runtime, place.requested_runtime, place.access_key), ("python3", "python", "AKIAONE"))
+        self.assertEqual(place.session_token, "token-1")
         self.assertEqual(place.agent, address_of())
         self.assertAlmostEqual(place.created_at, 1_700_000_000.25, places=5)
         self.assertEqual(
@@ -61,6 +62,19 @@ class LiveKernelsContract(_Case):
             place = await self.kernels.use("AKIAONE", "token-1", count=False)
             assert place is not None
             self.assertEqual(place.num_queries, 7)
+
+    async def test_counted_afterwards(self) -> None:
+        """Queries of kernels that were found before are added; a kernel that is gone is not brought back."""
+        kernels = [kernel_of(session=f"token-{number}") for number in range(3)]
+        for kernel in kernels[:2]:
+            await self.kernels.add(kernel, address_of())
+        await self.kernels.count({kernels[0].id: 2, kernels[1].id: 40, kernels[2].id: 1})
+        await self.kernels.count({kernels[0].id: 1})
+        await self.kernels.count({})
+        places = await self.kernels.places([kernel.id for kernel in kernels])
+        self.assertEqual(
+            {one: place.num_queries for one, place in places.items()}, {kernels[0].id: 3, kernels[1].id: 40}
+        )
 
     async def test_never_anothers(self) -> None:
         """No reference finds another owner's kernel, nor counts a query of it."""
@@ -172,6 +186,22 @@ class LiveKernelsContract(_Case):
             [Deferred.fromCoroutine(self.kernels.use("AKIAONE", "token-1")) for _ in range(200)]
         )
         self.assertEqual([place.num_queries for place in places if place], list(range(1, 201)))
+
+    async def test_many_kinds_of_uses_at_once(self) -> None:
+        """Uses that are asked together are answered each for itself, whatever becomes of the others."""
+        mine, theirs = kernel_of(), kernel_of("AKIATWO")
+        await self.kernels.add(mine, address_of())
+        await self.kernels.add(theirs, address_of())
+        questions = [
+            ("AKIAONE", "token-1"),
+            ("AKIAONE", short_id(theirs.id)),
+            ("AKIATWO", str(theirs.id)),
+            ("AKIAONE", "nope"),
+            ("AKIAONE", short_id(mine.id)),
+        ]
+        found = await gatherResults([Deferred.fromCoroutine(self.kernels.use(*question)) for question in questions])
+        ids = [place and place.kernel_id for place in found]
+        self.assertEqual(ids, [mine.id, None, theirs.id, None, mine.id])
 
 
 class MemoryLiveKernelsTests(LiveKernelsContract, MemoryCase):

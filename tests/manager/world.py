@@ -22,6 +22,7 @@ from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
 from sorna.manager.interfaces import KernelEnded
 from sorna.manager.keypairs import CachedKeypairs
+from sorna.manager.places import Places
 from sorna.manager.reaper import Reaper
 from sorna.manager.registry import Registry
 from sorna.manager.requests import CreateRequest
@@ -75,8 +76,10 @@ class ManagerTestCase(UnitTestCase):
             self.folders,
             LimitPolicy(),
         )
+        self.places = Places(self.clock, self.kernels, self.live, self.directory)
+        self.places.listen(announcements)
         self.registry = Registry(
-            self.clock, self.kernels, self.live, self.directory, self.link, self.creation, self.ending
+            self.clock, self.kernels, self.live, self.directory, self.link, self.creation, self.ending, self.places
         )
         self.reaper = Reaper(self.clock, self.kernels, self.directory, self.link, self.ending)
         self.heartbeats = MemoryHeartbeatStore(self.redis)

@@ -7,6 +7,12 @@ on a pipe or a child; when the agent closes the channel, everything is killed an
 
 Known bounds: reads of standard input through a copy of descriptor 0, and ``select`` or ``poll`` on it, are not noticed
 (see ``stdin_notify.py``); then the program gets what is typed without anybody having been asked.
+
+Note [Rehearsal]
+~~~~~~~~~~~~~~~~
+Memory that is shared with the zygote is copied when it is first touched, which happens a thousand times until a first piece of
+code has come through this process, the REPL and back: some milliseconds. So before the agent is told that the kernel is ready, one
+is sent all the way, except that what it prints goes nowhere.
 """
 
 import json
@@ -16,6 +22,7 @@ import socket
 import sys
 import traceback
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -25,7 +32,7 @@ from sorna.agent.runners.language import Language, language_from_json
 from sorna.agent.runners.output_files import Fingerprints, changed, fingerprints
 from sorna.agent.runners.poller import Link, Poller
 from sorna.agent.runners.processes import Processes
-from sorna.agent.runners.pump import Pump
+from sorna.agent.runners.pump import Pump, Sender
 from sorna.agent.runners.repl import our_modules
 from sorna.agent.runners.repl_host import ReplHost
 from sorna.agent.runners.repl_link import to_json
@@ -36,6 +43,15 @@ from sorna.beneath.reading import list_files, read_piece
 
 # Most typed-ahead text that is kept for a run.
 MOST_TYPED = 1024 * 1024
+
+
+class _Nobody:
+    """Takes what is printed in a rehearsal."""
+
+    congested = False
+
+    def send(self, _kind: int, _payload: bytes) -> None:
+        """Forget a frame."""
 
 
 class _Run:
@@ -71,7 +87,10 @@ class Init:
         self._run: _Run | None = None
         self._ready = False
         self._over = False
+        self._end_rehearsal: Callable[[], None] | None = None
+        self._rehearsed = False
         self._link = Link(self._poller, channel, self._frame, self._channel_closed, self._link_idle)
+        self._speaker: Sender = self._link
         self._pump.attach(self._link)
         self._terminal.attach(self._link)
         self._takers = {
@@ -120,7 +139,7 @@ class Init:
             self._takers[kind](json.loads(payload))
 
     def _send(self, kind: int, message: dict[str, Any]) -> None:
-        self._link.send(kind, to_json(message))
+        self._speaker.send(kind, to_json(message))
 
     def _reply(self, request: Any, result: Any, refusal: str | None = None) -> None:
         error = None if refusal is None else {"kind": "refused", "detail": refusal}
@@ -182,7 +201,9 @@ class Init:
     def _run_in_repl(self, code: str, unattended: bool) -> None:
         if not code.strip():
             self._finish(0, [])
-        elif self._start_repl():
+        elif self._start_repl() and self._end_rehearsal is not None:
+            self._repl.rehearse(code)
+        elif self._repl.pid is not None:
             self._repl.execute(code, unattended)
         else:
             text = b"The Python process cannot be started: too many processes or too little memory.\n"
@@ -303,10 +324,26 @@ class Init:
     # What the REPL and the commands tell
 
     def repl_warm(self) -> None:
-        """See ``ReplOwner``; only the first REPL is waited for."""
-        if not self._ready:
+        """See ``ReplOwner``; only the first REPL is waited for, and after its rehearsal."""
+        if self._repl.pid is not None and not self._rehearsed:
+            self._rehearse()
+        elif not self._ready:
             self._ready = True
             self._send(frames.READY, {"pid": os.getpid()})
+
+    def _rehearse(self) -> None:
+        """Run a piece of code that nobody sent; see Note [Rehearsal]."""
+        self._rehearsed = True
+        nobody = _Nobody()
+        undo = self._pump.divert(nobody)
+
+        def end() -> None:
+            undo()
+            self._speaker = self._link
+
+        self._end_rehearsal, self._speaker = end, nobody
+        self._frame(frames.ASSIGN, to_json({"environ": {}}))
+        self._frame(frames.RUN, to_json({"run": "", "mode": "query", "code": "0"}))
 
     def repl_done(self, exit_code: int, exceptions: list[Any]) -> None:
         """See ``ReplOwner``."""
@@ -412,6 +449,10 @@ class Init:
         if signal_number is not None:
             message["signal"] = signal_number
         self._send(frames.FINISHED, message)
+        if self._end_rehearsal is not None:
+            end, self._end_rehearsal = self._end_rehearsal, None
+            end()
+            self.repl_warm()
 
 
 def _outcome(identity: str, exit_code: int) -> dict[str, Any]:

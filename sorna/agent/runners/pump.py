@@ -16,18 +16,33 @@ Note [Credit]
 Output goes out while credit is positive, and one frame may overdraw it: a figure may be larger than the whole window, and
 the 3 bytes held back from a cut character must not be able to stop everything. Without credit the pipes are not read,
 so they fill and the program that prints waits in its ``write``.
+
+Note [Batches]
+~~~~~~~~~~~~~~
+A program that prints line by line would be read line by line, and every line would cost a frame on its way to the client,
+and the program a change of processes. So after a small chunk that came within ``PAUSE`` seconds of the one before it, the
+pipes are left alone for as long: the first line goes out at once, and then there is a batch every few milliseconds. Items do not
+wait for that.
 """
 
+import fcntl
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
+from typing import Protocol
 
 from sorna.agent.runners.frames import STDERR, STDOUT
 from sorna.agent.runners.linux import bytes_waiting
-from sorna.agent.runners.poller import NOTHING, READ, Link, Poller
+from sorna.agent.runners.poller import NOTHING, READ, Poller
 
 CHUNK = 64 * 1024
+# What a program may print while it is not read, if Linux allows: several chunks, so that it need not wait for the next look.
+PIPE_SIZE = 256 * 1024
+SMALL = 16 * 1024
+PAUSE = 0.003
 
 
 def incomplete_tail(text: bytes) -> int:
@@ -44,6 +59,19 @@ def incomplete_tail(text: bytes) -> int:
     return 0
 
 
+class Sender(Protocol):
+    """Where output can go; :class:`~sorna.agent.runners.poller.Link` is the real one."""
+
+    @property
+    def congested(self) -> bool:
+        """Whether it takes nothing more for now."""
+        ...
+
+    def send(self, kind: int, payload: bytes) -> None:
+        """Take one frame."""
+        ...
+
+
 class _Stream:
     """One pipe. ``taken`` counts the bytes ever read; ``held`` is the beginning of a character."""
 
@@ -51,6 +79,8 @@ class _Stream:
         self.kind = kind
         self.reading, self.writing = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self.reading, False)
+        with suppress(OSError):
+            fcntl.fcntl(self.writing, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
         self.taken = 0
         self.held = b""
 
@@ -73,9 +103,12 @@ class Pump:
         self._poller = poller
         self._streams = (_Stream(STDOUT), _Stream(STDERR))
         self._items: deque[_Item] = deque()
-        self._link: Link | None = None
+        self._link: Sender | None = None
+        self._diverted = False
         self._credit = 0
         self._reading = True
+        self._paused = False
+        self._read_at = 0.0
         for stream in self._streams:
             poller.add(stream.reading, partial(self._readable, stream))
         self._adjust()
@@ -85,9 +118,20 @@ class Pump:
         """The descriptors that programs get as 1 and 2."""
         return self._streams[0].writing, self._streams[1].writing
 
-    def attach(self, link: Link) -> None:
+    def attach(self, link: Sender) -> None:
         """Say where the output goes."""
         self._link = link
+
+    def divert(self, link: Sender) -> Callable[[], None]:
+        """Let the output go elsewhere until what this gives is called; it costs no credit."""
+        before, self._link = self._link, link
+        self._diverted = True
+
+        def undo() -> None:
+            self._link = before
+            self._diverted = False
+
+        return undo
 
     def add_credit(self, amount: int) -> None:
         """Take note that the agent has room for so many more bytes."""
@@ -141,19 +185,34 @@ class Pump:
     def _send(self, kind: int, payload: bytes) -> None:
         if self._link is not None:
             self._link.send(kind, payload)
-            self._credit -= len(payload)
+            if not self._diverted:
+                self._credit -= len(payload)
 
     def _may_send(self) -> bool:
         return self._credit > 0 and self._link is not None and not self._link.congested
 
     def _readable(self, stream: _Stream, _events: int) -> None:
         if not self._items:
-            self._move(stream)
+            before = stream.taken
+            if self._move(stream):
+                self._rest_after(stream.taken - before)
         self._advance()
         self._adjust()
 
+    def _rest_after(self, size: int) -> None:
+        """Leave the pipes alone for a moment when little comes at a time; see Note [Batches]."""
+        now = time.monotonic()
+        if size < SMALL and now - self._read_at < PAUSE and not self._paused:
+            self._paused = True
+            self._poller.later(PAUSE, self._go_on)
+        self._read_at = now
+
+    def _go_on(self) -> None:
+        self._paused = False
+        self._adjust()
+
     def _adjust(self) -> None:
-        reading = self._may_send()
+        reading = self._may_send() and not self._paused
         if reading != self._reading:
             self._reading = reading
             for stream in self._streams:

@@ -34,6 +34,7 @@ from sorna.agent.runners.repl_link import (
     ENVIRON,
     EXECUTE,
     EXECUTE_UNATTENDED,
+    REHEARSE,
     WARM,
     Order,
     Typing,
@@ -82,15 +83,17 @@ class Repl:
         """Run what init sends, until it is gone."""
         self._prepare()
         control = self._wires[0]
-        # Memory that was shared with the parent is copied when it is first touched: better now than with the first code.
-        self._run("None")
-        self._count = 0
         control.send(WARM, b"")
         while True:
             kind, payload = control.receive()
             if kind in {EXECUTE, EXECUTE_UNATTENDED}:
                 self._prints_errors = kind == EXECUTE
                 control.send(DONE, to_json(self._run(payload.decode("utf-8", "replace"))))
+            elif kind == REHEARSE:
+                outcome = self._run(payload.decode("utf-8"))
+                vars(builtins).pop("_", None)
+                self._count = 0
+                control.send(DONE, to_json(outcome))
             elif kind == COMPLETE:
                 control.send(COMPLETED, to_json(self._complete(json.loads(payload))))
             elif kind == ENVIRON:

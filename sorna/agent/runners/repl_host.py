@@ -27,7 +27,7 @@ class ReplOwner(Protocol):
     """What the host tells; implemented by ``init.py``."""
 
     def repl_warm(self) -> None:
-        """Take note that the first piece of code will be answered as fast as any."""
+        """Take note that code can run."""
         ...
 
     def repl_done(self, exit_code: int, exceptions: list[Any]) -> None:
@@ -106,9 +106,15 @@ class ReplHost:
 
     def execute(self, code: str, unattended: bool = False) -> None:
         """Hand over a piece of code; of an unattended one an uncaught exception is recorded and not printed."""
-        payload = code.encode("utf-8", "replace")
+        self._execute(repl_link.EXECUTE_UNATTENDED if unattended else repl_link.EXECUTE, code)
+
+    def rehearse(self, code: str) -> None:
+        """Hand over a piece of code of which no trace shall stay in the session."""
+        self._execute(repl_link.REHEARSE, code)
+
+    def _execute(self, kind: int, code: str) -> None:
         self.busy = True
-        self._links[0].send(repl_link.EXECUTE_UNATTENDED if unattended else repl_link.EXECUTE, payload)
+        self._links[0].send(kind, code.encode("utf-8", "replace"))
         if self._links[0].closed and self.pid is not None:
             # The process lives but does not listen any more: user code replaced it.
             os.kill(self.pid, signal.SIGKILL)

@@ -31,8 +31,10 @@ LINE = 9
 WITHDRAW = 12
 # control: init to REPL, before the first piece of code
 ENVIRON = 10
-# control: REPL to init, when everything that a first piece of code needs has been used once
+# control: REPL to init, when it can execute
 WARM = 11
+# control: init to REPL, like EXECUTE, of code that nobody sent: no trace of it stays
+REHEARSE = 13
 
 # A figure or page larger than this is not sent.
 MAX_MEDIA = 8 * 1024 * 1024

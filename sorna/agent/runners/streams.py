@@ -41,7 +41,7 @@ class PipeBuffer(io.BufferedIOBase):
         self.spare = spare
         self.name = name
         self.mode = "wb"
-        self.pending = bytearray()
+        self.pending = b""
 
     @property
     def raw(self) -> io.FileIO:
@@ -64,10 +64,9 @@ class PipeBuffer(io.BufferedIOBase):
         """Take bytes; complete lines are on their way when this returns."""
         if self.closed:
             raise ValueError("I/O operation on closed file.")
-        if not isinstance(content, bytes):
+        if type(content) is not bytes:
             content = bytes(memoryview(content))
-        self._outlet.write(self, content)
-        return len(content)
+        return self._outlet.write(self, content)
 
     def flush(self) -> None:
         """Send what is held."""
@@ -90,16 +89,16 @@ class Flusher:
         self._gone = _thread.allocate_lock()
         self._running = False
         self._asleep = False
-        self._armed = False
+        self.armed = False
 
     def arm(self) -> bool:
         """Take note that the beginning of a line waits; cheap, because it happens on most prints.
 
         :returns: False when there can be no thread, because the kernel is full: then nobody will send it later.
         """
-        if self._armed:
+        if self.armed:
             return True
-        self._armed = True
+        self.armed = True
         if not self._running:
             self._running = True
             self._gone.acquire()
@@ -138,12 +137,12 @@ class Flusher:
         try:
             while True:
                 self._asleep = True
-                if not self._armed:
+                if not self.armed:
                     self._gate.acquire()
                 self._asleep = False
                 if self._stop.acquire(timeout=_PATIENCE):
                     return
-                self._armed = False
+                self.armed = False
                 with suppress(Exception):
                     self._flush()
         finally:
@@ -159,7 +158,7 @@ class Outlet:
     def __init__(self, order: Order, interrupts: Interrupts, spares: tuple[int, int]) -> None:
         self._order = order
         self._interrupts = interrupts
-        self._pid = os.getpid()
+        self._forked = False
         self._spares = spares
         self._lock = threading.RLock()
         self._flusher = Flusher(self._flush_promptly)
@@ -212,19 +211,20 @@ class Outlet:
             with suppress(Exception):
                 stream.flush()
 
-    def write(self, buffer: PipeBuffer, content: bytes) -> None:
-        """Take bytes for one stream."""
+    def write(self, buffer: PipeBuffer, content: bytes) -> int:
+        """Take bytes for one stream, all of them. Called twice for each line that is printed, so it does little."""
         with self._lock:
-            for other in self._buffers:
-                if other is not buffer and other.pending:
-                    self._drain(other)
-            if len(content) > _LARGE:
-                self._drain(buffer)
-                self._put(buffer, content)
-                return
-            buffer.pending += content
-            if b"\n" in content or len(buffer.pending) > _LARGE or not self._flusher.arm():
-                self._drain(buffer)
+            other = self._buffers[buffer is self._buffers[0]]
+            if other.pending and other is not buffer:
+                self._drain(other)
+            pending = buffer.pending + content if buffer.pending else content
+            if b"\n" in content or len(pending) > _LARGE or not (self._flusher.armed or self._flusher.arm()):
+                # Taken out first: when an interrupt ends the write, the rest is lost and nothing is sent twice.
+                buffer.pending = b""
+                self._put(buffer, pending)
+            else:
+                buffer.pending = pending
+        return len(content)
 
     def drain(self, buffer: PipeBuffer) -> None:
         """Send what a stream holds."""
@@ -237,22 +237,28 @@ class Outlet:
         with self._lock:
             for buffer in self._buffers:
                 self._drain(buffer)
-            if os.getpid() == self._pid and any(bytes_waiting(spare) for spare in self._spares):
+            if not self._forked and any(bytes_waiting(spare) for spare in self._spares):
                 self._order.settle()
 
     def _drain(self, buffer: PipeBuffer) -> None:
         if buffer.pending:
-            # Taken out first: when an interrupt ends the write, the rest is lost and nothing is sent twice.
-            content, buffer.pending = bytes(buffer.pending), bytearray()
+            content, buffer.pending = buffer.pending, b""
             self._put(buffer, content)
 
     def _put(self, buffer: PipeBuffer, content: bytes) -> None:
-        fd = buffer.fileno()
-        if os.getpid() == self._pid:
-            for spare in self._spares:
-                if spare != buffer.spare and bytes_waiting(spare):
+        if not self._forked:
+            for one in self._buffers:
+                if one is not buffer and bytes_waiting(one.spare):
                     self._order.settle()
-        view = memoryview(content)
+        fd = buffer.fileno()
+        try:
+            written = os.write(fd, content)
+        except BlockingIOError:
+            written = 0
+        if written < len(content):
+            self._put_rest(fd, memoryview(content)[written:])
+
+    def _put_rest(self, fd: int, view: memoryview) -> None:
         while view:
             try:
                 view = view[os.write(fd, view) :]
@@ -282,6 +288,7 @@ class Outlet:
         return None
 
     def _in_forked_child(self) -> None:
+        self._forked = True
         self._lock = threading.RLock()
         self._flusher.forget()
         for spare in self._spares:

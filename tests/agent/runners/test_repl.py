@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from sorna.agent.runners import frames
 from tests.agent.runners.driver import KernelTestCase
@@ -38,6 +39,24 @@ class ReplTests(KernelTestCase):
         self.assertEqual(kernel.stream("stdout"), "True\n")
         kernel.run("print(any(n.startswith('sorna') for n in sys.modules), sys.argv, sys.modules['__main__'].A is A)")
         self.assertEqual(kernel.stream("stdout"), "False [''] True\n")
+
+    def test_rehearsal_leaves_no_trace(self) -> None:
+        """What ran before a kernel was ready printed nothing, counted as nothing, and left no value behind."""
+        kernel = self.kernel()
+        self.assertEqual((kernel.texts(), kernel.seen, kernel.taken), ([], [], 0))
+        kernel.run("import builtins, sys\nprint(hasattr(builtins, '_'), sys._getframe().f_code.co_filename)")
+        self.assertEqual(kernel.stream("stdout"), "False <input-1>\n")
+
+    def test_rehearsal_copies_memory_before_the_first_code(self) -> None:
+        """The first code touches hardly more memory for the first time than the second does."""
+        kernel = self.kernel()
+
+        def faults() -> int:
+            return int(Path(f"/proc/{kernel.pid}/stat").read_text().rpartition(")")[2].split()[7])
+
+        before = faults()
+        kernel.run("1 + 1")
+        self.assertLess(faults() - before, 60)
 
     def test_traceback_has_no_frame_of_ours(self) -> None:
         """A traceback begins in user code, shows its source, and that of functions of earlier runs."""

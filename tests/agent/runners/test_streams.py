@@ -65,6 +65,19 @@ class OrderTests(KernelTestCase):
         )
         self.assertEqual(kernel.stream("stdout"), "".join(f"t{number} b " for number in range(50)))
 
+    def test_lines_travel_in_batches(self) -> None:
+        """A program that prints line by line costs a frame every few milliseconds, and neither loses nor reorders any."""
+        kernel = self.kernel()
+        kernel.run("for number in range(20_000):\n    print(number)")
+        self.assertEqual(kernel.stream("stdout"), "".join(f"{number}\n" for number in range(20_000)))
+        self.assertLess(kernel.outputs, 1_000)
+
+    def test_lines_far_apart_are_not_gathered(self) -> None:
+        """Each line that comes alone is a frame of its own, soon after it was printed."""
+        kernel = self.kernel()
+        kernel.run("import time\nfor number in range(5):\n    print(number)\n    time.sleep(0.05)")
+        self.assertEqual(kernel.outputs, 5)
+
     def test_beginning_of_a_line_is_shown_soon(self) -> None:
         """A prompt or progress dot does not wait for its line to end."""
         kernel = self.kernel()
