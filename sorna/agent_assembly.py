@@ -18,6 +18,8 @@ from twisted.python.failure import Failure
 
 from sorna.agent.channel import Channel
 from sorna.agent.detection import Detection, detect, host_capacity
+from sorna.agent.devices import Devices
+from sorna.agent.ended import EndedKernels
 from sorna.agent.factory import KernelFactory
 from sorna.agent.folder_watch import FolderWatch
 from sorna.agent.heartbeat import AgentIdentity, Heart
@@ -26,16 +28,18 @@ from sorna.agent.interfaces import Sandbox, SandboxSettings
 from sorna.agent.kernels import Kernels
 from sorna.agent.link_server import LinkServer
 from sorna.agent.pool import Pool
+from sorna.agent.retirement import Retirement
 from sorna.agent.sandbox.tiers import NamespaceSandbox, UnconfinedSandbox
 from sorna.agent.service import AgentParts, AgentService
 from sorna.config import AgentConfig
 from sorna.curve_keys import AuthorisedKeys, KeyFileError, load_or_make
 from sorna.embedded.local_agent import EX_CONFIG
 from sorna.errors import IsolationUnavailable
-from sorna.lifecycle import OrderedServices, fail_process, settle_memory
+from sorna.lifecycle import OrderedServices, fail_process, settle_memory, stop_process
 from sorna.live.address import parse_redis_address
 from sorna.live.connection import RedisConnection
 from sorna.live.instances import RedisHeartbeatStore
+from sorna.model.agent import room_of
 from sorna.observability import show_debug
 from sorna.zeromq import tcp_endpoint
 
@@ -58,6 +62,7 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
     keys = load_or_make(directory)
     authorised = AuthorisedKeys(reactor, directory / "authorised")
     incarnation = secrets.token_hex(8)
+    devices = Devices(config.kernels.gpu_devices, hidden=config.kernels.isolation != "none")
 
     def assemble(detection: Detection) -> AgentParts:
         sandbox = _sandbox(reactor, config, detection)
@@ -65,11 +70,16 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
         pool = Pool(reactor, factory, config.kernels.pool)
         in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
         watch = FolderWatch(reactor, config.folder_root, in_thread)
-        kernels = Kernels(reactor, pool, detection.runtimes, config.kernels.max_kernels, watch)
+        ended = EndedKernels(reactor, config.kernels.output)
+        capacity = host_capacity(len(devices))
+        room = room_of(capacity, config.kernels.memory_overcommit, config.kernels.cpu_overcommit)
+        most = config.kernels.max_kernels
+        kernels = Kernels(reactor, pool, detection.runtimes, most, watch, ended=ended, devices=devices, room=room)
         link = LinkServer(
             reactor, kernels, keys, authorised, interface=config.ip, port=config.port, incarnation=incarnation
         )
         kernels.report_to(link)
+        Retirement(reactor, kernels, lambda: link.untold, partial(stop_process, reactor))
         endpoint = tcp_endpoint(config.ip, config.port)
         identity = AgentIdentity(
             config.agent_id,
@@ -77,8 +87,9 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
             endpoint,
             keys.public,
             sandbox.name,
-            host_capacity(),
+            capacity,
             lambda: sandbox.storage,
+            config.kernels.labels,
             HostLoadMeter(),
         )
         return AgentParts(
@@ -97,7 +108,10 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
     parent = OrderedServices(reactor, stop_timeout=30.0)
     parent.addService(redis)
     agent = AgentService(
-        reactor, lambda: detect(reactor, reactor, config.kernels.python, dict(os.environ)), assemble, failed
+        reactor,
+        lambda: detect(reactor, reactor, config.kernels.python, dict(os.environ), has_gpu=len(devices) > 0),
+        assemble,
+        failed,
     )
     # Whoever hears of a failed start is told by ``failed``.
     agent.when_ready().addCallbacks(lambda _ready: settle_memory(), lambda _failure: None)

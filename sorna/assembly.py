@@ -45,24 +45,29 @@ from sorna.live.instances import RedisAgentDirectory, RedisHeartbeatStore
 from sorna.live.kernels import RedisLiveKernels
 from sorna.live.rate_counters import RedisRateCounters
 from sorna.manager.administration import Administration
+from sorna.manager.agents import UNDRAINED_TOPIC, AgentAdministration
 from sorna.manager.attendance import Attendance
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
 from sorna.manager.entitlements import Entitlements
-from sorna.manager.events import KERNEL_TOPIC
+from sorna.manager.events import KERNEL_TOPIC, KernelEvents
 from sorna.manager.folders import Folders
 from sorna.manager.interfaces import AgentDirectory, AgentStore
 from sorna.manager.keypairs import MAX_AGE, CachedKeypairs
 from sorna.manager.places import Places
+from sorna.manager.placing import Placing
+from sorna.manager.queue import Queue
 from sorna.manager.reaper import Reaper
 from sorna.manager.registry import Registry
 from sorna.manager.transfers import Transfers
 from sorna.model.keypair import EXAMPLE_ACCESS_KEY
+from sorna.model.limits import MIB
 from sorna.observability import show_debug
 from sorna.store.address import DatabaseAddress
 from sorna.store.service import Tables, open_store
 
 REAPER_INTERVAL = 0.5
+EVENTS_INTERVAL = 1.0
 KEYPAIR_USE_INTERVAL = 1.0
 AGENT_DEADLINE = 60.0
 HOUSEKEEPING_INTERVAL = 3600.0
@@ -146,7 +151,7 @@ class _Server:
             agent_id = local_agent_id(agent_keys)
             # What the agent of a killed predecessor has left behind is no sign of life of the one that starts now.
             await manager.heartbeats.leave(agent_id)
-            await self._first_agent(manager.directory, agent_id, self._start_local_agent(redis, agent_id))
+            await self._first_agent(store.tables.agents, manager, agent_id, redis)
         await self._open_legacy_door(manager, first)
         settle_memory()
         self.readiness.arrived("server")
@@ -227,11 +232,20 @@ class _Server:
         def resync() -> None:
             keypairs.changed()
             places.forget_all()
+            events.heard_again()
 
-        announcements = RedisAnnouncements(reactor, redis, kernels_db, on_resync=resync)
+        announcements = RedisAnnouncements(
+            reactor,
+            redis,
+            kernels_db,
+            on_resync=resync,
+            on_loss=lambda: events.lost(),  # noqa: PLW0108 - made below
+        )
         keypairs.listen(announcements)
         places.listen(announcements)
-        ending = Ending(reactor, store.kernels, live, directory, link, announcements)
+        events = KernelEvents(reactor, store.kernels, announcements)
+        events.listen()
+        ending = Ending(reactor, store.kernels, live, directory, link, events)
         storage = DiskFolders(self.config.folders.root, self.storage_id, threads)
         entitlements = Entitlements(store.folders, store.reports, ending.destroy)
         folders = Folders(
@@ -243,6 +257,18 @@ class _Server:
             self.config.folders.bounds,
             self.config.folders.most,
         )
+        placing = Placing(reactor, directory, self.config.placement)
+        queue = Queue(
+            reactor,
+            store.kernels,
+            store.queue,
+            placing,
+            ending,
+            announcements,
+            lambda spec: creation.demand(spec),  # noqa: PLW0108 - made below
+            lambda *chosen: creation.make_waiting(*chosen),  # noqa: PLW0108 - made below
+        )
+        queue.listen()
         creation = Creation(
             reactor,
             store.kernels,
@@ -254,9 +280,22 @@ class _Server:
             keypairs,
             folders,
             self.config.limits,
-            self.config.gpu_instances,
+            placing,
+            queue,
         )
         registry = Registry(reactor, store.kernels, live, directory, link, creation, ending, places)
+        agents = AgentAdministration(
+            reactor,
+            store.agents,
+            directory,
+            link,
+            store.kernels,
+            ending,
+            announcements,
+            placing,
+            self.config.limits,
+            directory.changed,
+        )
         administration = Administration(
             reactor,
             store.keypairs,
@@ -269,14 +308,17 @@ class _Server:
             announcements,
             store.folders,
             folders.remove_forsaken,
+            agents,
+            store.queue,
         )
-        reaper = Reaper(reactor, store.kernels, directory, link, ending)
+        reaper = Reaper(reactor, store.kernels, directory, link, ending, agents, queue)
         operations = Operations()
         for service in (threads, kernels_db, instances_db, rates_db, announcements, link):
             parent.addService(service)
         parent.addService(Stopping(keypairs.write_use))
         parent.addService(Stopping(places.write_queries))
         parent.addService(repeating(reactor, REAPER_INTERVAL, reaper.mend, "while mending"))
+        parent.addService(repeating(reactor, EVENTS_INTERVAL, events.repair, "while repairing streams of events"))
         parent.addService(
             repeating(reactor, KEYPAIR_USE_INTERVAL, keypairs.write_use, "while writing the use of keypairs")
         )
@@ -292,6 +334,7 @@ class _Server:
         housekeeping = Housekeeping(reactor, storage, store.folders)
         parent.addService(repeating(reactor, HOUSEKEEPING_INTERVAL, housekeeping.tidy, "while tidying folders"))
         parent.addService(Draining(operations))
+        parent.addService(Stopping(queue.stop))
         site = make_site(
             reactor,
             kernels=registry,
@@ -358,10 +401,10 @@ class _Server:
         authorised.mkdir(mode=0o700, exist_ok=True)
         return Curve(keypair, AuthorisedKeys(self.reactor, authorised))
 
-    def _start_local_agent(self, redis: RedisAddress, agent_id: str) -> LocalAgent:
-        """Run the agent of this host as a child."""
+    def _start_local_agent(self, redis: RedisAddress, agent_id: str, *, waiting: bool) -> LocalAgent:
+        """Run the agent of this host as a child, or have it wait for its turn."""
         given = self.config.redis
-        options: dict[str, str | int | bool] = {
+        options: dict[str, str | float | bool] = {
             "agent-id": agent_id,
             "agent-port": self.config.agent_port,
             "state-dir": str(self.config.state_dir),
@@ -371,21 +414,36 @@ class _Server:
             "kernel-pool": self.config.kernels.pool,
             "kernel-python": self.config.kernels.python,
             "folder-root": str(self.config.folders.root),
+            "gpu-devices": str(self.config.kernels.gpu_devices),
+            "output-kept": str(self.config.kernels.output.size / MIB),
+            "output-retention": str(self.config.kernels.output.retention),
             "kernel-preload": ",".join(self.config.kernels.preload),
+            "agent-labels": ",".join(f"{key}={value}" for key, value in self.config.kernels.labels.items()),
+            "memory-overcommit": self.config.kernels.memory_overcommit,
+            "cpu-overcommit": self.config.kernels.cpu_overcommit,
             "debug": self.config.debug,
         }
         if redis.password is not None:
             options["redis-password"] = redis.password
         refused = lambda why: fail_process(self.reactor, f"the local agent cannot start: {why}")  # noqa: E731
-        agent = LocalAgent(self.reactor, self.reactor, self.config.state_dir, options, refused)
+        agent = LocalAgent(self.reactor, self.reactor, self.config.state_dir, options, refused, waiting=waiting)
         self.parent.addService(agent)
         return agent
 
-    async def _first_agent(self, directory: AgentDirectory, agent_id: str, agent: LocalAgent) -> None:
-        """Wait for the local agent's first heartbeat: without it nothing could be created."""
+    async def _first_agent(self, agents: AgentStore, manager: _Manager, agent_id: str, redis: RedisAddress) -> None:
+        """Start the local agent and wait for its first heartbeat: without it nothing could be created.
+
+        One that is drained is not started until that is undone.
+        """
+        drained = agent_id in await agents.drains()
+        agent = self._start_local_agent(redis, agent_id, waiting=drained)
+        manager.announcements.subscribe(UNDRAINED_TOPIC, lambda which: agent.resume() if which == agent_id else None)
+        if drained:
+            _log.warn("the local agent {agent_id} is drained and is not started", agent_id=agent_id)
+            return
         self.readiness.expect("agent", "no heartbeat yet")
         deadline = self.reactor.seconds() + AGENT_DEADLINE
-        while await directory.find(agent_id) is None:
+        while await manager.directory.find(agent_id) is None:
             if agent.early_ends >= AGENT_ATTEMPTS:
                 raise Unavailable(f"the local agent does not start: {agent.last_words}")
             if self.reactor.seconds() > deadline:

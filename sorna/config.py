@@ -18,8 +18,10 @@ from typing import Any
 import platformdirs
 from attrs import field, frozen
 
+from sorna.model.agent import MAX_LABELS, read_label
 from sorna.model.folder import FolderBounds
-from sorna.model.limits import MIB, LimitPolicy, Limits
+from sorna.model.limits import MIB, LimitPolicy, Limits, OutputBounds
+from sorna.model.placement import PlacementRules, read_rules
 from sorna.settings import AGENT_SETTINGS, SERVER_SETTINGS, Setting
 
 
@@ -60,6 +62,11 @@ class KernelsConfig:
     pool: int
     python: str
     preload: Sequence[str]
+    output: OutputBounds
+    gpu_devices: Path
+    labels: Mapping[str, str]
+    memory_overcommit: float
+    cpu_overcommit: float
 
 
 @frozen
@@ -117,7 +124,7 @@ class ServerConfig:
     state_dir: Path
     local_agent: bool
     example_keypair: bool
-    gpu_instances: frozenset[str]
+    placement: PlacementRules
     kernels: KernelsConfig
     limits: LimitPolicy
     folders: FoldersConfig
@@ -224,7 +231,7 @@ def server_config(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Serve
         state_dir=read.state_dir(),
         local_agent=local_agent == "yes" or (local_agent == "auto" and redis is None),
         example_keypair=read.yes("example-keypair"),
-        gpu_instances=frozenset(read.names("gpu-instances")),
+        placement=read.placement(),
         kernels=read.kernels(),
         limits=read.limits(),
         folders=read.folders(),
@@ -374,7 +381,34 @@ class _Reader:
             pool=int(self.number("kernel-pool", 0, 10_000, int)),
             python=python,
             preload=tuple(self.names("kernel-preload")),
+            gpu_devices=Path(self.text("gpu-devices") or "/dev").absolute(),
+            output=OutputBounds(
+                size=int(self.number("output-kept", 0, 1 << 20) * MIB),
+                retention=self.number("output-retention", 1, 86_400),
+            ),
+            labels=self.labels(),
+            memory_overcommit=self.number("memory-overcommit", 0, 1000),
+            cpu_overcommit=self.number("cpu-overcommit", 0, 1000),
         )
+
+    def labels(self) -> Mapping[str, str]:
+        labels = {}
+        for text in self.names("agent-labels"):
+            label = read_label(text)
+            if label is None:
+                raise ConfigurationError(
+                    f"--agent-labels: {text!r} is not KEY=VALUE of letters, digits, '.', '_' and '-'"
+                )
+            labels[label[0]] = label[1]
+        if len(labels) > MAX_LABELS:
+            raise ConfigurationError(f"--agent-labels: at most {MAX_LABELS} labels")
+        return labels
+
+    def placement(self) -> PlacementRules:
+        rules = read_rules(self.text("placement") or "", self.names("gpu-instances"))
+        if rules is None:
+            raise ConfigurationError("--placement must be spread, pack, device or label:KEY")
+        return rules
 
     def limits(self) -> LimitPolicy:
         memory = int(self.number("kernel-memory", 48, 1 << 20)) * MIB

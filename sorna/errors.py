@@ -50,6 +50,14 @@ class KernelNotFound(SornaError):
     """No live kernel of this owner has the id."""
 
 
+class RunNotFound(SornaError):
+    """The kernel is the owner's, and no run of it has the id."""
+
+
+class OutputGone(SornaError):
+    """The output of a run was there and is not kept any more; the detail says why."""
+
+
 class KernelAlreadyExists(SornaError):
     """The session token names a live kernel of another runtime."""
 
@@ -88,6 +96,10 @@ class UploadConflict(SornaError):
 
 class NoAgentAvailable(SornaError):
     """No live agent offers the runtime and has a free place."""
+
+
+class QueueFull(NoAgentAvailable):
+    """As many kernels wait for an agent as may."""
 
 
 class Unavailable(SornaError):

@@ -157,6 +157,12 @@ def fail_process(reactor: IReactorCore, message: str, status: int = 1) -> None:
         reactor.callWhenRunning(reactor.stop)
 
 
+def stop_process(reactor: IReactorCore) -> None:
+    """Stop the process in order, because its work is done; it ends with status 0."""
+    with suppress(ReactorNotRunning):  # it is stopping already
+        reactor.stop()
+
+
 def _end_with(status: int) -> None:
     for stream in (sys.__stdout__, sys.__stderr__):
         if stream is not None:

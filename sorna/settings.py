@@ -58,6 +58,9 @@ _AGENT_ONLY = (
     Setting("exit-with-parent", None, "stop when standard input closes", is_flag=True),
 )
 _KERNELS = (
+    Setting("agent-labels", None, "comma list of KEY=VALUE that kernels may ask their agent for"),
+    Setting("memory-overcommit", "8", "how many times over an agent promises its memory to kernels; 0 for no bound"),
+    Setting("cpu-overcommit", "0", "how many times over an agent promises its processors; 0 for no bound"),
     Setting("isolation", "auto", "auto or namespaces; none runs code unconfined, for development only"),
     Setting("max-kernels", "100", "kernels one agent holds at once"),
     Setting(
@@ -66,6 +69,11 @@ _KERNELS = (
     Setting(
         "kernel-python", sys.executable, "interpreter of the python3 runtime", shown="the interpreter of Sorna itself"
     ),
+    Setting(
+        "gpu-devices", "/dev", "directory with the device nodes of GPUs that kernels may have: nvidia0, nvidia1..."
+    ),
+    Setting("output-kept", "64", "MiB of output that an agent keeps of kernels that have ended"),
+    Setting("output-retention", "300", "seconds that output is kept after the end of its run"),
     Setting("kernel-preload", "numpy,pandas,matplotlib.pyplot", "modules imported before the first kernel of python3"),
 )
 _LIMITS = (
@@ -111,6 +119,7 @@ SERVER_SETTINGS = (
     Setting("allow-remote", None, "let the embedded mode listen on other than loopback addresses", is_flag=True),
     Setting("example-keypair", None, "add the published example keypair; on loopback only", is_flag=True),
     Setting("kernel-ip-override", None, "address that ZeroMQ clients are told instead of the bound one"),
+    Setting("placement", "spread", "how agents are chosen: spread, pack, device or label:KEY"),
     Setting("gpu-instances", None, "comma list of agents that alone get runtimes whose names end in -gpu"),
     *_FOLDERS,
     *_KERNELS,

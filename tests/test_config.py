@@ -16,6 +16,7 @@ from sorna.config import (
     server_config,
 )
 from sorna.model.limits import MIB
+from sorna.model.placement import PlacementRules, Strategy
 from sorna.settings import AGENT_SETTINGS, SERVER_SETTINGS
 from sorna.testing.unit import UnitTestCase
 
@@ -65,6 +66,30 @@ class ServerConfigTests(UnitTestCase):
         self.assertTrue(config.local_agent)
         self.assertEqual((config.service_ip, config.service_port), ("127.0.0.1", 8080))
         self.assertEqual(str(config.state_dir), default_state_dir())
+
+    def test_placement(self) -> None:
+        """How agents are chosen, and what an agent says of itself."""
+        config = server_config({}, {})
+        self.assertEqual((config.placement, dict(config.kernels.labels)), (PlacementRules(), {}))
+        self.assertEqual((config.kernels.memory_overcommit, config.kernels.cpu_overcommit), (8.0, 0.0))
+        config = server_config(
+            {"placement": "label:zone", "gpu-instances": "i-1, i-2", "cpu-overcommit": "1.5"},
+            {"SORNA_AGENT_LABELS": "zone=a, disk=ssd"},
+        )
+        self.assertEqual(config.placement, PlacementRules(Strategy.LABEL, "zone", frozenset({"i-1", "i-2"})))
+        self.assertEqual(dict(config.kernels.labels), {"zone": "a", "disk": "ssd"})
+        self.assertEqual(config.kernels.cpu_overcommit, 1.5)
+        for wrong, name in (
+            ({"placement": "random"}, "--placement"),
+            ({"placement": "label"}, "--placement"),
+            ({"agent-labels": "zone"}, "--agent-labels"),
+            ({"agent-labels": ",".join(f"k{number}=v" for number in range(33))}, "--agent-labels"),
+            ({"memory-overcommit": "-1"}, "--memory-overcommit"),
+            ({"cpu-overcommit": "much"}, "--cpu-overcommit"),
+        ):
+            with self.assertRaises(ConfigurationError) as caught:
+                server_config(wrong, {})
+            self.assertIn(name, str(caught.exception))
 
     def test_zeromq_interface(self) -> None:
         """It is on loopback unless told otherwise, at the ports of 2016, and charged to nobody by default."""

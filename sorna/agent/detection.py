@@ -38,12 +38,12 @@ _ASK_MODULES = "import importlib.util, sys; print(*[m for m in sys.argv[1:] if i
 _log = Logger()
 
 
-def host_capacity() -> Capacity:
-    """Count the processors this process may use, the host's memory, and its GPUs."""
+def host_capacity(gpus: int) -> Capacity:
+    """Count the processors this process may use and the host's memory, beside the GPUs that it has."""
     return Capacity(
         cpu_millis=1000 * len(os.sched_getaffinity(0)),
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        gpus=len(glob.glob("/dev/nvidia[0-9]*")),  # noqa: PTH207 - no file is opened
+        gpus=gpus,
     )
 
 
@@ -153,11 +153,14 @@ async def detect(
     python: str,
     environ: Mapping[str, str],
     runtimes: Mapping[str, Runtime] = RUNTIMES,
+    *,
+    has_gpu: bool = False,
 ) -> Detection:
     """Find out what this host offers.
 
     :param python: the interpreter of kernels of ``python3``.
     :param environ: the agent's own environment: where to search, and what toolchain managers need.
+    :param has_gpu: whether runtimes that want a GPU can have one.
     """
 
     async def question(arguments: Sequence[str]) -> str | None:
@@ -170,7 +173,7 @@ async def detect(
         modules = frozenset((await question([python, "-c", _ASK_MODULES, *wanted]) or "").split())
     names = list(runtimes)
     results = await gatherResults(
-        [Deferred.fromCoroutine(_examine(search, runtimes[name], python, modules)) for name in names]
+        [Deferred.fromCoroutine(_examine(search, runtimes[name], python, modules, has_gpu=has_gpu)) for name in names]
     )
     found = {name: result for name, result in zip(names, results, strict=True) if isinstance(result, DetectedRuntime)}
     missing = {name: result for name, result in zip(names, results, strict=True) if isinstance(result, str)}
@@ -180,15 +183,16 @@ async def detect(
     return Detection(found, missing)
 
 
-async def _examine(search: _Search, row: Runtime, python: str, modules: frozenset[str]) -> DetectedRuntime | str:
+async def _examine(
+    search: _Search, row: Runtime, python: str, modules: frozenset[str], *, has_gpu: bool
+) -> DetectedRuntime | str:
     """Give the runtime as it is here, or say why it is not."""
     try:
         for module in row.modules:
             if module not in modules:
                 raise _Missing(f"{python} has no module {module}")
-        for device in row.devices:
-            if not _exists(device):
-                raise _Missing(f"there is no {device}")
+        if row.gpu and not has_gpu:
+            raise _Missing("there is no GPU")
         if row.stack == "python3":
             places = [_Place(python, str(Path(python).parent.parent), not python.startswith(_SYSTEM))]
             read_only: tuple[str, ...] = ()  # the tier itself knows what its interpreter needs
@@ -258,10 +262,6 @@ class _Search:
             and prefix not in _SHARED_PLACES
             and not any(f"{place}/".startswith(f"{prefix}/") for place in too_much)
         )
-
-
-def _exists(path: str) -> bool:
-    return Path(path).exists()
 
 
 def _real(path: str) -> str:

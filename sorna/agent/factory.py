@@ -56,21 +56,25 @@ class KernelFactory:
         """Tell what a kernel has to be made of that ends up with these limits."""
         return Recipe(runtime, self.sandbox.template(limits))
 
-    async def make(self, recipe: Recipe, on_ended: OnEnded, mounts: Sequence[Mount] = ()) -> Kernel:
+    async def make(
+        self, recipe: Recipe, on_ended: OnEnded, mounts: Sequence[Mount] = (), devices: Sequence[str] = ()
+    ) -> Kernel:
         """Make one; code can run when this returns, and nothing is left of it when this raises.
 
         :param on_ended: told of its end until somebody else is, by :meth:`Kernel.assign`.
+        :param devices: paths of the device nodes that it sees besides the harmless ones.
         :raises AgentFailed: it could not be made.
         :raises AgentRefused: folders cannot be mounted here.
         """
         if mounts and not self.sandbox.storage:
             raise AgentRefused("This agent does not have the storage of the folders that are to be mounted.")
         async with self._turns:
-            return await self._make(recipe, on_ended, mounts)
+            return await self._make(recipe, on_ended, mounts, devices)
 
-    async def _make(self, recipe: Recipe, on_ended: OnEnded, mounts: Sequence[Mount]) -> Kernel:
+    async def _make(self, recipe: Recipe, on_ended: OnEnded, mounts: Sequence[Mount], devices: Sequence[str]) -> Kernel:
         detected = self.runtimes[recipe.runtime]
-        order = SandboxSpec(short_id(new_kernel_id()), detected.runtime.stack, recipe.limits, mounts=mounts)
+        name = short_id(new_kernel_id())
+        order = SandboxSpec(name, detected.runtime.stack, recipe.limits, mounts=mounts, devices=devices)
         spawned: Deferred[ConfinedKernel] = Deferred.fromCoroutine(self.sandbox.spawn(order))
         spawned.addTimeout(SPAWN_DEADLINE, self.reactor)
         try:

@@ -45,6 +45,7 @@ class AgentIdentity:
     isolation: str
     capacity: Capacity = field(factory=Capacity)
     storage: Callable[[], str] = str
+    labels: Mapping[str, str] = field(factory=dict)
     load: Callable[[], HostLoad | None] = lambda: None
 
 
@@ -169,5 +170,9 @@ class Heart:
             storage=identity.storage(),
             load=identity.load(),
             stats={name: one for name, one in stats.items() if name in live},
+            room=self._kernels.room,
+            taken=self._kernels.taken,
+            labels=identity.labels,
+            refuses_kernels=self._kernels.draining,
         )
         await self._store.beat(beat, self._interval)

@@ -26,6 +26,7 @@ class SandboxSpec:
     :ivar stack: which warm zygote to fork from: ``python3`` (libraries imported) or ``commands`` (lean).
     :ivar limits: memory, processes, cpu_cores, file_size, scratch_size and open_files are the tier's to enforce;
         times and output size are the agent's.
+    :ivar devices: paths of the host's device nodes that the kernel sees in its ``/dev``.
     """
 
     kernel_id: str
@@ -34,6 +35,7 @@ class SandboxSpec:
     hostname: str = "sorna"
     environ: Mapping[str, str] = field(factory=dict)
     mounts: Sequence[Mount] = ()
+    devices: Sequence[str] = ()
 
 
 @frozen
@@ -165,7 +167,11 @@ class AgentOperations(Protocol):
         ...
 
     async def read_output(self, kernel_id: uuid.UUID, request: OutputRequest) -> RunReply:
-        """Read a run's output from a number on, waiting for something new. :raises InvalidRequest: the run is unknown."""
+        """Read a run's output from a number on, waiting for something new, also of a kernel that has ended.
+
+        :raises RunNotFound: there never was such a run.
+        :raises OutputGone: its output is not kept any more.
+        """
         ...
 
     async def interrupt(self, kernel_id: uuid.UUID) -> None:
@@ -190,6 +196,10 @@ class AgentOperations(Protocol):
 
     async def usage(self, kernel_id: uuid.UUID) -> Usage:
         """Give what the kernel has used so far."""
+        ...
+
+    async def drain(self, *, draining: bool) -> None:
+        """Refuse new kernels from now on and stop when there are none, or go on as before."""
         ...
 
     async def logs(self, kernel_id: uuid.UUID) -> str:

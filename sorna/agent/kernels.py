@@ -6,11 +6,9 @@ Knows where kernels come from only as a :class:`~sorna.agent.pool.Pool`, and of 
 from __future__ import annotations
 
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
 from twisted.internet.interfaces import IReactorTime
@@ -18,34 +16,26 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from sorna.agent.detection import DetectedRuntime
+from sorna.agent.devices import Devices
+from sorna.agent.ended import EndedKernels
 from sorna.agent.folder_watch import FolderWatch
 from sorna.agent.interfaces import AgentNews
 from sorna.agent.kernel import Kernel
 from sorna.agent.pool import Pool
-from sorna.agent.runs import Runs
 from sorna.agent.sharing import Shared
 from sorna.errors import AgentFailed, InvalidRequest, KernelNotFound, NoAgentAvailable, RuntimeUnknown, SornaError
+from sorna.model.agent import Room
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import KernelSpec, Usage, short_id
 from sorna.model.limits import MIB
-from sorna.model.run import OutputRequest, RunReply, RunRequest
+from sorna.model.placement import shortages
+from sorna.model.policy import Slots, slots_of
+from sorna.model.run import OutputRequest, RunMode, RunReply, RunRequest
 from sorna.model.terminal import Terminal, TerminalViewer
 
 DESTROY_DEADLINE = 8.0
-ENDED_RETENTION = 300.0
-MAX_ENDED = 512
-MAX_ENDED_OUTPUT = 32 * MIB
 MAX_ENVIRON = 64 * 1024
-
-
-@frozen
-class _Ended:
-    """What is remembered of a kernel that is gone."""
-
-    usage: Usage
-    reason: str
-    at: float
-    runs: Runs
+NO_BOUNDS = Room()
 
 
 class Kernels:
@@ -53,7 +43,10 @@ class Kernels:
 
     :param pool: where kernels come from.
     :param runtimes: what this host offers, by canonical name.
+    :param room: what all kernels may be promised together.
     :param folders: sees to it that kernels do not write more into folders than these may hold.
+    :param ended: remembers those that are gone.
+    :param devices: the GPUs of this host.
     """
 
     _log = Logger()
@@ -65,21 +58,29 @@ class Kernels:
         runtimes: Mapping[str, DetectedRuntime],
         max_kernels: int,
         folders: FolderWatch,
+        *,
+        ended: EndedKernels,
+        devices: Devices,
+        room: Room = NO_BOUNDS,
     ) -> None:
         self._reactor = reactor
         self._pool = pool
         self._folders = folders
         self.runtimes = runtimes
         self.max_kernels = max_kernels
+        self.room = room
+        self._slots: dict[uuid.UUID, Slots] = {}
         self._live: dict[uuid.UUID, Kernel] = {}
         self._creating: dict[uuid.UUID, Shared[None]] = {}
         self._ending: dict[uuid.UUID, Kernel] = {}
         self._asked: set[uuid.UUID] = set()
-        self._ended: OrderedDict[uuid.UUID, _Ended] = OrderedDict()
+        self._ended = ended
+        self._devices = devices
         self._news: AgentNews | None = None
         self._untold: list[tuple[uuid.UUID, str, Usage]] = []
         self._watchers: list[Callable[[], None]] = []
         self._stopping = False
+        self.draining = False
 
     def report_to(self, news: AgentNews) -> None:
         """Tell this one of kernels that end unasked, those that already have included."""
@@ -101,6 +102,15 @@ class Kernels:
         """How many places are taken, by kernels that come and go too."""
         return len(self._live) + len(self._creating) + len(self._ending)
 
+    @property
+    def taken(self) -> Slots:
+        """What the kernels that can run code now have been promised."""
+        return sum((self._slots[one] for one in self._live if one in self._slots), Slots())
+
+    def _taken(self) -> Slots:
+        """Give what is promised to kernels that come and go, too."""
+        return sum(self._slots.values(), Slots())
+
     # -- life and death
 
     async def create_kernel(self, kernel_id: uuid.UUID, spec: KernelSpec) -> None:
@@ -115,6 +125,7 @@ class Kernels:
             if kernel_id in self._live:
                 return
             self._refuse_creation(kernel_id, spec)
+            self._slots[kernel_id] = slots_of(spec.runtime, spec.limits)
             shared = self._creating[kernel_id] = Shared()
             Deferred.fromCoroutine(self._create(kernel_id, spec, shared)).addErrback(
                 lambda failure: self._log.failure("creating kernel {kernel_id}", failure, kernel_id=short_id(kernel_id))
@@ -126,11 +137,16 @@ class Kernels:
             raise RuntimeUnknown(f"This agent does not offer {spec.runtime}.")
         if self._stopping:
             raise NoAgentAvailable("This agent is stopping.")
-        ended = self._ended.get(kernel_id)
+        if self.draining:
+            raise NoAgentAvailable("This agent is being drained.")
+        ended = self._ended.find(kernel_id)
         if ended is not None or kernel_id in self._ending:
             raise AgentFailed(f"The kernel has ended already ({ended.reason if ended else 'it is being destroyed'}).")
         if self.occupied >= self.max_kernels:
             raise NoAgentAvailable(f"All {self.max_kernels} places of this agent are taken.")
+        lacking = next(shortages(self._taken(), self.max_kernels, self.room, slots_of(spec.runtime, spec.limits)), None)
+        if lacking is not None:
+            raise NoAgentAvailable(f"This agent has no room: {lacking}.")
         size = 0
         for name, value in spec.environ.items():
             size += len(name) + len(value)
@@ -147,12 +163,12 @@ class Kernels:
             self._log.warn(
                 "kernel {kernel_id} could not be made: {error}", kernel_id=short_id(kernel_id), error=error.detail
             )
-            del self._creating[kernel_id]
+            del self._creating[kernel_id], self._slots[kernel_id]
             shared.fail(error)
         except Exception as error:  # noqa: BLE001 - whatever breaks in a tier, the caller gets an answer
             failure = Failure()
             self._log.failure("kernel {kernel_id} could not be made", failure, kernel_id=short_id(kernel_id))
-            del self._creating[kernel_id]
+            del self._creating[kernel_id], self._slots[kernel_id]
             shared.fail(AgentFailed("The kernel could not be made.", f"{type(error).__name__}{error.args!r}"[:1000]))
         else:
             del self._creating[kernel_id]
@@ -169,11 +185,18 @@ class Kernels:
 
     async def _make(self, kernel_id: uuid.UUID, spec: KernelSpec) -> Kernel:
         limits = self.runtimes[spec.runtime].runtime.adapt(spec.limits)
-        kernel = await self._pool.obtain(spec.runtime, limits, spec.mounts)
+        devices = self._devices.take(slots_of(spec.runtime, limits).gpus)
+        try:
+            kernel = await self._pool.obtain(spec.runtime, limits, spec.mounts, devices.nodes)
+        except BaseException:
+            self._devices.give_back(devices)
+            raise
+        kernel.when_ended().addBoth(lambda _ended: self._devices.give_back(devices))
         environ = {
             "SORNA_MEMORY_MIB": str(limits.memory // MIB),
             "SORNA_CORES": str(max(1, round(limits.cpu_cores))),
             **spec.environ,
+            **self._devices.environ(devices),
         }
         kernel.assign(
             short_id(kernel_id),
@@ -181,6 +204,7 @@ class Kernels:
             environ,
             lambda kernel, reason, usage: self._on_ended(kernel_id, kernel, reason, usage),
         )
+        kernel.runs.retention = self._ended.bounds.retention
         self._folders.watch(kernel, spec.mounts)
         return kernel
 
@@ -190,7 +214,8 @@ class Kernels:
         if was_there is None:
             kernel.runs.forget()
             return
-        self._remember(kernel_id, _Ended(usage, reason, self._reactor.seconds(), kernel.runs))
+        self._slots.pop(kernel_id, None)
+        self._ended.add(kernel_id, usage, reason, kernel.runs)
         self._log.info("kernel {kernel_id} has ended: {reason}", kernel_id=short_id(kernel_id), reason=reason)
         if kernel_id in self._asked:
             self._asked.discard(kernel_id)
@@ -199,19 +224,6 @@ class Kernels:
         else:
             self._news.kernel_ended(kernel_id, reason, usage)
         self._changed()
-
-    def _remember(self, kernel_id: uuid.UUID, ended: _Ended) -> None:
-        """Keep what a late call may ask for: the usage for a while, unread ends of runs as long as there is room."""
-        self._ended[kernel_id] = ended
-        oldest = self._reactor.seconds() - ENDED_RETENTION
-        output = 0
-        for known_id, known in reversed(list(self._ended.items())):
-            output += known.runs.cost
-            if not known.runs.undelivered or output > MAX_ENDED_OUTPUT:
-                known.runs.forget()
-            if known.at < oldest or len(self._ended) > MAX_ENDED:
-                known.runs.forget()
-                del self._ended[known_id]
 
     def _changed(self) -> None:
         for changed in self._watchers:
@@ -227,7 +239,7 @@ class Kernels:
                 await self._creating[kernel_id].join()
             except SornaError as error:
                 raise KernelNotFound("The kernel could not be made.") from error
-        ended = self._ended.get(kernel_id)
+        ended = self._ended.find(kernel_id)
         if ended is not None:
             return ended.usage
         kernel = self._live.get(kernel_id) or self._ending.get(kernel_id)
@@ -246,6 +258,13 @@ class Kernels:
             return await gone
         except DeferredTimeout as error:
             raise AgentFailed("The kernel's processes are still being killed.") from error
+
+    async def drain(self, *, draining: bool) -> None:
+        """Refuse new kernels, or take them again; whoever watches sees to what follows."""
+        if draining != self.draining:
+            self.draining = draining
+            self._log.info("this agent {does} new kernels", does="refuses" if draining else "takes")
+            self._changed()
 
     async def restart_kernel(self, kernel_id: uuid.UUID) -> None:
         """Throw the in-memory state away and keep the working directory."""
@@ -268,8 +287,7 @@ class Kernels:
                 await end
             except AgentFailed as error:
                 self._log.error("a kernel is left at the agent's stop: {error}", error=error.detail)
-        for ended in self._ended.values():
-            ended.runs.forget()
+        self._ended.clear()
 
     # -- use
 
@@ -280,17 +298,24 @@ class Kernels:
 
         :raises InvalidRequest: nothing waits for input, or the run is unknown.
         """
-        ended = self._ended.get(kernel_id)
+        ended = self._ended.find(kernel_id)
         if ended is not None and ended.runs.undelivered:
             return await ended.runs.execute(request)
+        kernel = self._ending.get(kernel_id)
+        if kernel is not None and request.mode is RunMode.CONTINUE:
+            return await kernel.runs.execute(request)  # it is answered when the kernel is gone, at the latest
         return await self._kernel(kernel_id).execute(request)
 
     async def read_output(self, kernel_id: uuid.UUID, request: OutputRequest) -> RunReply:
-        """Read a run's output from a number on, also of a kernel that has ended while its output is kept."""
-        ended = self._ended.get(kernel_id)
+        """Read a run's output from a number on, also of a kernel that is ending or has ended, while its output is kept.
+
+        :raises RunNotFound, OutputGone: see :meth:`sorna.agent.runs.Runs.read`.
+        """
+        ended = self._ended.find(kernel_id)
         if ended is not None:
             return await ended.runs.read(request)
-        return await self._kernel(kernel_id).read_output(request)
+        kernel = self._ending.get(kernel_id) or self._kernel(kernel_id)
+        return await kernel.read_output(request)
 
     async def interrupt(self, kernel_id: uuid.UUID) -> None:
         """Send SIGINT to what runs now."""

@@ -40,7 +40,7 @@ class Runtime:
 
     :ivar stack: which warm zygote kernels of it are forked from.
     :ivar modules: Python modules the agent's interpreter for kernels must have.
-    :ivar devices: files that must exist on the host.
+    :ivar gpu: whether it is for hosts with a GPU.
     :ivar defaults: limits that replace the general defaults where nobody asked for something else.
     """
 
@@ -48,7 +48,7 @@ class Runtime:
     stack: str = "commands"
     tools: tuple[Tool, ...] = ()
     modules: tuple[str, ...] = ()
-    devices: tuple[str, ...] = ()
+    gpu: bool = False
     environ: Mapping[str, str] = field(factory=dict)
     defaults: Mapping[str, int] = field(factory=dict)
 
@@ -211,11 +211,10 @@ if "$SORNA_TOOL" -c 'import site, sys; sys.exit(not site.ENABLE_USER_SITE)'; the
 fi
 exec "$SORNA_TOOL" setup.py --quiet build_ext --inplace
 """
-_GPU = ("/dev/nvidia0", "/dev/nvidiactl")
 _ROOMY = {"memory": 1024 * MIB}
 
 
-def _python3(name: str, *modules: str, devices: tuple[str, ...] = ()) -> Runtime:
+def _python3(name: str, *modules: str, gpu: bool = False) -> Runtime:
     language = Language(
         name=name,
         repl=True,
@@ -225,7 +224,7 @@ def _python3(name: str, *modules: str, devices: tuple[str, ...] = ()) -> Runtime
         exec=_run_first('"$SORNA_TOOL"', "main.py"),
     )
     defaults = {"memory": 2048 * MIB} if modules else {}
-    return Runtime(language, stack="python3", modules=modules, devices=devices, defaults=defaults)
+    return Runtime(language, stack="python3", modules=modules, gpu=gpu, defaults=defaults)
 
 
 def _interpreted(name: str, tool: Tool, command: str, *names: str, query: str | None = None) -> Runtime:
@@ -252,9 +251,9 @@ _PHP7 = Tool(("php", "php8.4", "php8.3", "php8.2", "php7.4"))
 _ROWS = (
     _python3("python3"),
     _python3("python3-torch", "torch"),
-    _python3("python3-torch-gpu", "torch", devices=_GPU),
+    _python3("python3-torch-gpu", "torch", gpu=True),
     _python3("python3-tensorflow", "tensorflow"),
-    _python3("python3-tensorflow-gpu", "tensorflow", devices=_GPU),
+    _python3("python3-tensorflow-gpu", "tensorflow", gpu=True),
     _python3("python3-caffe", "caffe"),
     _python3("python3-theano", "theano"),
     _interpreted("python2", _PYTHON2, '"$SORNA_TOOL"', "main.py"),

@@ -110,6 +110,13 @@ def _usage(operations: AgentOperations, parameters: Parameters) -> Awaitable[Any
     return _packed(operations.usage(_kernel_id(parameters)))
 
 
+def _drain(operations: AgentOperations, parameters: Parameters) -> Awaitable[None]:
+    draining = parameters["draining"]
+    if not isinstance(draining, bool):
+        raise MalformedMessage("draining is not true or false")
+    return operations.drain(draining=draining)
+
+
 def _logs(operations: AgentOperations, parameters: Parameters) -> Awaitable[str]:
     return operations.logs(_kernel_id(parameters))
 
@@ -127,6 +134,7 @@ _METHODS: Mapping[str, tuple[frozenset[str], Callable[[AgentOperations, Paramete
     "read_file": (frozenset({"kernel_id", "path", "offset", "size"}), _read_file),
     "usage": (frozenset({"kernel_id"}), _usage),
     "logs": (frozenset({"kernel_id"}), _logs),
+    "drain": (frozenset({"draining"}), _drain),
 }
 
 

@@ -122,6 +122,11 @@ class LinkServer(Service):
             self._sockets.shutdown()
             self._sockets = None
 
+    @property
+    def untold(self) -> int:
+        """How many news no manager has acknowledged yet."""
+        return self._sessions.untold
+
     def kernel_ended(self, kernel_id: uuid.UUID, reason: str, usage: Usage) -> None:
         """Tell the managers that a kernel is gone, again and again until one of them has acknowledged it."""
         self._sessions.kernel_ended(kernel_id, reason, usage)

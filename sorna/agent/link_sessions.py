@@ -221,6 +221,11 @@ class Sessions:
                 reason=reason,
             )
 
+    @property
+    def untold(self) -> int:
+        """How many news no manager has acknowledged yet."""
+        return len(self._events)
+
     # Calls.
 
     def _call(self, peer: Peer, call: Call, size: int) -> None:

@@ -77,16 +77,18 @@ class Pool:
             self._shelf(self._usual)
         self._look_again(0.0)
 
-    async def obtain(self, runtime: str, limits: Limits, mounts: Sequence[Mount] = ()) -> Kernel:
+    async def obtain(
+        self, runtime: str, limits: Limits, mounts: Sequence[Mount] = (), devices: Sequence[str] = ()
+    ) -> Kernel:
         """Give a kernel that can run code and is nobody's: one that is ready, or else a new one.
 
-        One with folders is always new, because they are mounted while it is confined.
+        One with folders or devices is always new, because they are mounted while it is confined.
 
         :raises AgentFailed, AgentRefused: none could be made.
         """
         recipe = self._factory.recipe(runtime, limits)
-        if mounts or not self._running:
-            return await self._factory.make(recipe, _nobody, mounts)
+        if mounts or devices or not self._running:
+            return await self._factory.make(recipe, _nobody, mounts, devices)
         if self._usual is not None and recipe.runtime == self._usual.runtime:
             self._usual = recipe  # what an operator has configured is learned from the first request
         shelf = self._shelf(recipe)

@@ -13,7 +13,7 @@ What a call changes while it waits is only how much may gather unread before the
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Protocol
 
 from attrs import define
@@ -26,7 +26,8 @@ from sorna.agent.output_log import KIB, OutputLog
 from sorna.agent.run import Ending, Run, RunState
 from sorna.agent.run_rules import Action, decide
 from sorna.agent.runners.frames import STDERR
-from sorna.errors import InvalidRequest, KernelNotFound
+from sorna.errors import InvalidRequest, KernelNotFound, OutputGone, RunNotFound
+from sorna.model.limits import OutputBounds
 from sorna.model.run import OutputRequest, RunReply, RunRequest, RunStatus, new_run_id
 
 # A call is answered when this much has gathered; one that waits for the end, later.  Decoding can turn one byte that is
@@ -41,11 +42,15 @@ MAX_QUEUED_CODE = 8 * 1024 * KIB
 MAX_RUN_ID = 128
 MAX_TYPED_AHEAD = 64 * KIB
 KEEP_RUNS = 32
+# So many ids of runs whose output is gone are told from ids that no run ever had.
+KEEP_NAMES = 512
 KEEP_BYTES = 8 * 1024 * KIB
 # An answer that was lost on its way can be read again, whatever its size but for runs that nobody polls.
 KEEP_PER_RUN = GATHER + 256 * KIB
+# What a run costs besides its code and its output.
+RUN_COST = 2 * KIB
 READ_PIECE = 256 * KIB
-RETENTION = 300.0
+RETENTION = OutputBounds().retention
 
 
 class RunCommands(Protocol):
@@ -73,7 +78,10 @@ class _Call:
 
 
 class Runs:
-    """The runs of one kernel."""
+    """The runs of one kernel.
+
+    :ivar retention: seconds after a run's end for which its output is kept, where there is room.
+    """
 
     def __init__(self, reactor: IReactorTime, commands: RunCommands) -> None:
         self._reactor = reactor
@@ -83,6 +91,8 @@ class Runs:
         self._undelivered: list[Run] = []
         self._named: dict[str, Run] = {}
         self._finished: list[Run] = []
+        self._gone: OrderedDict[str, None] = OrderedDict()
+        self.retention = RETENTION
         self._calls: dict[Run, _Call] = {}
         self._readers: dict[Run, list[Deferred[None]]] = {}
         self._background = OutputLog(keep=0)
@@ -98,8 +108,9 @@ class Runs:
 
     @property
     def cost(self) -> int:
-        """What all logs cost together."""
-        return self._background.cost + sum(run.log.cost for run in self._named.values())
+        """What everything that is kept of the runs costs, in bytes."""
+        runs = sum(run.log.cost + len(run.request.code) + RUN_COST for run in self._named.values())
+        return self._background.cost + runs
 
     @property
     def room(self) -> int:
@@ -135,11 +146,14 @@ class Runs:
 
         What is not acknowledged stays unread, so that a program waits rather than that it is lost.
 
-        :raises InvalidRequest: no run has this id, or it has been forgotten.
+        :raises RunNotFound: no run has this id.
+        :raises OutputGone: the run's output is not kept any more.
         """
         run = self._named.get(request.run_id)
         if run is None:
-            raise InvalidRequest("No run of this session has this run id.")
+            if request.run_id in self._gone:
+                raise OutputGone("The output of this run is not kept any more.")
+            raise RunNotFound("No run of this session has this run id.")
         run.log.acknowledge(min(request.acknowledged, request.seq))
         self._commands.room_changed()
         reply = run.read(request.seq, READ_PIECE)
@@ -326,9 +340,12 @@ class Runs:
         self.end_all(exit_code, sentence, timed_out=timed_out)
 
     def forget(self) -> None:
-        """Let go of everything, timers included."""
+        """Let go of everything but the names, timers included."""
         cancel(self._prune_timer)
         self._prune_timer = None
+        for run_id in self._named:
+            self._note_gone(run_id)
+        self._background = OutputLog(keep=0)
         self._named.clear()
         self._finished.clear()
         self._undelivered.clear()
@@ -337,7 +354,7 @@ class Runs:
 
     def _prune(self) -> None:
         """Forget runs that are over: too old ones, and the oldest (delivered ones first) when there are too many."""
-        oldest = self._reactor.seconds() - RETENTION
+        oldest = self._reactor.seconds() - self.retention
         for run in [run for run in self._finished if run.finished_at <= oldest]:
             self._forget(run)
         candidates = sorted(self._finished[:-1], key=lambda run: not run.delivered)
@@ -348,7 +365,7 @@ class Runs:
             cost -= run.log.cost
             self._forget(run)
         if self._finished and self._prune_timer is None:
-            due = self._finished[0].finished_at + RETENTION - self._reactor.seconds()
+            due = self._finished[0].finished_at + self.retention - self._reactor.seconds()
             self._prune_timer = self._reactor.callLater(max(due, 1.0), self._prune_later)
 
     def _prune_later(self) -> None:
@@ -359,5 +376,11 @@ class Runs:
         self._finished.remove(run)
         if self._named.get(run.id) is run:
             del self._named[run.id]
+            self._note_gone(run.id)
         if run in self._undelivered:
             self._undelivered.remove(run)
+
+    def _note_gone(self, run_id: str) -> None:
+        self._gone[run_id] = None
+        if len(self._gone) > KEEP_NAMES:
+            self._gone.popitem(last=False)

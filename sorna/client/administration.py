@@ -6,21 +6,16 @@ Knows queries and columns, and how sizes and days are written; everything else i
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from sorna.client.door import Command, Door, connection
-from sorna.client.running import FAILED
-from sorna.client.tables import FORMATS, print_rows
-from sorna.client.wire import ApiError
-
-PAGE = 100
-#: Pages after which a list ends although the server has more: nobody reads so many lines.
-MOST_PAGES = 1000
+from sorna.client.questions import change as _change
+from sorna.client.questions import format_option
+from sorna.client.questions import listing as _listing
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)i?B?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -28,13 +23,13 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _PS = """
 query($limit: Int!, $offset: Int!, $status: String) {
   found: compute_session_list(limit: $limit, offset: $offset, status: $status) {
-    items { sess_id container_id lang status created_at agent cpu_used mem_cur_bytes num_queries }
+    items { sess_id container_id lang status queue_position created_at agent cpu_used mem_cur_bytes num_queries }
   }
 }"""
-_LIVE = "PREPARING,RUNNING,RESTARTING,TERMINATING"
+_LIVE = "PENDING,PREPARING,RUNNING,RESTARTING,TERMINATING"
 _PS_COLUMNS = {
-    "sess_id": "SESSION", "container_id": "KERNEL", "lang": "RUNTIME", "status": "STATUS", "created_at": "CREATED",
-    "agent": "AGENT", "cpu_used": "CPU MS", "mem_cur_bytes": "MEMORY", "num_queries": "QUERIES",
+    "sess_id": "SESSION", "container_id": "KERNEL", "lang": "RUNTIME", "status": "STATUS", "queue_position": "QUEUE",
+    "created_at": "CREATED", "agent": "AGENT", "cpu_used": "CPU MS", "mem_cur_bytes": "MEMORY", "num_queries": "QUERIES",
 }  # fmt: skip
 _USAGE = """
 query($since: DateTime!, $until: DateTime!, $access_key: String, $limit: Int, $offset: Int) {
@@ -69,8 +64,6 @@ _POLICY_COLUMNS = {
     "runtimes": "RUNTIMES",
 }  # fmt: skip
 
-_UNREADABLE = ApiError(200, "unreadable-answer", "The server's answer is not what this client understands.")
-
 
 class Size(click.ParamType[int]):
     """A number of bytes, with a unit or without."""
@@ -97,11 +90,6 @@ class Moment(click.ParamType[datetime]):
         except ValueError:
             self.fail(f"{value!r} is no time such as 2026-01-31 or 2026-01-31T12:00", param, ctx)
         return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed
-
-
-format_option = click.option(
-    "--format", "how", type=click.Choice(FORMATS), default="table", show_default=True, help="How to print."
-)
 
 
 @click.command()
@@ -255,47 +243,3 @@ def remove_policy(*, name: str) -> Command:
     """Remove a policy that no keypair has."""
     mutation = "mutation($name: String!) { done: delete_resource_policy(name: $name) { ok msg } }"
     return _change(mutation, {"name": name})
-
-
-def _listing(query: str, variables: Mapping[str, Any], columns: Mapping[str, str], how: str) -> Command:
-    """Give the command that prints everything a query finds, page by page."""
-
-    async def carry_out(door: Door) -> int:
-        rows: list[Mapping[str, Any]] = []
-        for page in range(MOST_PAGES):
-            answer = await door.api.ask(query, {**variables, "limit": PAGE, "offset": page * PAGE})
-            items = _items(answer.get("found"))
-            rows += items
-            if len(items) < PAGE:
-                break
-        print_rows(columns, rows, how, sys.stdout)
-        return 0
-
-    return carry_out
-
-
-def _items(found: Any) -> Sequence[Mapping[str, Any]]:
-    """Give the rows of a list, or of a page."""
-    items = found.get("items") if isinstance(found, dict) else found
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise _UNREADABLE
-    return items
-
-
-def _change(
-    mutation: str, variables: Mapping[str, Any], done: Callable[[Mapping[str, Any]], None] | None = None
-) -> Command:
-    """Give the command that changes something, and ends with what the server has against it."""
-
-    async def carry_out(door: Door) -> int:
-        answer = (await door.api.ask(mutation, variables)).get("done")
-        if not isinstance(answer, dict):
-            raise _UNREADABLE
-        if not answer.get("ok"):
-            click.echo(f"sorna: {answer.get('msg')}", err=True)
-            return FAILED
-        if done is not None:
-            done(answer)
-        return 0
-
-    return carry_out

@@ -109,20 +109,28 @@ class ApiClient:
         mounts: Sequence[str] = (),
         memory: int = 0,
         execution_timeout: float = 0.0,
+        labels: Mapping[str, str] | None = None,
+        wait: float = 0.0,
     ) -> Session:
         """Get the kernel of this session token, or create it.
 
         :param mounts: names of folders, with a colon and an alias where wanted.
         :param memory: bytes, 0 for the default.
         :param execution_timeout: seconds, 0 for the default.
+        :param labels: that its agent must have.
+        :param wait: seconds that it may wait for an agent where none is free.
         """
-        body = {
+        body: dict[str, Any] = {
             "lang": runtime,
             "clientSessionToken": token,
             "limits": {"maxMem": memory // 1024, "execTimeout": int(execution_timeout * 1000)},
             "config": {"environ": dict(environ or {}), **({"mounts": list(mounts)} if mounts else {})},
         }
-        answer = await self._json("POST", "/kernel/create", SLOW, body)
+        if labels:
+            body["config"]["labels"] = dict(labels)
+        if wait:
+            body["maxWaitSeconds"] = wait
+        answer = await self._json("POST", "/kernel/create", SLOW + wait, body)
         return Session(text_of(answer, "kernelId"), bool(answer.get("created", True)))
 
     async def info(self, kernel_id: str) -> dict[str, Any]:

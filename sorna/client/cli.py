@@ -15,6 +15,7 @@ import click
 
 from sorna import __version__
 from sorna.client import administration
+from sorna.client.agents import agent
 from sorna.client.door import Command, Door, Unusable, connection, perform
 from sorna.client.folder_commands import folder
 from sorna.client.running import FilesUnusable, RunOfCode, RunOrder, read_files
@@ -49,6 +50,8 @@ def cli(context: click.Context) -> None:
 @click.option(
     "-m", "--mount", "mounts", multiple=True, metavar="NAME[:ALIAS]", help="A folder of a new kernel.  [repeatable]"
 )
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of its agent.  [repeatable]")
+@click.option("--wait", type=click.FloatRange(0), default=0, metavar="SECONDS", help="Wait for an agent with room.")
 @click.option(
     "--media",
     type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
@@ -69,6 +72,8 @@ def run(
     basedir: Path,
     environ: tuple[str, ...],
     mounts: tuple[str, ...],
+    labels: tuple[str, ...],
+    wait: float,
     media: Path | None,
     quiet: bool,
 ) -> Command:
@@ -88,8 +93,10 @@ def run(
             files=read_files(files, basedir),
             build=build,
             execute=execute,
-            environ=dict(_variable(text) for text in environ),
+            environ=dict(_pair("--env", text) for text in environ),
             mounts=mounts,
+            labels=dict(_pair("--label", text) for text in labels),
+            wait=wait,
         )
     except FilesUnusable as error:
         raise Unusable(str(error)) from error
@@ -103,10 +110,10 @@ def run(
     return carry_out
 
 
-def _variable(text: str) -> tuple[str, str]:
+def _pair(option: str, text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise click.UsageError(f"--env wants KEY=VALUE, not {text!r}.")
+        raise click.UsageError(f"{option} wants KEY=VALUE, not {text!r}.")
     return name, value
 
 
@@ -174,6 +181,7 @@ def _table(values: dict[str, Any]) -> None:
 
 cli.add_command(administration.ps)
 cli.add_command(administration.admin)
+cli.add_command(agent)
 cli.add_command(folder)
 
 

@@ -29,6 +29,7 @@ class RunOrder:
     :ivar token: the session to use, made anew by the caller where the user named none.
     :ivar files: path below the working directory, and content.
     :ivar build: with files: the build command, ``*`` for the runtime's own; ``execute`` likewise.
+    :ivar labels: that the kernel's agent must have; ``wait`` seconds that it may wait for one.
     :ivar keep: whether the kernel stays when the run is over.
     """
 
@@ -41,6 +42,8 @@ class RunOrder:
     execute: str = "*"
     environ: Mapping[str, str] = field(factory=dict)
     mounts: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(factory=dict)
+    wait: float = 0.0
 
 
 class FilesUnusable(Exception):
@@ -124,7 +127,14 @@ class RunOfCode:
         order = self._order
         self._kernel = order.token
         try:
-            session = await self._api.create(order.runtime, order.token, environ=order.environ, mounts=order.mounts)
+            session = await self._api.create(
+                order.runtime,
+                order.token,
+                environ=order.environ,
+                mounts=order.mounts,
+                labels=order.labels,
+                wait=order.wait,
+            )
         except ApiError as error:
             # A refusal made no kernel, and the token may name one that this run did not ask for; silence may have made one.
             if error.type != "timeout":

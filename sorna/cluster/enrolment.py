@@ -1,4 +1,4 @@
-"""Which agents a manager trusts: those whose advertised public key is the enrolled one.
+"""Which agents a manager trusts: those whose advertised public key is the enrolled one; and which it drains.
 
 Anybody who can write to Redis can claim to be an agent. What the operator enrolled is in PostgreSQL, so a claim counts only
 when its key is the one found there; CURVE then sees to it that whoever answers holds the secret half. It knows the two
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from attrs import evolve
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from sorna.curve_keys import valid_public_key
 from sorna.errors import InvalidRequest
 from sorna.manager.interfaces import AgentDirectory, AgentStore
-from sorna.model.agent import Agent
+from sorna.model.agent import Agent, Drain
 
 KEYS_ARE_FRESH = 1.0
 MAX_WARNINGS = 1000
@@ -53,6 +54,7 @@ class TrustedDirectory:
         self._directory = directory
         self._store = store
         self._keys: Mapping[str, str] = {}
+        self._drains: Mapping[str, Drain] = {}
         self._read_at: float | None = None
         self._warned: set[tuple[str, str]] = set()
 
@@ -82,13 +84,21 @@ class TrustedDirectory:
             not trusted(agent, self._keys) and self._claim(agent) not in self._warned for agent in agents
         )
         if not fresh or unknown:
-            self._keys = await self._store.public_keys()
+            self._keys, self._drains = await self._store.public_keys(), await self._store.drains()
             self._read_at = now
-        kept = [agent for agent in agents if trusted(agent, self._keys)]
+        kept = []
         for agent in agents:
-            if agent not in kept:
+            if not trusted(agent, self._keys):
                 self._warn(agent)
+            elif agent.id in self._drains:
+                kept.append(evolve(agent, draining=True))
+            else:
+                kept.append(agent)
         return kept
+
+    def changed(self) -> None:
+        """Believe nothing of what was read before: somebody has changed what is known of an agent."""
+        self._read_at = None
 
     def _claim(self, agent: Agent) -> tuple[str, str]:
         return agent.id, agent.address.public_key

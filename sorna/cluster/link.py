@@ -65,6 +65,7 @@ DEADLINES: Mapping[str, float] = {
     "list_files": 10.0,
     "read_file": 10.0,
     "usage": 5.0,
+    "drain": 5.0,
     "logs": 10.0,
     "open_terminal": 5.0,
     "ping": 5.0,
@@ -324,6 +325,10 @@ class ZmqAgentLink(Service):
             return unpack_file_piece(answer)
         except MalformedMessage as error:
             raise _unreadable(agent, "read_file", error) from error
+
+    async def drain(self, agent: AgentAddress, *, draining: bool) -> None:
+        """Tell an agent to refuse new kernels, or to take them again; within 5 s."""
+        await self._call(agent, CONTROL, "drain", {"draining": draining})
 
     async def usage(self, agent: AgentAddress, kernel_id: uuid.UUID) -> Usage:
         """Give what the kernel has used; within 5 s."""

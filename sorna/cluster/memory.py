@@ -138,6 +138,10 @@ class MemoryAgentLink:
             await self._call(agent, wish, lambda there: _packed(there.read_file(kernel_id, path, offset, size)))
         )
 
+    async def drain(self, agent: AgentAddress, *, draining: bool) -> None:
+        """Tell an agent to refuse new kernels, or to take them again."""
+        await self._call(agent, {"draining": draining}, lambda there: there.drain(draining=draining))
+
     async def usage(self, agent: AgentAddress, kernel_id: uuid.UUID) -> Usage:
         """Give what the kernel has used."""
         return unpack_usage(await self._call(agent, {}, lambda there: _packed(there.usage(kernel_id))))

@@ -50,6 +50,8 @@ ERROR_NAMES: Mapping[str, type[errors.SornaError]] = {
     for cls in (
         errors.InvalidRequest,
         errors.KernelNotFound,
+        errors.RunNotFound,
+        errors.OutputGone,
         errors.RuntimeUnknown,
         errors.NoAgentAvailable,
         errors.Unavailable,

@@ -37,7 +37,7 @@ _PASSED_ON = (
 )
 
 
-def write_options(path: Path, options: Mapping[str, str | int | bool]) -> None:
+def write_options(path: Path, options: Mapping[str, str | float | bool]) -> None:
     """Write options as a TOML file that only this user can read."""
     lines = [f"{name} = {json.dumps(value)}\n" for name, value in options.items()]
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
@@ -76,6 +76,7 @@ class LocalAgent(Service):
 
     :param options: the agent's options, written to ``<state_dir>/agent.toml``.
     :param refused: called once, with the agent's last words, when it says that it can never start.
+    :param waiting: whether it waits for :meth:`resume` instead of starting with the service.
     :ivar early_ends: how often in a row it ended within a minute.
     """
 
@@ -86,14 +87,17 @@ class LocalAgent(Service):
         reactor: IReactorProcess,
         clock: IReactorTime,
         state_dir: Path,
-        options: Mapping[str, str | int | bool],
+        options: Mapping[str, str | float | bool],
         refused: Callable[[str], None],
+        *,
+        waiting: bool = False,
     ) -> None:
         self._reactor = reactor
         self._clock = clock
         self._path = state_dir / "agent.toml"
         self._options = options
         self._refused = refused
+        self._waiting = waiting
         self._delay = FIRST_DELAY
         self._again: IDelayedCall | None = None
         self._transport: IProcessTransport | None = None
@@ -110,7 +114,14 @@ class LocalAgent(Service):
         """Start the agent."""
         super().startService()
         write_options(self._path, self._options)
-        self._spawn()
+        if not self._waiting:
+            self._spawn()
+
+    def resume(self) -> None:
+        """Start an agent that waits, or that has ended by itself because its work was done; harmless for any other."""
+        if self.running and self._waiting:
+            self._waiting = False
+            self._spawn()
 
     def stopService(self) -> Deferred[None]:
         """Ask the agent to stop, kill it when it does not, and wait until it is gone."""
@@ -157,8 +168,13 @@ class LocalAgent(Service):
         self._transport = self._protocol = None
         if not self.running:
             return
-        if reason.check(ProcessDone) is None and getattr(reason.value, "exitCode", None) == EX_CONFIG:
+        if getattr(reason.value, "exitCode", None) == EX_CONFIG:
             self._refused(self.last_words)
+            return
+        if reason.check(ProcessDone) is not None:
+            # It stops by itself when it has been drained, and for nothing else.
+            self._waiting = True
+            self._log.info("the local agent has stopped; it is started again when it is not drained any more")
             return
         self.early_ends += 1
         if self._clock.seconds() - started_at > 60:

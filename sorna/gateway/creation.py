@@ -3,7 +3,7 @@
 Source: section 2.2 of the REST interface's specification, and what published clients send. Each generation spells the
 session's name, the runtime and the limits in its own places and units; a client may send any of them under any version, and the
 newest spelling wins. Wishes that would change what a session does and cannot be fulfilled here are refused; those that only
-say where or how long to wait are accepted without effect.
+say in which group or domain to run are accepted without effect.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ from sorna.gateway.described import (
 from sorna.gateway.parameters import MOST, Parameters
 from sorna.gateway.sizes import read_size
 from sorna.manager.requests import CreateRequest, MountWish
+from sorna.model.agent import DEFAULT_GROUP, MAX_LABELS, SCALING_GROUP, read_label
 from sorna.model.folder import valid_folder_name
 from sorna.model.kernel import valid_session_token
 from sorna.model.limits import KIB, MIB
+from sorna.model.queue import QueueBounds
 
 HOME = "/home/work"
 MAX_ENVIRON = 64
@@ -40,8 +42,14 @@ _ENVIRON_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
 #: batch sessions alone, which are refused; clients of 19.09 send one whatever they want.
 _REFUSED = ("bootstrap_script", "starts_at", "dependencies", "callback_url")
 
+#: How clients of each generation ask for GPUs in ``config.resources``; shares are of a plugin that could split devices.
+_GPU_KEYS = ("cuda.device", "cuda.shares", "gpu")
+MAX_GPUS = 64
+
 _NUMBER: Schema = optional({"type": "number", "minimum": 0, "maximum": MOST})
 _AMOUNT: Schema = {"anyOf": [_NUMBER, {"type": "string", "pattern": r"^[0-9]{1,15}(\.[0-9]{1,9})? ?[kmgtpKMGTP]?$"}]}
+_GPUS: Schema = {"type": "integer", "minimum": 0, "maximum": MAX_GPUS}
+_ONE: Schema = {"type": "integer", "minimum": 1, "maximum": 1}
 _NAME: Schema = {"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{2,78}[A-Za-z0-9_]$"}
 #: The newest spellings; the older ones are read as well.
 CREATE_BODY: Schema = open_object(
@@ -52,14 +60,24 @@ CREATE_BODY: Schema = open_object(
     type=optional(one_of("interactive")),
     tag=optional(text_of(0, _MAX_NAME)),
     reuseIfExists=optional(FLAG),
+    enqueueOnly=optional(FLAG),
+    maxWaitSeconds=_NUMBER,
     config=optional(
         open_object(
             environ=optional({**OBJECT, "additionalProperties": TEXT, "maxProperties": MAX_ENVIRON}),
-            resources=optional(open_object(cpu=_NUMBER, mem=_AMOUNT)),
+            resources=optional(
+                {
+                    **open_object(**{"cpu": _NUMBER, "mem": _AMOUNT, "cuda.device": optional(_GPUS)}),
+                    "additionalProperties": False,
+                }
+            ),
             mounts=optional(list_of(TEXT)),
-            clusterSize=_NUMBER,
+            labels=optional({**OBJECT, "additionalProperties": TEXT, "maxProperties": MAX_LABELS}),
+            scalingGroup=optional(text_of(0, _MAX_NAME)),
+            clusterSize=optional(_ONE),
         )
     ),
+    clusterSize=optional(_ONE),
 )
 
 
@@ -74,10 +92,10 @@ def read_create(access_key: str, body: Parameters) -> CreateRequest:
     resources = config.inner("resources")
     runtime, token = _runtime(body), _token(body)
     for where in (body, config):
-        where.number("clusterSize")  # accepted and without effect, as it always was; only nonsense is refused
+        if where.number("clusterSize") not in {0, 1}:
+            raise where.wrong("clusterSize", "1: a session is one kernel here")
     _refuse_what_is_not_offered(access_key, body)
-    for key in ("instanceGPUs", "instanceTPUs"):
-        config.number(key)
+    _refuse_other_devices(config, resources)
     memory = read_size(resources, "mem") or _instance_memory(config) or _kib(limits) or _kib(first_limits)
     timeout = limits.number("execTimeout") or first_limits.number("timeout")
     return CreateRequest(
@@ -87,9 +105,13 @@ def read_create(access_key: str, body: Parameters) -> CreateRequest:
         memory=int(memory),
         execution_timeout=timeout / 1000,
         cpu_cores=resources.number("cpu") or config.number("instanceCores"),
+        gpus=_gpus(config, resources),
         environ=_environ(config),
         tag=body.optional_text("tag", _MAX_NAME),
         mounts=(*_mounts(body), *_mounts(config)),
+        labels=_labels(config),
+        wait=_wait(body),
+        enqueue_only=body.flag("enqueueOnly"),
         reuse=body.content.get("reuseIfExists") is None or body.flag("reuseIfExists"),
     )
 
@@ -138,6 +160,33 @@ def _mounts(where: Parameters) -> Sequence[MountWish]:
     return wishes
 
 
+def _wait(body: Parameters) -> float | None:
+    """Read how long the kernel may wait for an agent; later clients send 0 where nobody asked them to wait."""
+    seconds = body.number("maxWaitSeconds")
+    if seconds > QueueBounds().longest:
+        raise body.wrong("maxWaitSeconds", f"at most {QueueBounds().longest:g}")
+    return seconds or (QueueBounds().default if body.flag("enqueueOnly") else None)
+
+
+def _labels(config: Parameters) -> Mapping[str, str]:
+    """Read the labels that the agent must have; what later clients call a scaling group is one of them."""
+    given = config.inner("labels")
+    if len(given.content) > MAX_LABELS:
+        raise config.wrong("labels", f"an object with at most {MAX_LABELS} names")
+    labels = {}
+    for key in given.content:
+        value = given.required_text(key)
+        if read_label(f"{key}={value}") is None:
+            raise config.wrong("labels", "an object of keys and values of 1 to 63 of A-Z a-z 0-9 _ . -")
+        labels[key] = value
+    group = config.optional_text("scalingGroup", _MAX_NAME)
+    if group is not None and group != DEFAULT_GROUP:
+        if read_label(f"{SCALING_GROUP}={group}") is None:
+            raise config.wrong("scalingGroup", "1 to 63 of A-Z a-z 0-9 _ . -")
+        labels[SCALING_GROUP] = group
+    return labels
+
+
 def _refuse_what_is_not_offered(access_key: str, body: Parameters) -> None:
     for key in _REFUSED:
         if body.content.get(key) not in (None, "", []):
@@ -146,6 +195,27 @@ def _refuse_what_is_not_offered(access_key: str, body: Parameters) -> None:
         raise body.wrong("type", "interactive")
     if body.text("owner_access_key", access_key) != access_key:
         raise body.wrong("owner_access_key", "the access key of the request")
+
+
+def _refuse_other_devices(config: Parameters, resources: Parameters) -> None:
+    """Refuse accelerators and the like that no agent has; nothing of them is nothing that would be missed."""
+    known = {"cpu", "mem", *_GPU_KEYS}
+    for where, keys in ((config, ("instanceTPUs",)), (resources, sorted(resources.content.keys() - known))):
+        for key in keys:
+            if read_size(where, key) > 0:
+                raise where.wrong(key, "0: there is no such resource here")
+
+
+def _gpus(config: Parameters, resources: Parameters) -> int:
+    """Read how many devices are wanted, by whatever name; whole ones, because none is shared."""
+    for where, keys in ((resources, _GPU_KEYS), (config, ("instanceGPUs",))):
+        for key in keys:
+            wanted = where.number(key)
+            if not wanted.is_integer() or wanted > MAX_GPUS:
+                raise where.wrong(key, f"a whole number from 0 to {MAX_GPUS}")
+            if wanted:
+                return int(wanted)
+    return 0
 
 
 def _environ(config: Parameters) -> Mapping[str, str]:

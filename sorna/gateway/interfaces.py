@@ -14,7 +14,9 @@ from sorna.model.file import FileEntry, FilePiece
 from sorna.model.folder import Folder, FolderAccess
 from sorna.model.kernel import Kernel, KernelStatus, Usage
 from sorna.model.keypair import Keypair, KeypairChanges
+from sorna.model.placement import Judgement
 from sorna.model.policy import ResourcePolicy
+from sorna.model.queue import QueuePlace
 from sorna.model.run import OutputRequest, RunReply, RunRequest
 from sorna.model.selection import EVERYTHING, Selection
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
@@ -31,7 +33,7 @@ class Kernels(Protocol):
     Every method may raise Unavailable.
     """
 
-    async def create(self, request: CreateRequest) -> Created:
+    async def create(self, request: CreateRequest, gone: Deferred[None] | None = None) -> Created:
         """Get or create.
 
         :raises InvalidRequest, RuntimeUnknown, QuotaExceeded, KernelAlreadyExists, NoAgentAvailable,
@@ -60,9 +62,10 @@ class Kernels(Protocol):
         ...
 
     async def read_output(self, access_key: str, reference: str, request: OutputRequest) -> RunReply:
-        """Read the output of a run from a number on, not counted as a query.
+        """Read the output of a run from a number on, also of a kernel that has ended; not counted as a query.
 
-        :raises InvalidRequest: the run is not known, or not any more.
+        :raises RunNotFound: the kernel never had such a run.
+        :raises OutputGone: the output is not kept any more, or was lost with its agent.
         :raises KernelExecutionFailed:.
         """
         ...
@@ -234,8 +237,26 @@ class Administration(Protocol):
         """Give each of these kernels with what it has used until now."""
         ...
 
+    async def queue_places(self, kernel_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, QueuePlace]:
+        """Tell where those of these kernels stand that wait for an agent."""
+        ...
+
     async def agents(self) -> Sequence[AgentDescription]:
         """Describe every agent that was ever enrolled, in order of id."""
+        ...
+
+    async def explain_placement(
+        self, runtime: str, cpu_cores: float, memory: int, gpus: int | None, labels: Collection[str]
+    ) -> Sequence[Judgement]:
+        """Judge every live agent for a kernel, those first that would be chosen first. :raises InvalidRequest:."""
+        ...
+
+    async def drain_agent(self, agent_id: str, wait: float | None) -> None:
+        """Give an agent no new kernels, end those left after ``wait`` seconds, let it stop. :raises InvalidRequest, NotFound:."""
+        ...
+
+    async def undrain_agent(self, agent_id: str) -> None:
+        """Give an agent kernels again. :raises NotFound:."""
         ...
 
     async def usage(

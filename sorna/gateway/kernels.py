@@ -6,9 +6,11 @@ nobody's wish. Execution is the exception: a poll that nobody reads any more mus
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import ClassVar
 
 from attrs import asdict, fields, frozen
+from twisted.internet.defer import CancelledError, Deferred
 
 from sorna.errors import (
     AgentError,
@@ -32,6 +34,7 @@ from sorna.gateway.described import (
     TEXT,
     WHOLE,
     Described,
+    Schema,
     exactly,
     json_content,
     list_of,
@@ -45,6 +48,7 @@ from sorna.gateway.upload import read_files
 from sorna.manager.requests import KernelInfo
 from sorna.model.kernel import KernelStatus, Usage, short_id
 from sorna.model.limits import KIB
+from sorna.model.queue import QueuePlace
 from sorna.model.run import new_run_id
 
 
@@ -58,11 +62,21 @@ def stream_paths(below: str) -> tuple[str, str]:
     return f"/stream/kernel/<reference>{below}", f"/stream/session/<reference>{below}"
 
 
+def _with_queue(**properties: Schema) -> Schema:
+    """Describe an object with these fields, and those that tell of a kernel that waits for an agent."""
+    schema = exactly(**properties)
+    waiting = {
+        "queuePosition": {"type": "integer", "minimum": 1},
+        "queueDeadline": {"type": "string", "format": "date-time"},
+    }
+    return {**schema, "properties": {"status": one_of(*KernelStatus), **properties, **waiting}}
+
+
 _CREATE = Described(
     body=json_content(CREATE_BODY),
     answers={
         201: json_content(
-            exactly(
+            _with_queue(
                 kernelId=TEXT,
                 sessionId={"type": "string", "format": "uuid"},
                 sessionName=TEXT,
@@ -84,7 +98,7 @@ _CREATE = Described(
 _DESCRIBE = Described(
     answers={
         200: json_content(
-            exactly(
+            _with_queue(
                 lang=TEXT,
                 age=NUMBER,
                 queryTimeout=WHOLE,
@@ -136,7 +150,14 @@ class KernelRoutes:
     async def create(self, call: Call) -> Reply:
         """Get or create a kernel; 201 either way."""
         request = read_create(call.access_key, Parameters(call.json_object()))
-        created = await self.operations.detach(self.kernels.create(request))
+        # Only one that waits for an agent is given up with its client.
+        gone: Deferred[None] | None = None if request.wait is None else Deferred()
+        try:
+            created = await self.operations.detach(self.kernels.create(request, gone))
+        except CancelledError:
+            if gone is not None:
+                gone.callback(None)
+            raise
         return json_reply(
             {
                 "kernelId": short_id(created.kernel_id),
@@ -145,6 +166,7 @@ class KernelRoutes:
                 "created": created.created,
                 "servicePorts": [],
                 "status": created.status.value,
+                **_queue(created.queue),
             },
             status=201,
         )
@@ -209,6 +231,13 @@ class KernelRoutes:
         return json_reply({"result": {"logs": await self.kernels.logs(call.access_key, call.kernel_reference)}})
 
 
+def _queue(place: QueuePlace | None) -> dict[str, object]:
+    """Say where a kernel stands that waits for an agent; nothing of one that does not."""
+    if place is None:
+        return {}
+    return {"queuePosition": place.position, "queueDeadline": datetime.fromtimestamp(place.deadline, UTC).isoformat()}
+
+
 def _description(info: KernelInfo) -> dict[str, object]:
     timeout = round(info.execution_timeout * 1000)
     return {
@@ -222,4 +251,6 @@ def _description(info: KernelInfo) -> dict[str, object]:
         "idle": round(info.idle * 1000),
         "memoryUsed": info.memory_used // KIB if info.memory_used >= 0 else -1,
         "cpuCreditUsed": info.cpu_used * 1000 if info.cpu_used >= 0 else -1,
+        **({} if info.status is KernelStatus.RUNNING else {"status": info.status.value}),
+        **_queue(info.queue),
     }

@@ -19,7 +19,7 @@ from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from sorna.errors import AgentError, InvalidRequest, SornaError
+from sorna.errors import AgentError, InvalidRequest, OutputGone, RunNotFound, SornaError
 from sorna.gateway import execution
 from sorna.gateway.call import Call, Reply, Stream, encode_json, json_reply
 from sorna.gateway.described import FLAG, TEXT, WHOLE, Described, exactly, json_content
@@ -49,7 +49,7 @@ _OUTPUT = Described(
             "text/event-stream": TEXT,
         }
     },
-    raises=(AgentError,),
+    raises=(AgentError, RunNotFound, OutputGone),
 )
 
 

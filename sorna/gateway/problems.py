@@ -81,6 +81,8 @@ TABLE: Mapping[type[BaseException], Problem] = {
     errors.AuthenticationFailed: Problem(401, "auth-failed", "Credential/signature mismatch."),
     errors.InvalidRequest: Problem(400, "invalid-api-params", "Missing or invalid API parameters."),
     errors.KernelNotFound: Problem(404, "kernel-not-found", "No such kernel."),
+    errors.RunNotFound: Problem(404, "run-not-found", "No such run."),
+    errors.OutputGone: Problem(410, "output-gone", "The output of the run is gone."),
     errors.RuntimeUnknown: Problem(404, "image-not-found", "No such environment image."),
     errors.FolderNotFound: Problem(404, "folder-not-found", "No such virtual folder."),
     errors.FolderAlreadyExists: Problem(

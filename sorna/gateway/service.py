@@ -26,6 +26,7 @@ from sorna.gateway.request import LimitedSite, ReadingLimits
 from sorna.gateway.root import RootRoutes
 from sorna.gateway.router import Application
 from sorna.gateway.run_streams import RunRoutes
+from sorna.gateway.sessions import SessionRoutes
 from sorna.gateway.terminals import TerminalRoutes
 from sorna.gateway.transfers import TransferRoutes
 from sorna.gateway.websockets import WebSocketLimits, WebSockets
@@ -52,6 +53,7 @@ def make_application(
     areas = (
         RootRoutes.router.bind(RootRoutes()),
         KernelRoutes.router.bind(KernelRoutes(kernels, operations)),
+        SessionRoutes.router.bind(SessionRoutes(administration)),
         FileRoutes.router.bind(FileRoutes(kernels)),
         RunRoutes.router.bind(RunRoutes(kernels)),
         FolderRoutes.router.bind(FolderRoutes(folders, operations)),

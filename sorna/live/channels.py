@@ -21,6 +21,7 @@ from sorna.live.reconnection import Reconnection
 from sorna.live.wire import SubscriberWire
 
 LONGEST_TEXT = 64 * 1024
+PREFIX = "sorna:"
 
 
 def encode_text(text: str) -> bytes:
@@ -52,8 +53,9 @@ class RedisAnnouncements(Service):
         address: RedisAddress,
         publisher: RedisConnection,
         *,
-        prefix: str = "sorna:",
+        prefix: str = PREFIX,
         on_resync: Callable[[], None] | None = None,
+        on_loss: Callable[[], None] | None = None,
         timeout: float = 2.0,
         keepalive: float = 5.0,
     ) -> None:
@@ -61,6 +63,7 @@ class RedisAnnouncements(Service):
         self._publisher = publisher
         self._prefix = prefix
         self._on_resync = on_resync
+        self._on_loss = on_loss
         self._keepalive = keepalive
         self._receivers: dict[bytes, list[Callable[[str], None]]] = {}
         self._wire: SubscriberWire | None = None
@@ -159,6 +162,9 @@ class RedisAnnouncements(Service):
         if self._check is not None:
             self._check.cancel()
         self._check = None
+        if self._on_loss is not None:
+            with self._log.failuresHandled("noting a gap in the announcements"):
+                self._on_loss()
 
     def _ping(self, wire: SubscriberWire) -> None:
         """Ask for a sign of life; the wire ends itself when none comes."""

@@ -12,11 +12,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from attrs import asdict
 from twisted.logger import Logger
 
 from sorna.errors import InvalidRequest
+from sorna.live.channels import PREFIX
 from sorna.live.connection import RedisConnection, Script
-from sorna.model.agent import Agent, AgentAddress, Capacity, Heartbeat, HostLoad
+from sorna.model.agent import AGENT_TOPIC, Agent, AgentAddress, Capacity, Heartbeat, HostLoad, Room
 
 INSTANCES_DB = 2
 
@@ -48,7 +50,16 @@ _AGENT_ID = re.compile(r"(?!instances\Z)(?!.*\.kernels\Z)[A-Za-z0-9][A-Za-z0-9_.
 _BEAT = Script(
     """
 local id = ARGV[1]
+local fields = {'incarnation', 'runtimes', 'max_kernels', 'storage', 'labels', 'room_memory', 'room_cpu_millis', 'room_gpus',
+                'refuses_kernels'}
+local function said()
+  local values = redis.call('HMGET', id, unpack(fields))
+  for number, value in ipairs(values) do values[number] = tostring(value) end
+  return table.concat(values, '|')
+end
+local before = redis.call('EXISTS', 'shadow:' .. id) == 1 and redis.call('EXISTS', id) == 1 and said()
 redis.call('HSET', id, unpack(cjson.decode(ARGV[2])))
+if said() ~= before then redis.call('PUBLISH', ARGV[7], id) end
 redis.call('PEXPIRE', id, ARGV[6])
 redis.call('SADD', 'instances', id)
 local members = id .. '.kernels'
@@ -79,6 +90,8 @@ local function describe(id)
   if redis.call('EXISTS', 'shadow:' .. id) == 0 then return nil end
   local row = redis.call('HMGET', id, 'addr', 'public_key', 'incarnation', 'runtimes', 'max_kernels', 'isolation')
   row[9] = redis.call('HMGET', id, 'cpu_millis', 'memory', 'gpus', 'storage', 'cpu_percent', 'memory_used')
+  row[10] = redis.call('HMGET', id, 'room_memory', 'room_cpu_millis', 'room_gpus',
+                       'taken_memory', 'taken_cpu_millis', 'taken_gpus', 'labels', 'refuses_kernels')
   row[7] = redis.call('SCARD', id .. '.kernels')
   row[8] = id
   return row
@@ -139,6 +152,13 @@ def instance_fields(heartbeat: Heartbeat) -> dict[str, str]:
         "gpus": str(heartbeat.capacity.gpus),
         "storage": heartbeat.storage,
         **_load_fields(heartbeat.load),
+        # What has no bound is empty. These three are kept up to date between heartbeats, like the set of kernels.
+        **{f"room_{name}": "" if bound is None else str(bound) for name, bound in asdict(heartbeat.room).items()},
+        "taken_memory": str(heartbeat.taken.memory),
+        "taken_cpu_millis": str(heartbeat.taken.cpu_millis),
+        "taken_gpus": str(heartbeat.taken.gpus),
+        "labels": json.dumps(dict(heartbeat.labels)),
+        "refuses_kernels": "1" if heartbeat.refuses_kernels else "",
     }
 
 
@@ -168,10 +188,12 @@ class RedisHeartbeatStore:
     """The agent's side.
 
     :param connection: a connection to db 2.
+    :param prefix: of the managers' announcements, who are told of an agent that is new or offers something else.
     """
 
-    def __init__(self, connection: RedisConnection) -> None:
+    def __init__(self, connection: RedisConnection, prefix: str = PREFIX) -> None:
         self._connection = connection
+        self._channel = f"{prefix}{AGENT_TOPIC}"
 
     async def beat(self, heartbeat: Heartbeat, interval: float) -> None:
         """Write one heartbeat atomically; the liveness key expires after two intervals (seconds).
@@ -192,6 +214,7 @@ class RedisHeartbeatStore:
                 json.dumps({kernel: flat for kernel, flat in figures.items() if flat}, ensure_ascii=False),
                 max(1, round(interval * 2000)),
                 _REMAINS_MS,
+                self._channel,
             ),
         )
 
@@ -252,7 +275,7 @@ def _decode(answer: bytes) -> Any:
 
 def _agent(row: Sequence[Any]) -> Agent | None:
     """Read one row of a script's answer; a field that is missing in the hash is False."""
-    endpoint, public_key, incarnation, runtimes, max_kernels, isolation, num_kernels, agent_id, capacity = row
+    endpoint, public_key, incarnation, runtimes, max_kernels, isolation, num_kernels, agent_id, capacity, slots = row
     if not (endpoint and public_key and incarnation and isinstance(runtimes, str)):
         return None
     try:
@@ -261,7 +284,12 @@ def _agent(row: Sequence[Any]) -> Agent | None:
         *figures, storage, cpu_percent, memory_used = capacity
         cpu_millis, memory, gpus = (int(one or 0) for one in figures)
         load = HostLoad(float(cpu_percent), int(memory_used)) if cpu_percent and memory_used else None
+        room = Room(*(int(bound) if bound else None for bound in slots[:3]))
+        memory_taken, cpu_millis_taken, gpus_taken = (int(one or 0) for one in slots[3:6])
+        labels = json.loads(slots[6] or "{}")
     except ValueError:
+        return None
+    if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
         return None
     return Agent(
         address=AgentAddress(agent_id=agent_id, endpoint=endpoint, public_key=public_key),
@@ -273,4 +301,10 @@ def _agent(row: Sequence[Any]) -> Agent | None:
         capacity=Capacity(cpu_millis, memory, gpus),
         storage=storage or "",
         load=load,
+        room=room,
+        memory_taken=memory_taken,
+        cpu_millis_taken=cpu_millis_taken,
+        gpus_taken=gpus_taken,
+        labels=labels,
+        refuses_kernels=bool(slots[7]),
     )

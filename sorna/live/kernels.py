@@ -18,6 +18,7 @@ from sorna.manager.interfaces import KernelPlace
 from sorna.model.agent import AgentAddress
 from sorna.model.kernel import Kernel, parse_kernel_id, short_id
 from sorna.model.limits import KIB
+from sorna.model.policy import slots_of
 
 KERNELS_DB = 1
 # No session token is as long: the longest, of clients of 2016, are three names joined.
@@ -31,13 +32,26 @@ MOST_TOGETHER = 50
 # own database, so that one script does all of it: atomically, in one round trip, and on one connection. Nobody ever
 # sees a session id whose kernel is not there yet, and nothing is left behind by half a removal.
 
-# ARGV: short id, session key, agent, query count, fields as JSON.
+# What a kernel has been promised counts on its agent from when it is added until it is forgotten, as its membership does; the
+# agent's next heartbeat says the same.
+_PROMISED = """
+local function count(agent, sign, memory, cpu_millis, gpus)
+  if redis.call('EXISTS', agent) == 1 then
+    redis.call('HINCRBY', agent, 'taken_memory', sign * memory)
+    redis.call('HINCRBY', agent, 'taken_cpu_millis', sign * cpu_millis)
+    redis.call('HINCRBY', agent, 'taken_gpus', sign * gpus)
+  end
+end
+"""
+
+# ARGV: short id, session key, agent, query count, fields as JSON, and what it takes: memory, cpu_millis, gpus.
 _ADD = Script(
-    """
+    _PROMISED
+    + """
 redis.call('HSET', ARGV[1], unpack(cjson.decode(ARGV[5])))
 redis.call('HSETNX', ARGV[1], 'num_queries', ARGV[4])
 redis.call('SELECT', 2)
-redis.call('SADD', ARGV[3] .. '.kernels', ARGV[1])
+if redis.call('SADD', ARGV[3] .. '.kernels', ARGV[1]) == 1 then count(ARGV[3], 1, ARGV[6], ARGV[7], ARGV[8]) end
 redis.call('SELECT', 3)
 redis.call('SET', ARGV[2], ARGV[1])
 return 1
@@ -80,13 +94,17 @@ return 1
 """
 )
 
-# ARGV: short id, session key, agent or ''.  The session id may already name the owner's next kernel: leave that alone.
+# ARGV: short id, session key, agent or '', and what it takes.
+# The session id may already name the owner's next kernel: leave that alone.
 _FORGET = Script(
-    """
+    _PROMISED
+    + """
 local agent = redis.call('HGET', ARGV[1], 'instance') or ARGV[3]
 redis.call('DEL', ARGV[1])
 redis.call('SELECT', 2)
-if agent ~= '' then redis.call('SREM', agent .. '.kernels', ARGV[1]) end
+if agent ~= '' and redis.call('SREM', agent .. '.kernels', ARGV[1]) == 1 then
+  count(agent, -1, ARGV[4], ARGV[5], ARGV[6])
+end
 redis.call('SELECT', 3)
 if redis.call('GET', ARGV[2]) == ARGV[1] then redis.call('DEL', ARGV[2]) end
 return 1
@@ -174,6 +192,7 @@ class RedisLiveKernels:
                 agent.agent_id,
                 kernel.num_queries,
                 json.dumps([word for pair in fields.items() for word in pair], ensure_ascii=False),
+                *_slots(kernel),
             ),
         )
 
@@ -208,6 +227,7 @@ class RedisLiveKernels:
                 short_id(kernel.id),
                 session_key(kernel.access_key, kernel.session_token),
                 kernel.agent_id or "",
+                *_slots(kernel),
             ),
         )
 
@@ -218,6 +238,11 @@ class RedisLiveKernels:
         answer = await self._connection.run(_PLACES, arguments=tuple(short_id(one) for one in kernel_ids))
         places = (place_of(_paired(flat)) for flat in json.loads(answer.decode("utf-8", "replace")))
         return {place.kernel_id: place for place in places if place is not None}
+
+
+def _slots(kernel: Kernel) -> tuple[int, int, int]:
+    slots = slots_of(kernel.runtime, kernel.limits)
+    return slots.memory, slots.cpu_millis, slots.gpus
 
 
 def _paired(flat: Iterable[str]) -> dict[str, str]:

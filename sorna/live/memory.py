@@ -19,8 +19,9 @@ from sorna.live.instances import kernel_figures, valid_agent_id
 from sorna.live.kernels import LONGEST_REFERENCE, kernel_fields, place_of, session_key
 from sorna.live.rate_counters import WINDOW, exceeded
 from sorna.manager.interfaces import KernelPlace, RateState
-from sorna.model.agent import Agent, AgentAddress, Heartbeat
+from sorna.model.agent import AGENT_TOPIC, Agent, AgentAddress, Heartbeat
 from sorna.model.kernel import Kernel, parse_kernel_id, short_id
+from sorna.model.policy import Slots, slots_of
 
 
 @frozen
@@ -29,6 +30,19 @@ class _Beaten:
 
     agent: Agent
     until: float
+
+    def counting(self, taken: Slots) -> _Beaten:
+        """Give the same with this much more (or less) taken."""
+        agent = self.agent
+        return evolve(
+            self,
+            agent=evolve(
+                agent,
+                memory_taken=agent.memory_taken + taken.memory,
+                cpu_millis_taken=agent.cpu_millis_taken + taken.cpu_millis,
+                gpus_taken=agent.gpus_taken + taken.gpus,
+            ),
+        )
 
 
 @define
@@ -77,6 +91,16 @@ class MemoryHeartbeatStore:
             capacity=heartbeat.capacity,
             storage=heartbeat.storage,
             load=heartbeat.load,
+            room=heartbeat.room,
+            memory_taken=heartbeat.taken.memory,
+            cpu_millis_taken=heartbeat.taken.cpu_millis,
+            gpus_taken=heartbeat.taken.gpus,
+            labels=heartbeat.labels,
+            refuses_kernels=heartbeat.refuses_kernels,
+        )
+        before = self._redis.instances.get(heartbeat.agent_id)
+        known = (
+            before is not None and before.until > self._redis.clock.seconds() and _offer(before.agent) == _offer(agent)
         )
         until = self._redis.clock.seconds() + 2 * interval
         self._redis.instances[heartbeat.agent_id] = _Beaten(agent, until)
@@ -85,12 +109,20 @@ class MemoryHeartbeatStore:
             fields = self._redis.kernels.get(kernel, {})
             if fields.get("instance") == heartbeat.agent_id:
                 fields.update(kernel_figures(stats))
+        if not known:
+            for receive in tuple(self._redis.receivers.get(AGENT_TOPIC, ())):
+                receive(heartbeat.agent_id)
 
     async def leave(self, agent_id: str) -> None:
         """Remove the agent."""
         self._redis.touch()
         self._redis.instances.pop(agent_id, None)
         self._redis.members.pop(agent_id, None)
+
+
+def _offer(agent: Agent) -> Agent:
+    """Give an agent without what changes with its kernels."""
+    return evolve(agent, num_kernels=0, memory_taken=0, cpu_millis_taken=0, gpus_taken=0)
 
 
 class MemoryAgentDirectory:
@@ -134,7 +166,10 @@ class MemoryLiveKernels:
         short = short_id(kernel.id)
         fields = self._redis.kernels.setdefault(short, {"num_queries": str(kernel.num_queries)})
         fields.update(kernel_fields(kernel, agent))
-        self._redis.members.setdefault(agent.agent_id, set()).add(short)
+        members = self._redis.members.setdefault(agent.agent_id, set())
+        if short not in members:
+            members.add(short)
+            self._count(agent.agent_id, slots_of(kernel.runtime, kernel.limits))
         self._redis.sessions[session_key(kernel.access_key, kernel.session_token)] = short
 
     async def use(self, access_key: str, reference: str, *, count: bool = True) -> KernelPlace | None:
@@ -165,7 +200,11 @@ class MemoryLiveKernels:
         self._redis.touch()
         short = short_id(kernel.id)
         fields: Mapping[str, str] = self._redis.kernels.pop(short, {})
-        self._redis.members.get(fields.get("instance", kernel.agent_id or ""), set()).discard(short)
+        agent_id = fields.get("instance", kernel.agent_id or "")
+        members = self._redis.members.get(agent_id, set())
+        if short in members:
+            members.discard(short)
+            self._count(agent_id, Slots() - slots_of(kernel.runtime, kernel.limits))
         key = session_key(kernel.access_key, kernel.session_token)
         if self._redis.sessions.get(key) == short:
             del self._redis.sessions[key]
@@ -175,6 +214,11 @@ class MemoryLiveKernels:
         self._redis.touch()
         places = (place_of(dict(self._redis.kernels.get(short_id(one), {}))) for one in kernel_ids)
         return {place.kernel_id: place for place in places if place is not None}
+
+    def _count(self, agent_id: str, taken: Slots) -> None:
+        beaten = self._redis.instances.get(agent_id)
+        if beaten is not None:
+            self._redis.instances[agent_id] = beaten.counting(taken)
 
     def _owned(self, access_key: str, short: str) -> dict[str, str] | None:
         fields = self._redis.kernels.get(short)
@@ -206,12 +250,31 @@ class MemoryAnnouncements:
 
     _log = Logger()
 
-    def __init__(self, redis: MemoryRedis, on_resync: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        redis: MemoryRedis,
+        on_resync: Callable[[], None] | None = None,
+        on_loss: Callable[[], None] | None = None,
+    ) -> None:
         self._redis = redis
         self._on_resync = on_resync
+        self._on_loss = on_loss
+        self._deaf = False
 
     def lose_messages(self) -> None:
         """Behave as after a gap."""
+        self.go_deaf()
+        self.hear_again()
+
+    def go_deaf(self) -> None:
+        """Behave as when the connection for listening is lost: subscribers of this object hear nothing."""
+        self._deaf = True
+        if self._on_loss is not None:
+            self._on_loss()
+
+    def hear_again(self) -> None:
+        """Behave as when that connection is back."""
+        self._deaf = False
         if self._on_resync is not None:
             self._on_resync()
 
@@ -227,7 +290,8 @@ class MemoryAnnouncements:
         """Call ``receive`` for every message."""
 
         def deliver(text: str) -> None:
-            receive(text)
+            if not self._deaf:
+                receive(text)
 
         receivers = self._redis.receivers.setdefault(topic, [])
         receivers.append(deliver)

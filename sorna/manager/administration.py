@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from sorna.errors import InvalidRequest, NotFound
+from sorna.manager.agents import AgentAdministration
 from sorna.manager.folder_interfaces import FolderStore
 from sorna.manager.interfaces import (
     AgentDirectory,
@@ -24,6 +25,7 @@ from sorna.manager.interfaces import (
     Announcements,
     KernelFilter,
     KernelPlace,
+    KernelQueue,
     KernelReports,
     KernelStore,
     KeypairLists,
@@ -35,7 +37,9 @@ from sorna.manager.requests import AgentDescription
 from sorna.model.folder import Folder, FolderAccess
 from sorna.model.kernel import Kernel, KernelStatus, Usage, parse_kernel_id
 from sorna.model.keypair import Keypair, KeypairChanges, generate_keypair
+from sorna.model.placement import Judgement
 from sorna.model.policy import ResourcePolicy, Slots
+from sorna.model.queue import QueuePlace
 from sorna.model.runtime import resolve_runtime
 from sorna.model.selection import EVERYTHING, Selection
 from sorna.model.usage import KeypairUsage
@@ -66,6 +70,8 @@ class Administration:
     folder_store: FolderStore
     #: Removes the folders of keypairs that are not there any more.
     remove_forsaken: Callable[[], Awaitable[object]]
+    agent_administration: AgentAdministration
+    queue: KernelQueue
 
     _log = Logger()
 
@@ -206,10 +212,14 @@ class Administration:
         live = await self.live.places([kernel.id for kernel in kernels if not kernel.status.final])
         return {kernel.id: _with_figures(kernel, live.get(kernel.id)) for kernel in kernels}
 
+    async def queue_places(self, kernel_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, QueuePlace]:
+        """Tell where those of these kernels stand that wait for an agent."""
+        return await self.queue.places(kernel_ids)
+
     async def agents(self) -> Sequence[AgentDescription]:
         """Describe every agent that was ever enrolled, in order of id."""
         alive = {agent.id: agent for agent in await self.directory.alive()}
-        taken = await self.reports.occupied()
+        taken, drains = await self.reports.occupied(), await self.agent_store.drains()
         lost = await self.agent_store.lost()
         return [
             AgentDescription(
@@ -217,10 +227,25 @@ class Administration:
                 first_contact,
                 taken.get(agent_id, Slots()),
                 alive.get(agent_id),
+                drains.get(agent_id),
                 None if agent_id in alive else lost.get(agent_id),
             )
             for agent_id, first_contact in sorted((await self.agent_store.enrolled()).items())
         ]
+
+    async def explain_placement(
+        self, runtime: str, cpu_cores: float, memory: int, gpus: int | None, labels: Collection[str]
+    ) -> Sequence[Judgement]:
+        """Judge every live agent for a kernel; see :meth:`sorna.manager.agents.AgentAdministration.explain`."""
+        return await self.agent_administration.explain(runtime, cpu_cores, memory, gpus, labels)
+
+    async def drain_agent(self, agent_id: str, wait: float | None) -> None:
+        """Take an agent out of service; see :meth:`sorna.manager.agents.AgentAdministration.drain`."""
+        await self.agent_administration.drain(agent_id, wait)
+
+    async def undrain_agent(self, agent_id: str) -> None:
+        """Bring an agent back into service; see :meth:`sorna.manager.agents.AgentAdministration.undo`."""
+        await self.agent_administration.undo(agent_id)
 
     async def usage(
         self, since: float, until: float, access_key: str | None, offset: int, limit: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection
 
-from attrs import field, frozen
+from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.interfaces import IReactorTime
@@ -40,15 +40,21 @@ from sorna.manager.interfaces import (
     KeypairFinder,
     LiveKernels,
 )
+from sorna.manager.placing import Placing
+from sorna.manager.queue import Queue
 from sorna.manager.requests import Created, CreateRequest
-from sorna.model.agent import Agent, place
+from sorna.model.agent import Agent
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, new_kernel_id, short_id, valid_session_token
 from sorna.model.limits import LimitPolicy
-from sorna.model.policy import within
+from sorna.model.placement import Demand
+from sorna.model.policy import slots_of, within
+from sorna.model.queue import QueuePlace
 from sorna.model.runtime import resolve_runtime
 
 # Seconds that a request waits for a kernel which another request is making or ending.
 SETTLE_DEADLINE = 15.0
+# Agents that may say that they are full although they seemed not to be, before the request is told so.
+MOST_REFUSALS = 16
 
 
 @frozen
@@ -65,30 +71,69 @@ class Creation:
     keypairs: KeypairFinder
     folders: Folders
     policy: LimitPolicy
-    gpu_instances: Collection[str] = field(factory=tuple)
+    placing: Placing
+    queue: Queue
 
     _log = Logger()
 
-    async def create(self, request: CreateRequest) -> Created:
+    async def create(self, request: CreateRequest, gone: Deferred[None] | None = None) -> Created:
         """Get or create; see :meth:`sorna.gateway.interfaces.Kernels.create` for what it raises."""
         spec = await self._spec(request)
         deadline = self.clock.seconds() + SETTLE_DEADLINE
         while True:
             kernel, made = await self.kernels.reserve(new_kernel_id(), spec, self.clock.seconds())
             if made:
-                return _created(await self._make(kernel, spec), created=True)
+                made_now = await self._make_or_wait(kernel, spec, request)
+                return await self._turn(made_now, request, gone, created=True)
             if not request.reuse:
                 raise KernelAlreadyExists(kernel.session_token)
             if kernel.runtime != spec.runtime:
                 raise KernelAlreadyExists(f"{kernel.session_token} runs {kernel.requested_runtime}")
             if kernel.status in {KernelStatus.RUNNING, KernelStatus.RESTARTING} and await self._still_there(kernel):
                 return _created(kernel, created=False)
+            if kernel.status is KernelStatus.PENDING:
+                return await self._turn(kernel, request, gone, created=False)
             # Another request is making or ending it: wait for that, then look again.
             settled = await self._settled(kernel, deadline)
             if settled is not None and settled.status is KernelStatus.RUNNING:
                 return _created(settled, created=False)
             if self.clock.seconds() >= deadline:
                 raise Unavailable("Another request is still working on this session.")
+
+    async def _make_or_wait(self, kernel: Kernel, spec: KernelSpec, request: CreateRequest) -> Kernel:
+        """Turn a PREPARING row into a running kernel, or into one that waits where the request wants that."""
+        if request.wait is None:
+            if self.queue.reserved:
+                try:
+                    return await self._make(kernel, spec, self.queue.reserved, give_up=False)
+                except NoAgentAvailable:
+                    # What was kept for those who wait may have become free.
+                    await self.queue.look()
+            return await self._make(kernel, spec, self.queue.reserved)
+        try:
+            if not self.queue.reserved:
+                return await self._make(kernel, spec, give_up=False)
+        except NoAgentAvailable:
+            pass
+        try:
+            return await self.queue.put(kernel, spec, request.wait)
+        except SornaError as error:
+            await self._give_up(kernel.id, error)
+            raise
+
+    async def _turn(
+        self, kernel: Kernel, request: CreateRequest, gone: Deferred[None] | None, *, created: bool
+    ) -> Created:
+        """Give a kernel that runs; for one that waits, wait with it or say where it stands."""
+        if kernel.status is not KernelStatus.PENDING:
+            return _created(kernel, created=created)
+        if request.wait is None:
+            raise NoAgentAvailable("The session waits for an agent.")
+        if request.enqueue_only:
+            place = await self.queue.place_of(kernel.id)
+            if place is not None:
+                return _created(kernel, created=created, queue=place)
+        return _created(await self.queue.turn(kernel, gone, mine=created), created=created)
 
     async def _spec(self, request: CreateRequest) -> KernelSpec:
         if not request.names_joined and not valid_session_token(request.session_token):
@@ -102,7 +147,9 @@ class Creation:
         policy = owner.policy if owner is not None else None
         if policy is not None and not policy.allows(runtime):
             raise QuotaExceeded(f"the policy {policy.name} does not allow {request.runtime[:80]}")
-        limits = self.policy.limits_for(runtime, request.memory, request.execution_timeout, request.cpu_cores)
+        limits = self.policy.limits_for(
+            runtime, request.memory, request.execution_timeout, request.cpu_cores, request.gpus
+        )
         return KernelSpec(
             access_key=request.access_key,
             session_token=request.session_token,
@@ -112,19 +159,47 @@ class Creation:
             environ=request.environ,
             tag=request.tag,
             mounts=await self.folders.mounts(request.access_key, request.mounts),
+            labels=request.labels,
         )
 
-    async def _make(self, kernel: Kernel, spec: KernelSpec) -> Kernel:
-        """Turn a PREPARING row into a running kernel, or into a final row and an error."""
+    async def _make(
+        self, kernel: Kernel, spec: KernelSpec, excluded: Collection[str] = (), *, give_up: bool = True
+    ) -> Kernel:
+        """Turn a PREPARING row into a running kernel, or into a final row and an error.
+
+        :param give_up: whether the row is final, too, where only no agent is free.
+        """
         try:
             if not await self.folders.still_allowed(spec.access_key, spec.mounts):
                 raise FolderNotFound("A folder was taken away while the kernel was being made.")
-            agent = await self._on_some_agent(kernel, spec)
+            agent = await self._on_some_agent(kernel, spec, excluded)
         except SornaError as error:
-            await self._give_up(kernel.id, error)
+            if give_up or not isinstance(error, NoAgentAvailable):
+                await self._give_up(kernel.id, error)
             if isinstance(error, AgentError):
                 raise KernelCreationFailed from error
             raise
+        return await self._run(kernel, agent)
+
+    async def make_waiting(self, kernel: Kernel, spec: KernelSpec, agent: Agent) -> None:
+        """Make a kernel that has waited and was chosen an agent for; where that one is full after all it waits on."""
+        try:
+            await self._on(agent, kernel, spec)
+        except NoAgentAvailable as error:
+            if not await self.queue.put_back(kernel.id):
+                await self._give_up(kernel.id, error)
+            return
+        except SornaError as error:
+            await self._give_up(kernel.id, error)
+            return
+        try:
+            await self._run(kernel, agent)
+        except SornaError as error:
+            # Whoever waits for it learns that from the row.
+            self._log.warn("{kernel_id} could not be run: {error}", kernel_id=short_id(kernel.id), error=error)
+
+    async def _run(self, kernel: Kernel, agent: Agent) -> Kernel:
+        """Write that a kernel that an agent has made runs."""
         running = await self._running(kernel, agent)
         if running is None:
             # It was destroyed while it was being made; the row is not ours to change, the processes are.
@@ -146,9 +221,11 @@ class Creation:
                 kernel.id, KernelStatus.RUNNING, "", self.clock.seconds(), agent_id=agent.id
             )
         except SornaError:
+            self.placing.over(kernel.id, live=False)
             await self._take_back(agent, kernel.id)
             raise
         await living
+        self.placing.over(kernel.id, live=True)
         if running is not None:
             self.ending.announce_later(running)
         return running
@@ -159,26 +236,35 @@ class Creation:
             "{kernel_id} has no live entry yet: {error}", kernel_id=short_id(kernel.id), error=failure.value
         )
 
-    async def _on_some_agent(self, kernel: Kernel, spec: KernelSpec) -> Agent:
+    async def _on_some_agent(self, kernel: Kernel, spec: KernelSpec, excluded: Collection[str]) -> Agent:
         """Ask agents, best first, until one makes the kernel; a full one is passed over, a broken one ends the search."""
-        full: set[str] = set()
-        alive = await self.directory.alive()
-        agents = [agent for agent in alive if not spec.mounts or agent.storage == self.folders.storage.storage_id]
-        if alive and not agents:
-            raise NoAgentAvailable("No agent has the storage of the folders that are to be mounted.")
-        while True:
-            agent = place(spec.runtime, agents, full, self.gpu_instances)
-            if agent is None:
-                raise NoAgentAvailable(_why_none(spec.runtime, agents))
+        passed = set(excluded)
+        refused = NoAgentAvailable()
+        for _attempt in range(MOST_REFUSALS):
+            agent = await self.placing.choose(kernel.id, self.demand(spec), passed)
             try:
-                await self.link.create_kernel(agent.address, KernelOrder(kernel.id, spec))
-            except NoAgentAvailable:
-                full.add(agent.id)
-            except AgentError:
-                await self._take_back(agent, kernel.id)
-                raise
+                await self._on(agent, kernel, spec)
+            except NoAgentAvailable as error:
+                passed.add(agent.id)
+                refused = error
             else:
                 return agent
+        raise refused
+
+    async def _on(self, agent: Agent, kernel: Kernel, spec: KernelSpec) -> None:
+        """Have an agent that was chosen make a kernel. :raises NoAgentAvailable: it is full. :raises AgentError:."""
+        try:
+            await self.link.create_kernel(agent.address, KernelOrder(kernel.id, spec))
+        except BaseException as error:
+            self.placing.over(kernel.id, live=False)
+            if isinstance(error, AgentError):
+                await self._take_back(agent, kernel.id)
+            raise
+
+    def demand(self, spec: KernelSpec) -> Demand:
+        """Say what a kernel needs of its agent."""
+        storage = self.folders.storage.storage_id if spec.mounts else None
+        return Demand(spec.runtime, slots_of(spec.runtime, spec.limits), frozenset(spec.labels.items()), storage)
 
     async def _take_back(self, agent: Agent, kernel_id: uuid.UUID) -> None:
         """After a failed or unanswered request the agent may still have made the kernel: end it, whatever there is."""
@@ -231,13 +317,5 @@ class Creation:
             unsubscribe()
 
 
-def _created(kernel: Kernel, *, created: bool) -> Created:
-    return Created(kernel.id, kernel.session_token, kernel.runtime, kernel.status, created)
-
-
-def _why_none(runtime: str, agents: Collection[Agent]) -> str:
-    if not agents:
-        return "No agent is alive."
-    if not any(runtime in agent.runtimes for agent in agents):
-        return f"No agent offers {runtime}."
-    return f"Every agent that offers {runtime} is full."
+def _created(kernel: Kernel, *, created: bool, queue: QueuePlace | None = None) -> Created:
+    return Created(kernel.id, kernel.session_token, kernel.runtime, kernel.status, created, queue)

@@ -6,23 +6,25 @@ Knows no door. Ending is idempotent from every status, and quota and usage are s
 from __future__ import annotations
 
 import uuid
+from collections import deque
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from sorna.errors import KernelNotFound
-from sorna.manager.events import KERNEL_TOPIC, announcement_of
+from sorna.errors import KernelNotFound, Unavailable
+from sorna.manager.events import KernelEvents
 from sorna.manager.interfaces import (
     AgentDirectory,
     AgentLink,
-    Announcements,
     KernelEnded,
     KernelStore,
     LiveKernels,
 )
 from sorna.model.kernel import Kernel, KernelStatus, Usage, short_id
+
+MOST_UNFORGOTTEN = 1000
 
 
 @frozen
@@ -34,7 +36,9 @@ class Ending:
     live: LiveKernels
     directory: AgentDirectory
     link: AgentLink
-    announcements: Announcements
+    events: KernelEvents
+    # What is lost of this by its bound, or with the process, is removed when somebody asks for such a kernel.
+    _unforgotten: deque[Kernel] = field(factory=lambda: deque(maxlen=MOST_UNFORGOTTEN), init=False)
 
     _log = Logger()
 
@@ -57,7 +61,10 @@ class Ending:
         return ended.usage if ended is not None else Usage()
 
     async def finish(self, kernel_id: uuid.UUID, reason: str, usage: Usage | None) -> Kernel | None:
-        """Write the final status with the usage and remove every live trace; harmless when that was done already."""
+        """Write the final status with the usage and remove every live trace; harmless when that was done already.
+
+        Redis is not needed for the truth: what it cannot be told to forget now it is told later.
+        """
         place_queries = await self._queries(kernel_id)
         now = self.clock.seconds()
         ended = await self.kernels.change_status(
@@ -65,24 +72,57 @@ class Ending:
         )
         kernel = ended or await self.kernels.by_id(kernel_id)
         if kernel is not None and kernel.status.final:
-            await self.live.forget(kernel)
+            await self._forget(kernel)
         if ended is not None:
             self._log.info("kernel {kernel_id} ended: {reason}", kernel_id=short_id(kernel_id), reason=reason)
             await self.announce(ended)
         return kernel
+
+    async def _forget(self, kernel: Kernel) -> None:
+        try:
+            await self.live.forget(kernel)
+        except Unavailable as error:
+            self._log.warn(
+                "traces of {kernel_id} are removed later: {error}", kernel_id=short_id(kernel.id), error=error
+            )
+            self._unforgotten.append(kernel)
+
+    async def forget_rest(self) -> None:
+        """Have Redis forget what it could not be told to forget before; called regularly.
+
+        :raises Unavailable: it still cannot.
+        """
+        while self._unforgotten:
+            kernel = self._unforgotten[0]
+            await self.live.forget(kernel)
+            if self._unforgotten and self._unforgotten[0] is kernel:
+                self._unforgotten.popleft()
 
     async def lost(self, kernel_id: uuid.UUID, reason: str) -> None:
         """Write the end of a kernel that its agent does not hold (any more)."""
         await self.finish(kernel_id, reason, None)
 
     async def on_kernel_ended(self, ended: KernelEnded) -> None:
-        """Take an agent's news; the agent repeats it until this returns."""
+        """Take an agent's news; the agent repeats it until this returns.
+
+        What an agent holds of a kernel that was made on another one since, or is to be, says nothing of that one.
+        """
+        kernel = await self.kernels.by_id(ended.kernel_id)
+        if kernel is not None and (
+            kernel.status is KernelStatus.PENDING or kernel.agent_id not in {None, ended.agent_id}
+        ):
+            self._log.info(
+                "agent {agent_id} has ended a double of {kernel_id}",
+                agent_id=ended.agent_id,
+                kernel_id=short_id(kernel.id),
+            )
+            return
         await self.finish(ended.kernel_id, ended.reason, ended.usage)
 
     async def announce(self, kernel: Kernel) -> None:
-        """Tell whoever waits, in any manager; an announcement that fails is only logged, because waiting has a deadline."""
+        """Tell whoever waits, in any manager."""
         with self._log.failuresHandled("while announcing a change of {kernel_id}", kernel_id=short_id(kernel.id)):
-            await self.announcements.publish(KERNEL_TOPIC, announcement_of(kernel))
+            await self.events.announce(kernel)
 
     def announce_later(self, kernel: Kernel) -> None:
         """Tell whoever waits, without letting anybody wait for that."""
@@ -105,5 +145,8 @@ class Ending:
         kernel = await self.kernels.by_id(kernel_id)
         if kernel is None or kernel.status.final:
             return None
-        place = await self.live.use(kernel.access_key, short_id(kernel_id), count=False)
+        try:
+            place = await self.live.use(kernel.access_key, short_id(kernel_id), count=False)
+        except Unavailable:
+            return None  # a statistic; nothing depends on it
         return place.num_queries if place is not None else None

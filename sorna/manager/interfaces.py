@@ -12,11 +12,12 @@ from typing import Any, Protocol
 
 from attrs import frozen
 
-from sorna.model.agent import Agent, AgentAddress
+from sorna.model.agent import Agent, AgentAddress, Drain
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage
 from sorna.model.keypair import Keypair, KeypairChanges
 from sorna.model.policy import ResourcePolicy, Slots
+from sorna.model.queue import QueueBounds, QueuePlace, Waiting
 from sorna.model.run import OutputRequest, RunReply, RunRequest
 from sorna.model.selection import EVERYTHING, Selection
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
@@ -153,17 +154,63 @@ class KernelStore(Protocol):
         """Fetch the owner's most recent kernel of this token, of any status."""
         ...
 
+    async def changed(
+        self,
+        access_keys: Collection[str],
+        since: float,
+        *,
+        after: tuple[float, uuid.UUID] | None = None,
+        limit: int = 500,
+    ) -> Sequence[Kernel]:
+        """Page through kernels of these owners, of any status, whose last change of status was at ``since`` or later.
+
+        In order of that change and of id; one statement. ``after`` is where the last page ended.
+        """
+        ...
+
+
+class KernelQueue(Protocol):
+    """Kernels that wait for an agent, in the order of :mod:`sorna.model.queue`, one line for all managers."""
+
+    async def put(
+        self, kernel_id: uuid.UUID, spec: KernelSpec, deadline: float, now: float, bounds: QueueBounds
+    ) -> Kernel | None:
+        """Let a PREPARING kernel wait, in status PENDING; None when it is not PREPARING any more.
+
+        :raises QueueFull: as many wait as may; nothing is changed.
+        """
+        ...
+
+    async def put_back(self, kernel_id: uuid.UUID, now: float) -> Kernel | None:
+        """Let a PREPARING kernel that has waited before wait on in its old place; None when it has not, or its time is over."""
+        ...
+
+    async def waiting(self, limit: int) -> Sequence[Waiting]:
+        """List kernels that wait, in order."""
+        ...
+
+    async def overdue(self, now: float, limit: int) -> Sequence[uuid.UUID]:
+        """List kernels that wait although their time is over."""
+        ...
+
+    async def places(self, kernel_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, QueuePlace]:
+        """Tell where those of these kernels stand that wait; one statement."""
+        ...
+
 
 @frozen
 class KernelFilter:
     """Which kernels; None is any. ``statuses`` lists those that are wanted, and ``selection`` what else must be so.
 
     The order of a page is the selection's.
+
+    :ivar before: those that are listed behind this place, the newest being first: a time of creation and an id.
     """
 
     access_key: str | None = None
     session_token: str | None = None
     statuses: frozenset[KernelStatus] | None = None
+    before: tuple[float, uuid.UUID] | None = None
     selection: Selection = EVERYTHING
 
 
@@ -229,6 +276,17 @@ class AgentStore(Protocol):
 
     async def public_keys(self) -> Mapping[str, str]:
         """Give agent id -> public key of every enrolled agent."""
+        ...
+
+    async def drain(self, agent_id: str, drain: Drain | None) -> bool:
+        """Write down that an agent is drained, or with None that it is not any more; False when there is no such agent.
+
+        One that is drained already keeps its ``since`` and gets the new deadline.
+        """
+        ...
+
+    async def drains(self) -> Mapping[str, Drain]:
+        """Give agent id -> its drain, of every agent that is drained."""
         ...
 
     async def enrolled(self) -> Mapping[str, float]:
@@ -376,7 +434,10 @@ class AgentLink(Protocol):
         ...
 
     async def read_output(self, agent: AgentAddress, kernel_id: uuid.UUID, request: OutputRequest) -> RunReply:
-        """Read a run's output from a number on, again if need be. InvalidRequest when the run is unknown."""
+        """Read a run's output from a number on, again if need be, also of a kernel that has ended.
+
+        RunNotFound when there never was such a run, OutputGone when its output is not kept any more.
+        """
         ...
 
     async def interrupt(self, agent: AgentAddress, kernel_id: uuid.UUID) -> None:
@@ -410,6 +471,10 @@ class AgentLink(Protocol):
 
     async def usage(self, agent: AgentAddress, kernel_id: uuid.UUID) -> Usage:
         """Give what the kernel has used so far."""
+        ...
+
+    async def drain(self, agent: AgentAddress, *, draining: bool) -> None:
+        """Tell an agent to refuse new kernels and to stop when it has none, or to go on as before."""
         ...
 
     async def logs(self, agent: AgentAddress, kernel_id: uuid.UUID) -> str:

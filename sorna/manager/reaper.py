@@ -13,8 +13,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from sorna.errors import SornaError
+from sorna.manager.agents import AgentAdministration
 from sorna.manager.ending import Ending
 from sorna.manager.interfaces import AgentDirectory, AgentLink, KernelStore
+from sorna.manager.queue import Queue
 from sorna.model.agent import Agent
 from sorna.model.kernel import Kernel, KernelStatus, parse_kernel_id, short_id
 
@@ -35,23 +37,34 @@ class Reaper:
     directory: AgentDirectory
     link: AgentLink
     ending: Ending
+    agents: AgentAdministration
+    queue: Queue
     _missing: dict[str, float] = field(factory=dict)
 
     _log = Logger()
 
     async def mend(self) -> None:
         """Compare what should be with what is, once."""
+        await self.ending.forget_rest()
         agents = {agent.id: agent for agent in await self.directory.alive()}
         held = {agent_id: await self.directory.kernels_of(agent_id) for agent_id in agents}
         rows: dict[str, Kernel] = {}
+        waited = False
         async for kernel in self._live():
             rows[short_id(kernel.id)] = kernel
+            waited = waited or kernel.status is KernelStatus.PENDING
             with self._log.failuresHandled("while mending {kernel_id}", kernel_id=short_id(kernel.id)):
                 await self._mend_kernel(kernel, agents, held)
+        with self._log.failuresHandled("while looking after drained agents"):
+            await self.agents.mend(agents.values())
+        with self._log.failuresHandled("while looking after those who wait"):
+            await self.queue.mend(waited=waited)
         self._missing = {name: since for name, since in self._missing.items() if name in rows}
         for agent_id, kernels in held.items():
             for orphan in kernels - rows.keys():
                 await self._end_orphan(agents[agent_id], orphan)
+            for double in kernels & rows.keys():
+                await self._end_double(agents[agent_id], rows[double])
 
     async def _live(self) -> AsyncIterator[Kernel]:
         page = await self.kernels.live()
@@ -86,8 +99,25 @@ class Reaper:
             case KernelStatus.RESTARTING:
                 await self.ending.destroy(kernel, "restart-timeout")
             case KernelStatus.PREPARING:
+                # A manager that took it out of the queue and died loses nobody's place.
+                if await self.queue.put_back(kernel.id):
+                    self.queue.wake()
+                    return
                 now = self.clock.seconds()
-                await self.kernels.change_status(kernel.id, KernelStatus.ERROR, "creation-timeout", now)
+                ended = await self.kernels.change_status(kernel.id, KernelStatus.ERROR, "creation-timeout", now)
+                if ended is not None:
+                    await self.ending.announce(ended)
+
+    async def _end_double(self, agent: Agent, kernel: Kernel) -> None:
+        """End what an agent holds of a kernel that was made on another one since: its first manager died while it was made."""
+        elsewhere = kernel.status is KernelStatus.RUNNING and kernel.agent_id not in {None, agent.id}
+        if elsewhere and self.clock.seconds() - kernel.status_changed_at > SEEN_WITHIN:
+            try:
+                await self.link.destroy_kernel(agent.address, kernel.id, "orphan")
+            except SornaError as error:
+                self._log.debug(
+                    "the double of {kernel_id} is not gone: {error}", kernel_id=short_id(kernel.id), error=error
+                )
 
     async def _end_orphan(self, agent: Agent, reference: str) -> None:
         """End a kernel that an agent holds and nobody wants."""

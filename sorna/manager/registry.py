@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
 from attrs import frozen
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -23,10 +25,11 @@ from sorna.errors import (
     KernelExecutionFailed,
     KernelNotFound,
     KernelRestartFailed,
+    OutputGone,
+    RunNotFound,
 )
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
-from sorna.manager.events import watch
 from sorna.manager.interfaces import (
     AgentDirectory,
     AgentLink,
@@ -37,10 +40,11 @@ from sorna.manager.interfaces import (
 )
 from sorna.manager.places import Places, end_of
 from sorna.manager.requests import Created, CreateRequest, KernelEvent, KernelInfo
+from sorna.model.agent import AgentAddress
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Kernel, KernelStatus, Usage, parse_kernel_id, short_id
 from sorna.model.limits import KIB
-from sorna.model.run import OutputRequest, RunReply, RunRequest
+from sorna.model.run import OutputRequest, RunMode, RunReply, RunRequest
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 
 T = TypeVar("T")
@@ -61,13 +65,19 @@ class Registry:
 
     _log = Logger()
 
-    async def create(self, request: CreateRequest) -> Created:
+    async def create(self, request: CreateRequest, gone: Deferred[None] | None = None) -> Created:
         """Get or create the kernel of (access key, session token)."""
-        return await self.creation.create(request)
+        return await self.creation.create(request, gone)
 
     async def info(self, access_key: str, reference: str) -> KernelInfo:
-        """Describe a live kernel, with the figures of its agent's last heartbeat."""
-        place = await self.places.look(access_key, reference)
+        """Describe a live kernel, with the figures of its agent's last heartbeat, or where it stands while it waits."""
+        try:
+            place = await self.places.look(access_key, reference)
+        except KernelNotFound:
+            waiting = await self._info_of_waiting(access_key, reference)
+            if waiting is None:
+                raise
+            return waiting
         return KernelInfo(
             kernel_id=place.kernel_id,
             session_token=place.session_token,
@@ -83,6 +93,27 @@ class Registry:
             num_queries=place.num_queries,
         )
 
+    async def _info_of_waiting(self, access_key: str, reference: str) -> KernelInfo | None:
+        kernel = await self.places.row(access_key, reference)
+        if kernel is None or kernel.status is not KernelStatus.PENDING:
+            return None
+        return KernelInfo(
+            kernel_id=kernel.id,
+            session_token=kernel.session_token,
+            runtime=kernel.runtime,
+            requested_runtime=kernel.requested_runtime,
+            age=max(0.0, self.clock.seconds() - kernel.created_at),
+            execution_timeout=kernel.limits.execution_timeout,
+            idle_timeout=kernel.limits.idle_timeout,
+            idle=0.0,
+            memory_limit=kernel.limits.memory,
+            memory_used=0,
+            cpu_used=0.0,
+            num_queries=0,
+            status=kernel.status,
+            queue=await self.creation.queue.place_of(kernel.id),
+        )
+
     async def restart(self, access_key: str, reference: str) -> None:
         """Lose the in-memory state, keep the files and the id."""
         place = await self.places.find(access_key, reference)
@@ -92,8 +123,7 @@ class Registry:
         try:
             await self.link.restart_kernel(place.agent, place.kernel_id)
         except KernelNotFound:
-            await self.ending.lost(place.kernel_id, "lost")
-            raise
+            raise await self._vanished(place) from None
         except AgentError as error:
             # What the agent made of it is unknown; the kernel is there, so the next request finds out.
             await self._running_again(place.kernel_id, "restart-failed")
@@ -109,19 +139,35 @@ class Registry:
             raise KernelDestructionFailed from error
 
     async def execute(self, access_key: str, reference: str, request: RunRequest) -> RunReply:
-        """Run code, or continue or feed the run that is outstanding."""
-        return await self._ask(
-            access_key, reference, lambda place: self.link.execute(place.agent, place.kernel_id, request)
-        )
+        """Run code, or continue or feed the run that is outstanding.
+
+        What only asks how a run goes on is answered for a kernel that has ended, too, until its last output was told.
+        """
+        try:
+            return await self._ask(
+                access_key, reference, lambda place: self.link.execute(place.agent, place.kernel_id, request)
+            )
+        except KernelNotFound:
+            if _only_asks(request):
+                with suppress(KernelNotFound, OutputGone, RunNotFound, InvalidRequest):
+                    return await self._ask_about_ended(
+                        access_key, reference, lambda agent, kernel_id: self.link.execute(agent, kernel_id, request)
+                    )
+            raise
 
     async def read_output(self, access_key: str, reference: str, request: OutputRequest) -> RunReply:
-        """Read a run's output from a number on; not counted as a query, because one stream needs many."""
-        return await self._ask(
-            access_key,
-            reference,
-            lambda place: self.link.read_output(place.agent, place.kernel_id, request),
-            count=False,
-        )
+        """Read a run's output from a number on; not counted as a query, because one stream needs many.
+
+        The owner of a kernel that has ended is who its row says; the output itself is with the agent that held it.
+        """
+
+        def read(agent: AgentAddress, kernel_id: uuid.UUID) -> Coroutine[Any, Any, RunReply]:
+            return self.link.read_output(agent, kernel_id, request)
+
+        try:
+            return await self._ask(access_key, reference, lambda place: read(place.agent, place.kernel_id), count=False)
+        except KernelNotFound:
+            return await self._ask_about_ended(access_key, reference, read)
 
     async def interrupt(self, access_key: str, reference: str) -> None:
         """Interrupt what runs now."""
@@ -170,7 +216,7 @@ class Registry:
     ) -> Callable[[], None]:
         """Tell of every change of one live kernel, or of all of an owner when there is no reference."""
         kernel_id = None if reference is None else (await self.places.find(access_key, reference)).kernel_id
-        return watch(self.ending.announcements, access_key, kernel_id, receive)
+        return await self.ending.events.watch(access_key, kernel_id, receive)
 
     async def open_terminal(
         self, access_key: str, reference: str, viewer: TerminalViewer, rows: int = ROWS, columns: int = COLUMNS
@@ -220,6 +266,33 @@ class Registry:
         except KernelNotFound:
             raise vanished from None
 
+    async def _ask_about_ended(
+        self,
+        access_key: str,
+        reference: str,
+        call: Callable[[AgentAddress, uuid.UUID], Coroutine[Any, Any, T]],
+    ) -> T:
+        """Ask for what the agent of a kernel that has ended remembers of it.
+
+        :raises KernelNotFound: the owner never had such a kernel.
+        :raises OutputGone: the agent remembers nothing, or is gone itself.
+        :raises RunNotFound: the kernel never came to be.
+        """
+        kernel = await self.places.row(access_key, reference)
+        if kernel is None or not kernel.status.final:
+            raise _not_found(kernel)
+        if kernel.agent_id is None:
+            raise RunNotFound(end_of(kernel))
+        agent = await self.directory.find(kernel.agent_id)
+        if agent is None:
+            raise OutputGone(f"its agent is gone; the kernel is {end_of(kernel)}")
+        try:
+            return await call(agent.address, kernel.id)
+        except KernelNotFound:
+            raise OutputGone(f"it is not kept any more; the kernel is {end_of(kernel)}") from None
+        except AgentError as error:
+            raise KernelExecutionFailed from error
+
     async def _ask_about_file(
         self,
         access_key: str,
@@ -242,10 +315,8 @@ class Registry:
 
     async def _kernel_to_destroy(self, access_key: str, reference: str) -> Kernel:
         kernel = await self.places.row(access_key, reference)
-        if kernel is None:
-            raise KernelNotFound
-        if kernel.status.final:
-            raise KernelNotFound(end_of(kernel))
+        if kernel is None or kernel.status.final:
+            raise _not_found(kernel)
         return kernel
 
     async def _running_again(self, kernel_id: uuid.UUID, reason: str) -> None:
@@ -254,12 +325,30 @@ class Registry:
             await self.ending.announce(kernel)
 
     async def _vanished(self, place: KernelPlace) -> KernelNotFound:
-        """Write down that the agent does not hold the kernel any more, and say what is known of its end."""
+        """See to it that the end of a kernel that its agent does not hold any more is written, and say what is known of it.
+
+        One that is being destroyed is whoever does that's to write: with its reason, and with what it used. So is one
+        that the agent remembers: its news is on the way, and is repeated until a manager has written it.
+        """
         self.places.forget(place.kernel_id)
-        await self.ending.lost(place.kernel_id, "lost")
         kernel = await self.kernels.by_id(place.kernel_id)
-        self._log.info("kernel {kernel_id} is not on its agent any more", kernel_id=short_id(place.kernel_id))
-        return KernelNotFound(end_of(kernel) if kernel is not None else "")
+        if kernel is not None and not kernel.status.final and kernel.status is not KernelStatus.TERMINATING:
+            try:
+                await self.link.destroy_kernel(place.agent, place.kernel_id, "lost")
+            except KernelNotFound:
+                self._log.info("kernel {kernel_id} is not on its agent any more", kernel_id=short_id(place.kernel_id))
+                await self.ending.lost(place.kernel_id, "lost")
+            kernel = await self.kernels.by_id(place.kernel_id)
+        return _not_found(kernel)
+
+
+def _only_asks(request: RunRequest) -> bool:
+    """Tell whether a call to execute wants nothing but to hear how a run goes on."""
+    return request.mode is RunMode.CONTINUE or (request.mode is not RunMode.INPUT and not request.code)
+
+
+def _not_found(kernel: Kernel | None) -> KernelNotFound:
+    return KernelNotFound(end_of(kernel) if kernel is not None else "")
 
 
 def check_upload_path(path: str) -> None:

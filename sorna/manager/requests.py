@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from attrs import field, frozen
 
-from sorna.model.agent import Agent
+from sorna.model.agent import Agent, Drain
 from sorna.model.kernel import KernelStatus
 from sorna.model.policy import Slots
+from sorna.model.queue import QueuePlace
 
 
 @frozen
@@ -33,6 +34,10 @@ class CreateRequest:
     :ivar memory: bytes; 0 for the runtime's default.
     :ivar execution_timeout: seconds; 0 for the default.
     :ivar cpu_cores: 0 for the default.
+    :ivar gpus: whole devices; 0 for none, or for one where the runtime is made for them.
+    :ivar labels: that its agent must have.
+    :ivar wait: seconds that the kernel may wait for an agent where none is free; None for not at all.
+    :ivar enqueue_only: whether to answer at once where it has to wait.
     :ivar reuse: whether a session of that token may be found instead of made.
     """
 
@@ -42,16 +47,22 @@ class CreateRequest:
     memory: int = 0
     execution_timeout: float = 0.0
     cpu_cores: float = 0.0
+    gpus: int = 0
     environ: Mapping[str, str] = field(factory=dict)
     tag: str | None = None
     names_joined: bool = False
     reuse: bool = True
     mounts: Sequence[MountWish] = ()
+    labels: Mapping[str, str] = field(factory=dict)
+    wait: float | None = None
+    enqueue_only: bool = False
 
 
 @frozen
 class Created:
     """The kernel a create request ended with.
+
+    :ivar queue: where it stands while it waits.
 
     :ivar created: False when an existing session was found.
     """
@@ -61,6 +72,7 @@ class Created:
     runtime: str
     status: KernelStatus
     created: bool
+    queue: QueuePlace | None = None
 
 
 @frozen
@@ -70,6 +82,7 @@ class AgentDescription:
     :ivar first_contact: when it was first enrolled, in seconds since the epoch.
     :ivar taken: by its live kernels.
     :ivar alive: what it says of itself; None while it does not answer.
+    :ivar drain: that it is being drained, or has been.
     :ivar lost_at: since when it does not answer; None while it does, and for the first second.
     """
 
@@ -77,6 +90,7 @@ class AgentDescription:
     first_contact: float
     taken: Slots
     alive: Agent | None
+    drain: Drain | None = None
     lost_at: float | None = None
 
 
@@ -96,14 +110,20 @@ class KernelInfo:
     memory_used: int
     cpu_used: float
     num_queries: int
+    status: KernelStatus = KernelStatus.RUNNING
+    queue: QueuePlace | None = None
 
 
 @frozen
 class KernelEvent:
-    """A change of a kernel's status; ``reason`` may be empty."""
+    """A change of a kernel's status; ``reason`` may be empty.
+
+    :ivar at: when it was, in seconds since the epoch.
+    """
 
     kernel_id: uuid.UUID
     status: KernelStatus
     access_key: str
     session_token: str
     reason: str
+    at: float

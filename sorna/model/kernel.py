@@ -18,6 +18,7 @@ from sorna.model.limits import Limits
 class KernelStatus(StrEnum):
     """Where a kernel is in its life; the names are those that later clients print."""
 
+    PENDING = "PENDING"
     PREPARING = "PREPARING"
     RUNNING = "RUNNING"
     RESTARTING = "RESTARTING"
@@ -35,6 +36,10 @@ FINAL_STATUSES = frozenset({KernelStatus.TERMINATED, KernelStatus.ERROR})
 
 # Destroying is legal from every status that is not final.
 ALLOWED_CHANGES: Mapping[KernelStatus, frozenset[KernelStatus]] = {
+    KernelStatus.PENDING: frozenset(
+        {KernelStatus.PREPARING, KernelStatus.ERROR, KernelStatus.TERMINATING, KernelStatus.TERMINATED}
+    ),
+    # Back to waiting only by way of the queue, which knows what has waited before.
     KernelStatus.PREPARING: frozenset(
         {KernelStatus.RUNNING, KernelStatus.ERROR, KernelStatus.TERMINATING, KernelStatus.TERMINATED}
     ),
@@ -100,6 +105,7 @@ class KernelSpec:
     :ivar session_token: the client's own name for the session; unique per owner among live kernels.
     :ivar requested_runtime: the name as the client spelled it; later answers repeat it.
     :ivar mounts: folders that it sees, whose owner has agreed.
+    :ivar labels: that its agent must have.
     """
 
     access_key: str
@@ -110,6 +116,7 @@ class KernelSpec:
     environ: Mapping[str, str] = field(factory=dict)
     tag: str | None = None
     mounts: Sequence[Mount] = ()
+    labels: Mapping[str, str] = field(factory=dict)
 
 
 @frozen

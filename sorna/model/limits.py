@@ -24,6 +24,7 @@ class Limits:
     :ivar file_size: largest single file.
     :ivar scratch_size: everything below the working directory and ``/tmp`` together.
     :ivar open_files: open descriptors per process.
+    :ivar gpus: whole devices that nobody else has meanwhile.
     """
 
     memory: int = 512 * MIB
@@ -36,6 +37,19 @@ class Limits:
     file_size: int = 128 * MIB
     scratch_size: int = 256 * MIB
     open_files: int = 1024
+    gpus: int = 0
+
+
+@frozen
+class OutputBounds:
+    """How long an agent keeps the output of runs that are over.
+
+    :ivar size: bytes of output of all kernels that have ended, together.
+    :ivar retention: seconds after a run's end.
+    """
+
+    size: int = 64 * MIB
+    retention: float = 300.0
 
 
 # Compilers and virtual machines that cannot start within the ordinary default; bytes of memory and processes.
@@ -72,9 +86,17 @@ class LimitPolicy:
     most_cpu_cores: float = 2.0
 
     def limits_for(
-        self, runtime: str, memory: int = 0, execution_timeout: float = 0.0, cpu_cores: float = 0.0
+        self,
+        runtime: str,
+        memory: int = 0,
+        execution_timeout: float = 0.0,
+        cpu_cores: float = 0.0,
+        gpus: int = 0,
     ) -> Limits:
-        """Bring a client's wishes (0 or less for none) within what is allowed."""
+        """Bring a client's wishes (0 or less for none) within what is allowed.
+
+        Only of devices nobody gets fewer than were asked for: code that counts on two does not run with one.
+        """
         base_memory, base_processes = _HEAVY.get(runtime, (0, 0))
         chosen_memory = memory if memory > 0 else max(base_memory, self.default.memory)
         chosen_timeout = execution_timeout if execution_timeout > 0 else self.default.execution_timeout
@@ -84,4 +106,5 @@ class LimitPolicy:
             processes=max(base_processes, self.default.processes),
             execution_timeout=max(LEAST_EXECUTION_TIMEOUT, min(chosen_timeout, self.most_execution_timeout)),
             cpu_cores=min(cpu_cores if cpu_cores > 0 else self.default.cpu_cores, self.most_cpu_cores),
+            gpus=max(0, gpus),
         )

@@ -88,8 +88,9 @@ def within(limits: Limits, policy: ResourcePolicy | None) -> Limits:
 
 
 def slots_of(runtime: str, limits: Limits) -> Slots:
-    """Give what one kernel takes: its limits, and one GPU for a runtime that is made for them."""
-    return Slots(1, limits.memory, round(limits.cpu_cores * 1000), int(runtime.endswith("-gpu")))
+    """Give what one kernel takes: its limits, and one GPU at least for a runtime that is made for them."""
+    gpus = max(limits.gpus, int(runtime.endswith("-gpu")))
+    return Slots(1, limits.memory, round(limits.cpu_cores * 1000), gpus)
 
 
 def shortages(taken: Slots, wanted: Slots, concurrency_limit: int, policy: ResourcePolicy | None) -> Iterator[str]:
@@ -109,4 +110,4 @@ def shortages(taken: Slots, wanted: Slots, concurrency_limit: int, policy: Resou
             f" {wanted.cpu_millis / 1000:g} more asked for"
         )
     if allowed.gpus is not None and taken.gpus + wanted.gpus > allowed.gpus:
-        yield f"GPUs: {taken.gpus} of {allowed.gpus} in use"
+        yield f"GPUs: {taken.gpus} of {allowed.gpus} in use, {wanted.gpus} more asked for"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from sorna.errors import InvalidRequest
+from sorna.model.agent import Drain
 from sorna.store import rows
 from sorna.store.pool import Pool
 
@@ -13,6 +14,15 @@ INSERT INTO agents (agent_id, public_key, enrolled_at) VALUES (%s, %s, to_timest
 ON CONFLICT (agent_id) DO UPDATE SET public_key = excluded.public_key
 """
 _PUBLIC_KEYS = "SELECT agent_id, public_key FROM agents"
+_DRAIN = """
+UPDATE agents SET drained_since = coalesce(drained_since, to_timestamp(%s)), drain_deadline = to_timestamp(%s)
+ WHERE agent_id = %s RETURNING agent_id
+"""
+_UNDRAIN = "UPDATE agents SET drained_since = NULL, drain_deadline = NULL WHERE agent_id = %s RETURNING agent_id"
+_DRAINS = """
+SELECT agent_id, extract(epoch FROM drained_since)::float8, extract(epoch FROM drain_deadline)::float8
+  FROM agents WHERE drained_since IS NOT NULL
+"""
 _ENROLLED = "SELECT agent_id, extract(epoch FROM enrolled_at)::float8 FROM agents"
 # Only what is otherwise than it was is written.
 _NOTE_ALIVE = """
@@ -46,6 +56,18 @@ class PostgresAgents:
     async def public_keys(self) -> Mapping[str, str]:
         """Give agent id -> public key of every enrolled agent."""
         return dict(await self._pool.query(_PUBLIC_KEYS))
+
+    async def drain(self, agent_id: str, drain: Drain | None) -> bool:
+        """Write down that an agent is drained, or not any more; False when there is no such agent."""
+        if not rows.storable(agent_id):
+            return False
+        if drain is None:
+            return bool(await self._pool.query(_UNDRAIN, (agent_id,)))
+        return bool(await self._pool.query(_DRAIN, (drain.since, drain.deadline, agent_id)))
+
+    async def drains(self) -> Mapping[str, Drain]:
+        """Give agent id -> its drain, of every agent that is drained."""
+        return {str(row[0]): Drain(*row[1:]) for row in await self._pool.query(_DRAINS)}
 
     async def enrolled(self) -> Mapping[str, float]:
         """Give agent id -> when it was first enrolled."""

@@ -19,7 +19,7 @@ Note [Exact under concurrency]
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -96,6 +96,15 @@ _OF_TOKEN = f"{_SELECT} WHERE access_key = %(access_key)s AND session_token = %(
 _BY_ID = Prepared("kernel_by_id", f"{_SELECT} WHERE id = %(id)s::uuid")
 _LIVE_BY_TOKEN = Prepared("live_kernel_by_token", f"{_OF_TOKEN} AND {_LIVE}")
 _LAST_BY_TOKEN = Prepared("last_kernel_by_token", f"{_OF_TOKEN} ORDER BY created_at DESC, kernels.id DESC LIMIT 1")
+
+# A kernel that has ended changed last when it ended, so that the index of ends finds both halves.
+_CHANGED = f"""
+{_SELECT}
+ WHERE access_key = ANY(%(owners)s) AND (terminated_at >= to_timestamp(%(since)s) OR terminated_at IS NULL)
+   AND status_changed_at >= to_timestamp(%(since)s)
+   AND (%(at)s::float8 IS NULL OR (status_changed_at, kernels.id) > (to_timestamp(%(at)s), %(id)s::uuid))
+ ORDER BY status_changed_at, kernels.id LIMIT %(limit)s
+"""
 
 
 class PostgresKernels:
@@ -190,6 +199,25 @@ class PostgresKernels:
             parameters.append(str(after))
         sql = f"{_SELECT} WHERE {' AND '.join(wanted)} ORDER BY kernels.id LIMIT %s"
         return [rows.kernel(row) for row in await self._pool.query(sql, (*parameters, min(limit, PAGE)))]
+
+    async def changed(
+        self,
+        access_keys: Collection[str],
+        since: float,
+        *,
+        after: tuple[float, uuid.UUID] | None = None,
+        limit: int = PAGE,
+    ) -> Sequence[Kernel]:
+        """Page through kernels of these owners whose last change of status was at ``since`` or later; at most 500."""
+        at, kernel_id = (None, None) if after is None else (after[0], str(after[1]))
+        parameters = {
+            "owners": sorted(filter(rows.storable, access_keys)),
+            "since": rows.to_microseconds(since),
+            "at": at,
+            "id": kernel_id,
+            "limit": min(limit, PAGE),
+        }
+        return [rows.kernel(row) for row in await self._pool.query(_CHANGED, parameters)]
 
     @staticmethod
     def _one(found: list[Row]) -> Kernel | None:

@@ -12,6 +12,7 @@ import attrs
 
 from sorna.errors import InvalidRequest, QuotaExceeded
 from sorna.manager.interfaces import KernelFilter, MountingKernel
+from sorna.model.agent import Drain
 from sorna.model.folder import Mount
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage, may_change
 from sorna.model.keypair import Keypair, KeypairChanges
@@ -210,6 +211,16 @@ class MemoryKernels:
             self._keypairs.give_back(kernel)
         return kernel
 
+    def wait(self, kernel_id: uuid.UUID, now: float) -> Kernel | None:
+        """Let a PREPARING kernel wait: what the queue in memory does to its row."""
+        kernel = self._kernels.get(kernel_id)
+        if kernel is None or kernel.status is not KernelStatus.PREPARING:
+            return None
+        at = rows.to_microseconds(now)
+        kernel = attrs.evolve(kernel, status=KernelStatus.PENDING, status_reason="queued", status_changed_at=at)
+        self._kernels[kernel_id] = kernel
+        return kernel
+
     async def by_id(self, kernel_id: uuid.UUID) -> Kernel | None:
         """Fetch a kernel of any status."""
         return self._kernels.get(kernel_id)
@@ -235,6 +246,25 @@ class MemoryKernels:
             and (after is None or kernel.id > after)
         ]
         return page[: min(limit, PAGE)]
+
+    async def changed(
+        self,
+        access_keys: Collection[str],
+        since: float,
+        *,
+        after: tuple[float, uuid.UUID] | None = None,
+        limit: int = PAGE,
+    ) -> Sequence[Kernel]:
+        """Page through kernels of these owners whose last change of status was at ``since`` or later."""
+        found = [
+            kernel
+            for kernel in self._kernels.values()
+            if kernel.access_key in access_keys
+            and kernel.status_changed_at >= rows.to_microseconds(since)
+            and (after is None or (kernel.status_changed_at, kernel.id) > after)
+        ]
+        found.sort(key=lambda kernel: (kernel.status_changed_at, kernel.id))
+        return found[: min(limit, PAGE)]
 
     def all(self) -> Collection[Kernel]:
         """Give every kernel that ever was."""
@@ -326,6 +356,7 @@ class MemoryReports:
             if wanted.access_key in {None, kernel.access_key}
             and wanted.session_token in {None, kernel.session_token}
             and (wanted.statuses is None or kernel.status in wanted.statuses)
+            and (wanted.before is None or (kernel.created_at, kernel.id) < wanted.before)
         ]
         return select(found, wanted.selection, of_kernel)
 
@@ -348,6 +379,7 @@ class MemoryAgents:
         self._public_keys: dict[str, str] = {}
         self._enrolled: dict[str, float] = {}
         self._lost: dict[str, float] = {}
+        self._drains: dict[str, Drain] = {}
 
     async def enrol(self, agent_id: str, public_key: str, now: float) -> None:
         """Trust this public key for this agent from now on."""
@@ -358,6 +390,20 @@ class MemoryAgents:
     async def public_keys(self) -> Mapping[str, str]:
         """Give agent id -> public key of every enrolled agent."""
         return dict(self._public_keys)
+
+    async def drain(self, agent_id: str, drain: Drain | None) -> bool:
+        """Note that an agent is drained, or not any more; False when there is no such agent."""
+        if agent_id not in self._enrolled:
+            return False
+        known = self._drains.pop(agent_id, drain)
+        if drain is not None and known is not None:
+            deadline = None if drain.deadline is None else rows.to_microseconds(drain.deadline)
+            self._drains[agent_id] = Drain(rows.to_microseconds(known.since), deadline)
+        return True
+
+    async def drains(self) -> Mapping[str, Drain]:
+        """Give agent id -> its drain."""
+        return dict(self._drains)
 
     async def enrolled(self) -> Mapping[str, float]:
         """Give agent id -> when it was first enrolled."""

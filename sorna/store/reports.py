@@ -23,6 +23,7 @@ _WANTED = """
 (%(access_key)s::text IS NULL OR access_key = %(access_key)s)
 AND (%(session_token)s::text IS NULL OR session_token = %(session_token)s)
 AND (%(statuses)s::text[] IS NULL OR status = ANY(%(statuses)s))
+AND (%(before_at)s::float8 IS NULL OR (created_at, id) < (to_timestamp(%(before_at)s), %(before_id)s::uuid))
 """
 _PAGE = f"""
 SELECT {rows.kernel_columns("kernels")} FROM kernels WHERE {_WANTED}{{where}}
@@ -76,7 +77,10 @@ def _statuses(statuses: Collection[KernelStatus] | None) -> list[str] | None:
 
 
 def _parameters(wanted: KernelFilter) -> dict[str, Any]:
+    at, kernel_id = (None, None) if wanted.before is None else (wanted.before[0], str(wanted.before[1]))
     return {
+        "before_at": at,
+        "before_id": kernel_id,
         "access_key": wanted.access_key,
         "session_token": wanted.session_token,
         "statuses": _statuses(wanted.statuses),

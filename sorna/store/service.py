@@ -16,6 +16,7 @@ from sorna.store.keypairs import PostgresKeypairs
 from sorna.store.migrate import migrate
 from sorna.store.policies import PostgresPolicies
 from sorna.store.pool import Pool
+from sorna.store.queue import PostgresQueue
 from sorna.store.reports import PostgresReports
 
 
@@ -29,6 +30,7 @@ class Tables:
     policies: PostgresPolicies
     reports: PostgresReports
     folders: PostgresFolders
+    queue: PostgresQueue
 
 
 class Store(Service):
@@ -46,6 +48,7 @@ class Store(Service):
             PostgresPolicies(self._pool),
             PostgresReports(self._pool),
             PostgresFolders(self._pool),
+            PostgresQueue(self._pool),
         )
 
     def startService(self) -> None:

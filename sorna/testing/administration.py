@@ -10,6 +10,9 @@ from collections.abc import Iterable
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
 
+from sorna.agent.interfaces import AgentOperations
+from sorna.cluster.enrolment import TrustedDirectory
+from sorna.cluster.memory import MemoryAgentLink
 from sorna.live.memory import (
     MemoryAgentDirectory,
     MemoryAnnouncements,
@@ -18,9 +21,15 @@ from sorna.live.memory import (
     MemoryRedis,
 )
 from sorna.manager.administration import Administration
+from sorna.manager.agents import AgentAdministration
+from sorna.manager.ending import Ending
+from sorna.manager.events import KernelEvents
+from sorna.manager.placing import Placing
 from sorna.model.keypair import Keypair
+from sorna.model.limits import LimitPolicy
 from sorna.store.memory import MemoryAgents, MemoryKernels, MemoryKeypairs, MemoryReports
 from sorna.store.memory_folders import MemoryFolders
+from sorna.store.memory_queue import MemoryQueue
 
 
 @frozen
@@ -36,6 +45,8 @@ class MemoryWorld:
     announcements: MemoryAnnouncements
     administration: Administration
     folders: MemoryFolders
+    hosts: dict[str, AgentOperations]
+    queue: MemoryQueue
 
 
 def memory_world(clock: IReactorTime, keypairs: Iterable[Keypair] = ()) -> MemoryWorld:
@@ -45,6 +56,16 @@ def memory_world(clock: IReactorTime, keypairs: Iterable[Keypair] = ()) -> Memor
     kernels, agents = MemoryKernels(stored), MemoryAgents()
     live, announcements = MemoryLiveKernels(redis), MemoryAnnouncements(redis)
     folders = MemoryFolders(stored, kernels)
+    directory = MemoryAgentDirectory(redis)
+    hosts: dict[str, AgentOperations] = {}
+    link = MemoryAgentLink(clock, hosts, lambda ended: ending.on_kernel_ended(ended))  # noqa: PLW0108 - made below
+    ending = Ending(clock, kernels, live, directory, link, KernelEvents(clock, kernels, announcements))
+    trusted = TrustedDirectory(clock, directory, agents)
+    queue = MemoryQueue(kernels)
+    placing = Placing(clock, trusted)
+    agent_administration = AgentAdministration(
+        clock, agents, trusted, link, kernels, ending, announcements, placing, LimitPolicy(), trusted.changed
+    )
     administration = Administration(
         clock,
         stored,
@@ -52,11 +73,15 @@ def memory_world(clock: IReactorTime, keypairs: Iterable[Keypair] = ()) -> Memor
         kernels,
         MemoryReports(kernels, stored),
         agents,
-        MemoryAgentDirectory(redis),
+        directory,
         live,
         announcements,
         folders,
         folders.remove_forsaken,
+        agent_administration,
+        queue,
     )
     heartbeats = MemoryHeartbeatStore(redis)
-    return MemoryWorld(redis, stored, kernels, agents, heartbeats, live, announcements, administration, folders)
+    return MemoryWorld(
+        redis, stored, kernels, agents, heartbeats, live, announcements, administration, folders, hosts, queue
+    )

@@ -9,14 +9,16 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from attrs import define, field
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from sorna.errors import InvalidRequest, KernelAlreadyExists, KernelNotFound, QuotaExceeded, RuntimeUnknown
+from sorna.errors import InvalidRequest, KernelAlreadyExists, KernelNotFound, QuotaExceeded, RunNotFound, RuntimeUnknown
 from sorna.manager.interfaces import UploadFile
 from sorna.manager.requests import Created, CreateRequest, KernelEvent, KernelInfo
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import KernelStatus, Usage, new_kernel_id, parse_kernel_id
 from sorna.model.limits import Limits
+from sorna.model.queue import QueuePlace
 from sorna.model.run import OutputRequest, RunMode, RunReply, RunRequest, RunStatus, new_run_id
 from sorna.model.runtime import resolve_runtime
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
@@ -52,13 +54,15 @@ class MemoryKernels:
         self._clock = clock
         self._concurrency_limit = concurrency_limit
         self.live: dict[uuid.UUID, MemoryKernel] = {}
+        self.ended: dict[uuid.UUID, MemoryKernel] = {}
         self.on_execute: Callable[[RunRequest], Awaitable[RunReply]] = print_code
         self.on_read: Callable[[OutputRequest], Awaitable[RunReply]] = unknown_run
         self.errors: dict[str, Exception] = {}
+        self.turn: Deferred[None] | None = None
         self.watchers: list[Callable[[KernelEvent], None]] = []
 
-    async def create(self, request: CreateRequest) -> Created:
-        """Get or create."""
+    async def create(self, request: CreateRequest, gone: Deferred[None] | None = None) -> Created:
+        """Get or create; what is to wait waits until :attr:`turn` fires, or its client has gone."""
         self._fail("create")
         runtime = resolve_runtime(request.runtime)
         if runtime is None:
@@ -76,6 +80,14 @@ class MemoryKernels:
             self.tell(kernel, KernelStatus.RUNNING)
         elif kernel.runtime != runtime or not request.reuse:
             raise KernelAlreadyExists
+        if request.wait is not None and self.turn is not None:
+            if request.enqueue_only:
+                place = QueuePlace(3, self._clock.seconds() + request.wait)
+                return Created(kernel.id, request.session_token, runtime, KernelStatus.PENDING, created, place)
+            if gone is not None:
+                gone.chainDeferred(self.turn)
+                gone.addCallback(lambda _gone: self.live.clear())
+            await self.turn
         return Created(kernel.id, request.session_token, runtime, KernelStatus.RUNNING, created)
 
     async def info(self, access_key: str, reference: str) -> KernelInfo:
@@ -107,7 +119,7 @@ class MemoryKernels:
     async def destroy(self, access_key: str, reference: str, reason: str = "user-requested") -> Usage:
         """Forget a kernel."""
         kernel = self._use("destroy", access_key, reference)
-        del self.live[kernel.id]
+        self.ended[kernel.id] = self.live.pop(kernel.id)
         kernel.terminal.end(reason)
         self.tell(kernel, KernelStatus.TERMINATED, reason)
         return Usage(cpu_used=12.5, mem_max_bytes=1024)
@@ -127,8 +139,13 @@ class MemoryKernels:
         return await self.on_execute(request)
 
     async def read_output(self, access_key: str, reference: str, request: OutputRequest) -> RunReply:
-        """Answer with :attr:`on_read`."""
-        self._find(access_key, reference)
+        """Answer with :attr:`on_read`, for kernels that have ended as well."""
+        names = {parse_kernel_id(reference), reference}
+        if not any(
+            one.request.access_key == access_key and names & {one.id, one.request.session_token}
+            for one in self.ended.values()
+        ):
+            self._find(access_key, reference)
         self._fail("read_output")
         return await self.on_read(request)
 
@@ -196,7 +213,7 @@ class MemoryKernels:
         """Tell every watcher."""
         token = kernel.request.session_token
         for hear in tuple(self.watchers):
-            hear(KernelEvent(kernel.id, status, kernel.request.access_key, token, reason))
+            hear(KernelEvent(kernel.id, status, kernel.request.access_key, token, reason, self._clock.seconds()))
 
     async def logs(self, access_key: str, reference: str) -> str:
         """Give the code of all runs."""
@@ -241,7 +258,7 @@ def _entry(name: str, content: bytes | None) -> FileEntry:
 
 async def unknown_run(_request: OutputRequest) -> RunReply:
     """Know no run."""
-    raise InvalidRequest("No run of this session has this run id.")
+    raise RunNotFound("No run of this session has this run id.")
 
 
 async def print_code(request: RunRequest) -> RunReply:

@@ -24,6 +24,8 @@ from zope.interface import implementer
 
 from sorna.agent.channel import Channel
 from sorna.agent.detection import DetectedRuntime
+from sorna.agent.devices import Devices
+from sorna.agent.ended import EndedKernels
 from sorna.agent.factory import KernelFactory
 from sorna.agent.folder_watch import FolderWatch
 from sorna.agent.interfaces import KernelExit, LimitHits, SandboxSpec
@@ -34,7 +36,7 @@ from sorna.agent.runners import frames
 from sorna.agent.runners.frames import FrameReader, pack_frame
 from sorna.errors import AgentFailed
 from sorna.model.kernel import KernelSpec, Usage
-from sorna.model.limits import Limits
+from sorna.model.limits import Limits, OutputBounds
 from sorna.model.run import RunMode, RunReply, RunRequest
 from sorna.testing.unit import UnitTestCase
 
@@ -263,6 +265,8 @@ class KernelTestCase(UnitTestCase):
 
     max_kernels = 4
     most_ready = 0
+    most_ended = 100
+    bounds = OutputBounds()
 
     def setUp(self) -> None:
         self.clock = SocketClock()
@@ -278,7 +282,11 @@ class KernelTestCase(UnitTestCase):
         self.addCleanup(directory.cleanup)
         self.folder_root = Path(directory.name)
         self.watch = FolderWatch(self.clock, self.folder_root, maybeDeferred)
-        self.kernels = Kernels(self.clock, self.pool, runtimes, self.max_kernels, self.watch)
+        self.devices = Devices(self.device_directory(), hidden=True)
+        self.ended = EndedKernels(self.clock, self.bounds, self.most_ended)
+        self.kernels = Kernels(
+            self.clock, self.pool, runtimes, self.max_kernels, self.watch, ended=self.ended, devices=self.devices
+        )
         self.kernels.report_to(self.news)
         self.kernel_id = uuid.UUID(int=1)
         self.addCleanup(self._tear_down)
@@ -290,6 +298,10 @@ class KernelTestCase(UnitTestCase):
         self.successResultOf(Deferred.fromCoroutine(self.kernels.stop()))
         self.successResultOf(Deferred.fromCoroutine(self.pool.stop()))
         self.assertEqual([call for call in self.clock.calls if call.active()], [], "timers are left")
+
+    def device_directory(self) -> Path:
+        """Give the directory of the host's device nodes; there are none unless a test makes some."""
+        return Path("/nonexistent")
 
     def flow(self) -> None:
         """Let everything arrive on both sides."""

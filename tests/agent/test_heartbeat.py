@@ -5,8 +5,10 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 
 from sorna.agent.heartbeat import DEBOUNCE, AgentIdentity, Heart
-from sorna.model.agent import Heartbeat
+from sorna.model.agent import Heartbeat, Room
 from sorna.model.kernel import short_id
+from sorna.model.limits import Limits
+from sorna.model.policy import Slots, slots_of
 from tests.agent.fakes import KernelTestCase, query
 
 
@@ -71,6 +73,20 @@ class HeartTests(KernelTestCase):
         self.assertEqual(len(self.store.beats[1].kernels), 3)
         self.advance(2.9)
         self.assertEqual(len(self.store.beats), 2)
+
+    def test_room_and_what_is_taken(self) -> None:
+        """A beat tells what may be promised, what is, and whether new kernels are refused."""
+        self.kernels.room = Room(memory=1 << 40, gpus=0)
+        self.create()
+        self.heart.start()
+        beat = self.store.beats[-1]
+        self.assertEqual((beat.room, beat.taken), (Room(memory=1 << 40, gpus=0), slots_of("python3", Limits())))
+        self.assertEqual((beat.refuses_kernels, beat.labels), (False, {}))
+        self.successResultOf(self.start(self.kernels.destroy_kernel(self.kernel_id, "user-requested")))
+        self.successResultOf(self.start(self.kernels.drain(draining=True)))
+        self.advance(DEBOUNCE)
+        beat = self.store.beats[-1]
+        self.assertEqual((beat.taken, beat.refuses_kernels), (Slots(), True))
 
     def test_statistics(self) -> None:
         """Figures have the historic names; what the host cannot tell is left out."""

@@ -6,11 +6,13 @@ import uuid
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from sorna.agent import factory
+from sorna.agent import ended, factory
 from sorna.agent import kernels as module
 from sorna.errors import AgentFailed, InvalidRequest, KernelNotFound, NoAgentAvailable, RuntimeUnknown
-from sorna.model.run import OutputRequest, RunStatus
-from tests.agent.fakes import USAGE, KernelTestCase, News, poll, query, spec
+from sorna.model.agent import Room
+from sorna.model.limits import MIB
+from sorna.model.run import OutputRequest
+from tests.agent.fakes import USAGE, KernelTestCase, News, query, spec
 
 
 class CreateTests(KernelTestCase):
@@ -56,6 +58,20 @@ class CreateTests(KernelTestCase):
         self.failureResultOf(self.make(50), NoAgentAvailable)
         self.sandbox.kernels[0].exit(-9)
         self.successResultOf(self.make(50))
+
+    def test_room(self) -> None:
+        """No more is promised than there is room for, by whichever managers; what has failed or ended gives its part back."""
+        self.kernels.room = Room(memory=1024 * MIB, cpu_millis=3000)
+        for number in (5, 6):
+            self.successResultOf(self.make(number))
+        refused = self.failureResultOf(self.make(7), NoAgentAvailable).value
+        self.assertIn("memory: 1024 of 1024 MiB taken, 512 MiB asked for", refused.detail)
+        self.start(self.kernels.destroy_kernel(uuid.UUID(int=5), "x"))
+        self.sandbox.broken = AgentFailed("no memory")
+        self.agent_failed(self.make(8))
+        self.sandbox.broken = None
+        self.successResultOf(self.make(9))
+        self.failureResultOf(self.make(10), NoAgentAvailable)
 
     def test_refusals(self) -> None:
         """What cannot be is refused before anything is made."""
@@ -125,28 +141,11 @@ class EndedTests(KernelTestCase):
         self.create()
         old = self.kernel_id
         self.sandbox.kernels[-1].exit(1)
-        self.advance(module.ENDED_RETENTION + 1)
+        self.advance(ended.LEAST_RETENTION + 1)
         self.create()
         self.sandbox.kernels[-1].exit(1)
         self.failureResultOf(self.start(self.kernels.destroy_kernel(old, "x")), KernelNotFound)
         self.assertEqual(self.successResultOf(self.start(self.kernels.destroy_kernel(self.kernel_id, "x"))), USAGE)
-
-    def test_unread_ends_are_bounded(self) -> None:
-        """Unread output of dead kernels is kept as long as there is room, the newest first."""
-        ids = []
-        for _ in range(40):
-            init = self.create()
-            ids.append(self.kernel_id)
-            self.reply(query(wait=0))
-            while init.credit > 0:
-                init.print(b"x" * 60_000)
-                self.flow()
-            init.exit(1)
-        self.assertLess(sum(ended.runs.cost for ended in self.kernels._ended.values()), module.MAX_ENDED_OUTPUT * 1.1)
-        self.assertEqual(self.reply(poll()).status, RunStatus.CONTINUED)
-        self.kernel_id, saved = ids[0], self.kernel_id
-        self.failureResultOf(self.execute(poll()), KernelNotFound)
-        self.kernel_id = saved
 
     def test_unknown_kernel(self) -> None:
         """Every operation on an unknown kernel says so."""

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from sorna.agent import runs
 from sorna.agent.output_log import OutputLog
 from sorna.agent.runners import frames
-from sorna.errors import InvalidRequest
+from sorna.errors import OutputGone, RunNotFound
 from sorna.model.run import OutputRequest, RunReply, RunStatus
 from tests.agent.fakes import KernelTestCase, poll, query, text_of
 
@@ -121,14 +121,14 @@ class ReplayTests(KernelTestCase):
         self.assertEqual(reply.first_seq, reply.missing)
 
     def test_unknown_runs(self) -> None:
-        """A run that nobody knows, and one that was forgotten, are refused."""
-        self.failureResultOf(self.read(), InvalidRequest)
+        """A run that nobody knows is told from one that was forgotten."""
+        self.failureResultOf(self.read(), RunNotFound)
         self.execute(query("x", "r1", wait=0))
         self.init.finish()
         self.flow()
         self.now()
         self.advance(runs.RETENTION + 1)
-        self.failureResultOf(self.read(), InvalidRequest)
+        self.failureResultOf(self.read(), OutputGone)
 
     def test_a_kernel_that_ended(self) -> None:
         """The end of a kernel is the end of its runs, told to whoever waits."""

@@ -11,6 +11,8 @@ from twisted.internet.task import Clock
 
 from sorna.agent.channel import Channel
 from sorna.agent.detection import Detection
+from sorna.agent.devices import Devices
+from sorna.agent.ended import EndedKernels
 from sorna.agent.factory import KernelFactory
 from sorna.agent.folder_watch import FolderWatch
 from sorna.agent.heartbeat import AgentIdentity, Heart
@@ -20,7 +22,7 @@ from sorna.agent.pool import Pool
 from sorna.agent.service import AgentParts, AgentService
 from sorna.errors import IsolationUnavailable
 from sorna.model.agent import Heartbeat
-from sorna.model.limits import Limits
+from sorna.model.limits import Limits, OutputBounds
 from sorna.testing.unit import UnitTestCase
 from tests.agent.fakes import SocketClock
 
@@ -95,7 +97,15 @@ class AgentServiceTests(UnitTestCase):
         factory = KernelFactory(self.clock, self.parts, detection.runtimes, partial(Channel, SocketClock()))
         pool = Pool(self.clock, factory, 4)
         watch = FolderWatch(self.clock, Path("nowhere"), maybeDeferred)
-        kernels = Kernels(self.clock, pool, detection.runtimes, 4, watch)
+        kernels = Kernels(
+            self.clock,
+            pool,
+            detection.runtimes,
+            4,
+            watch,
+            ended=EndedKernels(self.clock, OutputBounds()),
+            devices=Devices(Path("nowhere"), hidden=True),
+        )
         identity = AgentIdentity("i-1", "inc", "tcp://127.0.0.1:6011", "key", "fake")
         heart = Heart(self.clock, self.parts, kernels, identity)
         return AgentParts(self.parts, pool, kernels, Link(self.parts), heart)

@@ -77,7 +77,7 @@ class ListTests(CommandLineTestCase):
         self.assertIn("token-1", ran.stdout)
         self.assertEqual(self.setting.server.seen[0].path, "/v3/admin/graphql")
         self.assertEqual(
-            self.asked(), {"status": "PREPARING,RUNNING,RESTARTING,TERMINATING", "limit": 100, "offset": 0}
+            self.asked(), {"status": "PENDING,PREPARING,RUNNING,RESTARTING,TERMINATING", "limit": 100, "offset": 0}
         )
         self.invoke(["ps", "--all"], found({"items": []}))
         self.assertIsNone(self.asked()["status"])

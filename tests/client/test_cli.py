@@ -56,6 +56,14 @@ class RunTests(CommandLineTestCase):
         self.assertEqual(execute.json["code"], "print(1)")
         self.assertEqual(destroy.method, "DELETE")
 
+    def test_where_and_when(self) -> None:
+        """Labels of the agent and the time to wait for one are passed on; nonsense is refused here."""
+        arguments = ["run", "c", "-c", "x", "--label", "zone=a", "--label", "disk=ssd", "--wait", "9"]
+        self.invoke(arguments, CREATED, result("finished"), GONE)
+        body = self.setting.server.seen[0].json
+        self.assertEqual((body["config"]["labels"], body["maxWaitSeconds"]), ({"zone": "a", "disk": "ssd"}, 9.0))
+        self.assertEqual(self.invoke(["run", "c", "-c", "x", "--label", "zone"]).exit_code, 2)
+
     def test_token_keeps(self) -> None:
         """A session that was named stays, unless --rm says otherwise."""
         self.invoke(["run", "-t", "mine", "-q", "c", "-c", "x"], CREATED, result("finished"))

@@ -70,6 +70,9 @@ class ScriptedOperations:
         self.kernels.discard(kernel_id)
         return USAGE
 
+    async def drain(self, *, draining: bool) -> None:
+        self.calls.append(("drain", draining))
+
     async def restart_kernel(self, kernel_id: uuid.UUID) -> None:
         await self._do("restart_kernel", kernel_id)
 

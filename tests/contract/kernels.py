@@ -7,7 +7,15 @@ from typing import Protocol
 
 from twisted.trial.unittest import TestCase
 
-from sorna.errors import InvalidRequest, KernelAlreadyExists, KernelNotFound, QuotaExceeded, RuntimeUnknown
+from sorna.errors import (
+    InvalidRequest,
+    KernelAlreadyExists,
+    KernelNotFound,
+    OutputGone,
+    QuotaExceeded,
+    RunNotFound,
+    RuntimeUnknown,
+)
 from sorna.gateway import interfaces as gateway
 from sorna.legacy import interfaces as legacy
 from sorna.manager.interfaces import UploadFile
@@ -38,8 +46,8 @@ class KernelsContract(TestCase):
     async def create(self, token: str = TOKEN, owner: str = OWNER, runtime: str = "python3") -> Created:
         return await self.kernels.create(CreateRequest(owner, token, runtime))
 
-    async def refused(self, error: type[Exception], owner: str, reference: str) -> None:
-        """See that every method that names a kernel refuses a reference alike."""
+    async def refused(self, error: type[Exception], owner: str, reference: str, *, ended: bool = False) -> None:
+        """See that every method that names a kernel refuses a reference alike; output of ended kernels is another matter."""
         run = RunRequest(RunMode.QUERY, "1")
         kernels = self.kernels
         for attempt in (
@@ -50,7 +58,6 @@ class KernelsContract(TestCase):
             kernels.interrupt(owner, reference),
             kernels.complete(owner, reference, "", {}),
             kernels.upload(owner, reference, [UploadFile("x", b"")]),
-            kernels.read_output(owner, reference, OutputRequest("x", 0, 0)),
             kernels.list_files(owner, reference, "."),
             kernels.read_file(owner, reference, "x", 0, 1),
             kernels.watch(owner, reference, lambda _event: None),
@@ -59,6 +66,8 @@ class KernelsContract(TestCase):
         ):
             with self.assertRaises(error):
                 await attempt
+        with self.assertRaises((RunNotFound, OutputGone) if ended else error):
+            await kernels.read_output(owner, reference, OutputRequest("x", 0, 0))
 
     async def test_get_or_create(self) -> None:
         """One owner's token has one kernel, under any alias of its runtime."""
@@ -178,7 +187,9 @@ class KernelsContract(TestCase):
         await self.create("second-token")
         usage = await self.kernels.destroy(OWNER, TOKEN)
         self.assertIsInstance(usage.cpu_used, int | float)
-        await self.refused(KernelNotFound, OWNER, TOKEN)
+        for reference in (TOKEN, short_id(first.kernel_id), str(first.kernel_id)):
+            await self.refused(KernelNotFound, OWNER, reference, ended=True)
+            await self.refused(KernelNotFound, STRANGER, reference)
         second = await self.create()
         self.assertTrue(second.created)
         self.assertNotEqual(first.kernel_id, second.kernel_id)

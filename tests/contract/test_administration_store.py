@@ -20,6 +20,7 @@ from sorna.manager.interfaces import (
     MountingKernel,
     PolicyStore,
 )
+from sorna.model.agent import Drain
 from sorna.model.folder import Mount
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage, new_kernel_id
 from sorna.model.keypair import Keypair, KeypairChanges
@@ -210,7 +211,8 @@ class PolicyContract(AdministrationContract):
                 ({"max_kernels": 1}, {}, ("concurrent kernels: 1 of 1",)),
                 ({"memory": 150 * MIB}, {"memory": 100 * MIB}, ("memory: 100 of 150 MiB in use, 100 MiB more",)),
                 ({"cpu_cores": 1.3}, {"cpu_cores": 0.7}, ("processors: 0.7 of 1.3 in use, 0.7 more",)),
-                ({"gpus": 1}, {"runtime": "python3-torch-gpu"}, ("GPUs: 1 of 1 in use",)),
+                ({"gpus": 1}, {"runtime": "python3-torch-gpu"}, ("GPUs: 1 of 1 in use, 1 more asked for",)),
+                ({"gpus": 3}, {"gpus": 2}, ("GPUs: 2 of 3 in use, 2 more asked for",)),
             )
         ):
             access_key = f"AKIA{number}"
@@ -292,6 +294,21 @@ class ReportContract(AdministrationContract):
             self.assertEqual(await self.tokens(self.stores.reports.page(wanted, 0, 10)), tokens, wanted)
             self.assertEqual(await self.tokens(self.stores.reports.page(wanted, 1, 1)), tokens[1:2], wanted)
             self.assertEqual(await self.stores.reports.count(wanted), len(tokens), wanted)
+
+    async def test_pages_by_place(self) -> None:
+        """A page that begins behind a place neither repeats nor leaves out a kernel, whatever came and ended meanwhile."""
+        await self.five()
+        await self.reserve("session-5", NOW + 4)  # as old as session-4
+        whole = list(await self.stores.reports.page(KernelFilter(KEY), 0, 10))
+        seen: list[Kernel] = []
+        place: tuple[float, uuid.UUID] | None = None
+        while page := await self.stores.reports.page(KernelFilter(KEY, before=place), 0, 1):
+            seen += page
+            place = (page[-1].created_at, page[-1].id)
+            await self.reserve(f"later-{len(seen)}", NOW + 100 + len(seen))
+        self.assertEqual([one.id for one in seen], [one.id for one in whole])
+        self.assertEqual(await self.stores.reports.count(KernelFilter(KEY, before=place)), 0)
+        self.assertEqual(await self.stores.reports.count(KernelFilter(KEY, before=(NOW + 3, uuid.UUID(int=0)))), 1)
 
     async def test_newest_of_several(self) -> None:
         """The newest of each of several owners or agents."""
@@ -381,6 +398,24 @@ class ReportContract(AdministrationContract):
         self.assertEqual([await mounting([third]), await mounting([])], [[], []])
         await self.end(two, NOW + 1)
         self.assertEqual([found.kernel for found in await mounting(None)], [one])
+
+    async def test_drains(self) -> None:
+        """An agent is drained until that is undone, since when it was the first time, with the last deadline."""
+        agents = self.stores.agents
+        self.assertFalse(await agents.drain("i-1", Drain(NOW)))
+        self.assertFalse(await agents.drain("i-\0", Drain(NOW)))
+        for agent_id in ("i-1", "i-2", "i-3"):
+            await agents.enrol(agent_id, "a" * 40, NOW)
+        self.assertEqual(await agents.drains(), {})
+        self.assertTrue(await agents.drain("i-1", Drain(NOW, NOW + 60)))
+        self.assertTrue(await agents.drain("i-2", Drain(NOW + 1)))
+        self.assertTrue(await agents.drain("i-1", Drain(NOW + 2)))
+        self.assertEqual(await agents.drains(), {"i-1": Drain(NOW), "i-2": Drain(NOW + 1)})
+        self.assertTrue(await agents.drain("i-2", Drain(NOW + 3, NOW + 4)))
+        self.assertTrue(await agents.drain("i-1", None))
+        self.assertTrue(await agents.drain("i-3", None))
+        await agents.enrol("i-2", "b" * 40, NOW + 9)
+        self.assertEqual(await agents.drains(), {"i-2": Drain(NOW + 1, NOW + 4)})
 
 
 class MemoryKeypairAdministrationTests(KeypairAdministrationContract, TestCase):

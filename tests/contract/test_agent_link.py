@@ -55,6 +55,8 @@ class AgentLinkContract(LinkCase):
         await link.restart_kernel(at, KERNEL)
         self.assertEqual(await link.usage(at, KERNEL), USAGE)
         self.assertEqual(await link.logs(at, KERNEL), "printed\n")
+        await link.drain(at, draining=True)
+        await link.drain(at, draining=False)
         self.assertEqual(await link.destroy_kernel(at, OTHER, "user-requested"), USAGE)
         self.assertEqual(
             self.operations.calls,
@@ -70,6 +72,8 @@ class AgentLinkContract(LinkCase):
                 ("restart_kernel", KERNEL),
                 ("usage", KERNEL),
                 ("logs", KERNEL),
+                ("drain", True),
+                ("drain", False),
                 ("destroy_kernel", OTHER, "user-requested"),
             ],
         )

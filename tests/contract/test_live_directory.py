@@ -9,8 +9,9 @@ from twisted.logger import capturedLogs
 
 from sorna.errors import InvalidRequest
 from sorna.live.instances import RedisAgentDirectory
-from sorna.model.agent import Agent, Capacity, HostLoad
+from sorna.model.agent import AGENT_TOPIC, Agent, Capacity, HostLoad, Room
 from sorna.model.kernel import short_id
+from sorna.model.policy import Slots, slots_of
 from tests.contract.live_backends import MemoryCase, ValkeyCase, address_of, beat_of, kernel_of
 
 if TYPE_CHECKING:
@@ -98,6 +99,53 @@ class DirectoryContract(_Case):
         await self.kernels.forget(kernel)
         self.assertEqual(await self.directory.kernels_of("i-one"), {"k1"})
 
+    async def test_room_and_labels(self) -> None:
+        """An agent's room and labels are as it says; what has no bound is None."""
+        room, labels = Room(memory=2048, gpus=0), {"zone": "a", "disk": "ssd"}
+        await self.heartbeats.beat(beat_of(room=room, labels=labels, taken=Slots(1, 1024, 500, 1)), 3)
+        (agent,) = await self.directory.alive()
+        self.assertEqual((agent.room, agent.labels, agent.refuses_kernels), (room, labels, False))
+        self.assertEqual(agent.taken, Slots(0, 1024, 500, 1))
+        await self.heartbeats.beat(beat_of(refuses_kernels=True), 3)
+        (agent,) = await self.directory.alive()
+        self.assertEqual((agent.room, agent.labels, agent.refuses_kernels), (Room(), {}, True))
+
+    async def test_changes_are_announced(self) -> None:
+        """A heartbeat that comes after none, or offers something else, is announced; others are not, whatever they hold."""
+        heard: list[str] = []
+        end = self.announcements.subscribe(AGENT_TOPIC, heard.append)
+        await self.settle()
+        for more in ({}, {"kernels": frozenset({"k1"}), "taken": Slots(1, 1024, 500, 0)}, {"max_kernels": 11}):
+            await self.heartbeats.beat(beat_of("i-one", **more), 3)
+        await self.heartbeats.beat(beat_of("i-two", labels={"zone": "a"}), 0.05)
+        await self.pass_time(0.15)
+        await self.heartbeats.beat(beat_of("i-two", labels={"zone": "a"}), 3)
+        await self.settle()
+        self.assertEqual(heard, ["i-one", "i-one", "i-two", "i-two"])
+        end()
+
+    async def test_what_a_younger_kernel_takes(self) -> None:
+        """A kernel counts on its agent from when it is added until it is forgotten, once; the next beat says the same."""
+        await self.heartbeats.beat(beat_of(taken=Slots(0, 1000, 500, 0)), 3)
+        kernel = kernel_of()
+        takes = slots_of(kernel.runtime, kernel.limits)
+        before = Slots(0, 1000, 500, 0)
+        for _ in range(2):
+            await self.kernels.add(kernel, address_of())
+            (agent,) = await self.directory.alive()
+            self.assertEqual(agent.taken, before + takes)
+        for _ in range(2):
+            await self.kernels.forget(kernel)
+            (agent,) = await self.directory.alive()
+            self.assertEqual(agent.taken, before)
+
+    async def test_nothing_is_counted_on_nobody(self) -> None:
+        """A kernel that is added to an agent that has gone, or forgotten there, makes no agent of it."""
+        kernel = kernel_of()
+        await self.kernels.add(kernel, address_of())
+        await self.kernels.forget(kernel)
+        self.assertEqual(list(await self.directory.alive()), [])
+
     async def test_figures_reach_the_kernel(self) -> None:
         """An agent's figures appear with its kernel, and cannot change what the manager owns."""
         kernel = kernel_of()
@@ -173,6 +221,14 @@ class ValkeyDirectoryTests(DirectoryContract, ValkeyCase):
                 b"storage": b"",
                 b"cpu_percent": b"",
                 b"memory_used": b"",
+                b"room_memory": b"",
+                b"room_cpu_millis": b"",
+                b"room_gpus": b"",
+                b"taken_memory": b"0",
+                b"taken_cpu_millis": b"0",
+                b"taken_gpus": b"0",
+                b"labels": b"{}",
+                b"refuses_kernels": b"",
             },
         )
         self.assertEqual(await self.db[2].command("SMEMBERS", "i-vm.kernels"), [b"k1"])

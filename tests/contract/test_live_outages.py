@@ -230,8 +230,9 @@ class AnnouncementOutageTests(ValkeyCase):
     async def test_restart(self) -> None:
         """After a restart messages arrive again, and the listener is told that it may have missed some."""
         resyncs: list[int] = []
+        losses: list[int] = []
         got: list[str] = []
-        listener = self.listen(on_resync=lambda: resyncs.append(1))
+        listener = self.listen(on_resync=lambda: resyncs.append(1), on_loss=lambda: losses.append(len(resyncs)))
         listener.subscribe("t", got.append)
         await self.settle()
         self.assertEqual((len(resyncs), listener.listening), (1, True))
@@ -241,6 +242,7 @@ class AnnouncementOutageTests(ValkeyCase):
         listener.subscribe("late", late.append)
         self.server.start()
         self.assertLess(await self.eventually(lambda: len(resyncs) == 2), 2)
+        self.assertEqual(losses, [1])
         await self.db[1].command("GET", "key")
         await self.announcements.publish("t", "a")
         await self.announcements.publish("late", "b")

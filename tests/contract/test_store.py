@@ -308,6 +308,38 @@ class KernelStoreContract(Contract):
         self.assertEqual([kernel.id for kernel in mine], sorted(kernel.id for kernel in kernels[:3]))
         self.assertEqual(await self.stores.kernels.live(agent_id="b"), [])
 
+    async def test_changed_pages(self) -> None:
+        """Kernels of some owners that changed since a time come in pages, in order of the change, ended ones among them."""
+        await self._owner()
+        await self._owner(access_key="AKIAOTHER")
+        kernels = [await self._reserve(f"session-{number}") for number in range(5)]
+        foreign = (await self.stores.kernels.reserve(new_kernel_id(), spec(access_key="AKIAOTHER"), NOW))[0]
+        change = self.stores.kernels.change_status
+        for number in (3, 1, 4):
+            await change(kernels[number].id, KernelStatus.RUNNING, "", NOW + 10 - number)
+        await change(kernels[0].id, KernelStatus.TERMINATED, "x", NOW + 6)
+        await change(kernels[1].id, KernelStatus.TERMINATED, "x", NOW + 20)
+        await change(foreign.id, KernelStatus.RUNNING, "", NOW + 7.5)
+
+        async def since(at: float, *owners: str) -> list[uuid.UUID]:
+            seen: list[uuid.UUID] = []
+            after: tuple[float, uuid.UUID] | None = None
+            while page := await self.stores.kernels.changed(owners, at, after=after, limit=2):
+                self.assertLessEqual(len(page), 2)
+                seen += [kernel.id for kernel in page]
+                after = (page[-1].status_changed_at, page[-1].id)
+            return seen
+
+        wanted = [kernels[number].id for number in (0, 4, 3, 1)]
+        self.assertCountEqual(wanted[:2], (await since(NOW + 1, KEY))[:2])
+        self.assertEqual((await since(NOW + 1, KEY))[2:], wanted[2:])
+        both = await since(NOW + 7, KEY, "AKIAOTHER", "nobody", "\0")
+        self.assertEqual(both, [kernels[3].id, foreign.id, kernels[1].id])
+        self.assertEqual(await since(NOW + 20, KEY), [kernels[1].id])
+        self.assertEqual(await since(NOW + 20.000001, KEY), [])
+        self.assertEqual(await since(NOW, "nobody"), [])
+        self.assertEqual(len(await since(NOW - 1, KEY)), 5)
+
     async def test_concurrent_reserves_of_one_token(self) -> None:
         """Of 50 at once, one makes the kernel and the others find it."""
         await self._owner(limit=1)

@@ -101,6 +101,29 @@ class LocalAgentTests(UnitTestCase):
         self.assertEqual(len(self.reactor.processes), 1)
         self.assertEqual(self.refusals, ["this host has no user namespaces"])
 
+    def test_one_that_has_done_its_work_waits(self) -> None:
+        """An agent that ends by itself is started again when somebody says so, and by nothing else."""
+        self.agent.startService()
+        self.agent.resume()
+        self.end(self.reactor.processes[0], 0)
+        self.reactor.advance(60)
+        self.assertEqual(len(self.reactor.processes), 1)
+        for _ in range(2):
+            self.agent.resume()
+        self.assertEqual((len(self.reactor.processes), self.agent.early_ends), (2, 0))
+        self.end(self.reactor.processes[1], 1)
+        self.reactor.advance(0.5)
+        self.assertEqual(len(self.reactor.processes), 3)
+
+    def test_waiting_from_the_beginning(self) -> None:
+        """An agent may wait for its first start, too, and stops while it waits."""
+        agent = LocalAgent(cast("Any", self.reactor), self.reactor, self.state_dir, {}, print, waiting=True)
+        agent.startService()
+        self.assertEqual(self.reactor.processes, [])
+        self.successResultOf(agent.stopService())
+        agent.resume()
+        self.assertEqual(self.reactor.processes, [])
+
     def test_stop_waits_for_the_end_and_kills_the_stubborn(self) -> None:
         """Stopping asks, then kills, and is done when the process is gone."""
         self.agent.startService()

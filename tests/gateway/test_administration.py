@@ -332,7 +332,7 @@ class QueryTests(AdministrationTestCase):
                 "mem_cur_bytes": None,
                 "live_stat": None,
                 "lost_at": "2017-07-14T02:40:01+00:00",
-                "schedulable": False,
+                "schedulable": True,
             },
         )
         for text, names in (("cpu_cur_pct > 10", ["i-1"]), ('status == "lost"', ["i-2"]), ("lost_at is null", ["i-1"])):

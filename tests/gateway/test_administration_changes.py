@@ -6,8 +6,11 @@ from typing import Any
 
 from sorna.errors import Unavailable
 from sorna.manager.keypairs import KEYPAIR_TOPIC
-from sorna.model.kernel import KernelStatus
+from sorna.model.agent import Heartbeat
+from sorna.model.kernel import KernelSpec, KernelStatus
+from sorna.model.queue import QueueBounds
 from sorna.testing.gateway import EXAMPLE
+from tests.cluster.scripted import ScriptedOperations
 from tests.gateway.administration import CREATE, MODIFY, AdministrationTestCase
 from tests.gateway.base import NOW, OTHER
 
@@ -203,3 +206,126 @@ class MutationTests(AdministrationTestCase):
             self.assertFalse(answer["ok"], props)
             self.assertIn(word, answer["msg"])
         self.assertEqual(self.done(self.world.keypairs.policies.all()), [])
+
+
+class AgentTests(AdministrationTestCase):
+    """Explanations and drains."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.done(self.world.agents.enrol("i-1", "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7", NOW))
+        self.host = ScriptedOperations()
+        self.world.hosts["i-1"] = self.host
+        self.beat()
+
+    def beat_labelled(self, **more: Any) -> None:
+        """Let the agent say that it lives in the zone a."""
+        heartbeat = Heartbeat(
+            "i-1", "x", "tcp://127.0.0.1:1", "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7", frozenset({"c"}), frozenset(),
+            5, "none", {}, labels={"zone": "a", "scaling-group": "fast"}, **more,
+        )  # fmt: skip
+        self.done(self.world.heartbeats.beat(heartbeat, 3.0))
+
+    def test_explained(self) -> None:
+        """Each agent has a place, or reasons why it has none."""
+        self.beat_labelled()
+        query = """query($labels: [String!], $memory: BigInt) {
+          explain_placement(runtime: "c", labels: $labels, memory: $memory, cpu_cores: 0.5, gpus: 0) { agent place load reasons }
+        }"""
+        self.assertEqual(
+            self.data(query, {"labels": ["zone=a"], "memory": 2**28})["explain_placement"],
+            [{"agent": "i-1", "place": 1, "load": 0.0, "reasons": []}],
+        )
+        self.assertEqual(
+            self.data(query, {"labels": ["zone=b"]})["explain_placement"],
+            [{"agent": "i-1", "place": None, "load": 0.0, "reasons": ["lacks the label zone=b"]}],
+        )
+        self.assert_problem(self.ask(query, {"labels": ["zone"]}), 400, "invalid-api-params")
+        self.assert_problem(self.ask(query, {"memory": "much"}), 400, "invalid-api-params")
+
+    def test_for_administrators_only(self) -> None:
+        """Users neither see agents nor drain them."""
+        for query in (
+            '{ explain_placement(runtime: "c") { agent } }',
+            'mutation { drain_agent(agent_id: "i-1") { ok } }',
+            'mutation { undrain_agent(agent_id: "i-1") { ok } }',
+        ):
+            self.assert_problem(self.ask(query, keypair=OTHER), 400, "invalid-api-params")
+        self.assertEqual(self.done(self.world.agents.drains()), {})
+
+    def test_drain(self) -> None:
+        """A drained agent is listed as such, and told; undone it is as before; one that has gone is terminated."""
+        self.beat_labelled()
+        drain = 'mutation($w: Float) { drain_agent(agent_id: "i-1", wait: $w) { ok msg } }'
+        self.assertEqual(self.data(drain, {"w": 60})["drain_agent"], {"ok": True, "msg": ""})
+        self.assertEqual(self.host.calls, [("drain", True)])
+        query = """{ agents { id status schedulable labels scaling_group kernels max_kernels load drained_since drain_deadline } }"""
+        (listed,) = self.data(query)["agents"]
+        self.assertIsNotNone(listed.pop("drained_since"))
+        self.assertIsNotNone(listed.pop("drain_deadline"))
+        self.assertEqual(
+            listed,
+            {
+                "id": "i-1",
+                "status": "DRAINING",
+                "schedulable": False,
+                "labels": ["scaling-group=fast", "zone=a"],
+                "scaling_group": "fast",
+                "kernels": 0,
+                "max_kernels": 5,
+                "load": 0.0,
+            },
+        )
+        page = "query($s: String, $g: String) { agent_list(limit: 9, offset: 0, status: $s, scaling_group: $g) { total_count } }"
+        for status, group, count in (
+            ("ALIVE", None, 0),
+            ("DRAINING", None, 1),
+            ("ALIVE,DRAINING", "fast", 1),
+            ("DRAINING", "default", 0),
+        ):
+            self.assertEqual(self.data(page, {"s": status, "g": group})["agent_list"]["total_count"], count)
+        self.clock.advance(7)
+        self.assertEqual(self.data("{ agents { status } }")["agents"], [{"status": "TERMINATED"}])
+        self.assertTrue(self.data('mutation { undrain_agent(agent_id: "i-1") { ok } }')["undrain_agent"]["ok"])
+        self.assertEqual(
+            self.data("{ agents { status schedulable } }")["agents"], [{"status": "LOST", "schedulable": True}]
+        )
+
+    def test_refused(self) -> None:
+        """What is not there, or no time, changes nothing and says so."""
+        for query, why in (
+            ('mutation { done: drain_agent(agent_id: "i-9") { ok msg } }', "there is no such agent"),
+            ('mutation { done: undrain_agent(agent_id: "i-9") { ok msg } }', "there is no such agent"),
+            ('mutation { done: drain_agent(agent_id: "i-1", wait: -1) { ok msg } }', "the time to wait must be"),
+        ):
+            answer = self.data(query)["done"]
+            self.assertFalse(answer["ok"])
+            self.assertIn(why, answer["msg"])
+
+
+class QueueTests(AdministrationTestCase):
+    """Kernels that wait for an agent."""
+
+    def test_listed_with_their_places(self) -> None:
+        """Who waits has a position and a deadline, and counts among the live ones; who does not has neither."""
+        self.kernel("token-1")
+        for token in ("token-2", "token-3"):
+            kernel = self.kernel(token, status=None)
+            spec = KernelSpec(EXAMPLE.access_key, token, "python3", "python", kernel.limits)
+            now = self.clock.seconds()
+            self.done(self.world.queue.put(kernel.id, spec, now + 60, now, QueueBounds()))
+        query = """{ compute_session_list(limit: 9, offset: 0, status: "PENDING,RUNNING") {
+          items { sess_id status status_info queue_position queue_deadline } } }"""
+        items = self.data(query)["compute_session_list"]["items"]
+        for item in items:
+            self.assertEqual(item.pop("queue_deadline") is not None, item["status"] == "PENDING")
+        self.assertEqual(
+            items,
+            [
+                {"sess_id": "token-3", "status": "PENDING", "status_info": "queued", "queue_position": 2},
+                {"sess_id": "token-2", "status": "PENDING", "status_info": "queued", "queue_position": 1},
+                {"sess_id": "token-1", "status": "RUNNING", "status_info": "", "queue_position": None},
+            ],
+        )
+        one = '{ compute_session(sess_id: "nobody") { queue_position } }'
+        self.assertIsNone(self.data(one)["compute_session"]["queue_position"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
 from sorna import errors
 from sorna.manager.requests import CreateRequest, MountWish
 from sorna.model.kernel import parse_kernel_id
@@ -46,6 +48,63 @@ class CreateTests(GatewayTestCase):
             self.assertEqual(parse_kernel_id(answer.json["kernelId"]), kernel_id)
             self.assertEqual((answer.json["created"], answer.json["status"]), (created, "RUNNING"))
 
+    def test_waiting(self) -> None:
+        """Clients say how long a kernel may wait for an agent, and whether they want to; most say nothing of it, or zero."""
+        nothings: tuple[dict[str, Any], ...] = (
+            {},
+            {"maxWaitSeconds": 0, "enqueueOnly": False},
+            {"maxWaitSeconds": None},
+        )
+        for nothing in nothings:
+            self.assertEqual((self.created(nothing).wait, self.created(nothing).enqueue_only), (None, False))
+        asked = self.created({"maxWaitSeconds": 12})
+        self.assertEqual((asked.wait, asked.enqueue_only), (12.0, False))
+        asked = self.created({"enqueueOnly": True})
+        self.assertEqual((asked.wait, asked.enqueue_only), (3600.0, True))
+        asked = self.created({"enqueueOnly": True, "maxWaitSeconds": 5})
+        self.assertEqual((asked.wait, asked.enqueue_only), (5.0, True))
+        for wrong, name in (
+            ({"maxWaitSeconds": -1}, "maxWaitSeconds"),
+            ({"maxWaitSeconds": "long"}, "maxWaitSeconds"),
+            ({"maxWaitSeconds": 86_401}, "maxWaitSeconds"),
+            ({"enqueueOnly": 1}, "enqueueOnly"),
+        ):
+            self.assertIn(name, self.refused({**BASIC, **wrong}))
+
+    def test_queued(self) -> None:
+        """The answer says where a kernel stands that waits."""
+        self.kernels.turn = Deferred()
+        answer = self.request("POST", "/v3/kernel", {**BASIC, "enqueueOnly": True, "maxWaitSeconds": 60})
+        self.assertEqual((answer.status, answer.json["status"], answer.json["queuePosition"]), (201, "PENDING", 3))
+        self.assertRegex(answer.json["queueDeadline"], r"\A\d{4}-\d\d-\d\dT")
+
+    def test_labels(self) -> None:
+        """Labels of the agent come under their own name and as a scaling group; nonsense is refused by name."""
+        self.assertEqual(
+            self.created({"config": {"labels": {"zone": "a", "x.org/disk": "ssd"}}}).labels,
+            {"zone": "a", "x.org/disk": "ssd"},
+        )
+        self.assertEqual(self.created({"config": {"scalingGroup": "fast"}}).labels, {"scaling-group": "fast"})
+        nothings: tuple[dict[str, Any], ...] = (
+            {},
+            {"labels": None},
+            {"scalingGroup": None},
+            {"scalingGroup": "default"},
+            {"labels": {}},
+        )
+        for nothing in nothings:
+            self.assertEqual(self.created({"config": nothing}).labels, {})
+        for wrong, name in (
+            ({"labels": []}, "config.labels"),
+            ({"labels": {"zone": 1}}, "config.labels.zone"),
+            ({"labels": {"zone": ""}}, "config.labels"),
+            ({"labels": {"a b": "c"}}, "config.labels"),
+            ({"labels": {f"k{number}": "v" for number in range(33)}}, "config.labels"),
+            ({"scalingGroup": "a b"}, "config.scalingGroup"),
+            ({"scalingGroup": 3}, "config.scalingGroup"),
+        ):
+            self.assertIn(name, self.refused({**BASIC, "config": wrong}))
+
     def test_another_owner_has_another_kernel(self) -> None:
         """A token is its owner's alone."""
         self.assertNotEqual(self.create(), self.create(keypair=OTHER))
@@ -63,7 +122,7 @@ class CreateTests(GatewayTestCase):
             "mounts": None,
             "environ": {"A": "1", "_b": ""},
             "envs": 7,
-            "clusterSize": 2,
+            "clusterSize": 1,
             "instanceMemory": "512",
             "instanceCores": "1",
             "instanceGPUs": None,
@@ -79,6 +138,18 @@ class CreateTests(GatewayTestCase):
         }
         self.assertEqual(self.created(nulls), CreateRequest(EXAMPLE.access_key, TOKEN, "python3"))
 
+    def test_devices(self) -> None:
+        """Devices are asked for by several names; none and nothing are the same."""
+        for config, expected in (
+            ({"instanceGPUs": "2"}, 2),
+            ({"instanceGPUs": None, "instanceTPUs": 0}, 0),
+            ({"resources": {"cuda.device": "1", "tpu.device": "0", "mem": "1g"}}, 1),
+            ({"resources": {"cuda.device": 0, "cuda.shares": 3.0}}, 3),
+            ({"resources": {"gpu": 64}, "instanceGPUs": 1}, 64),
+            ({"resources": {}, "clusterSize": None}, 0),
+        ):
+            self.assertEqual(self.created({"config": config}, "v4").gpus, expected)
+
     def test_later_generations(self) -> None:
         """Clients from 18.12 on name sessions and runtimes differently, and count memory in units of their own."""
         slots = {"mounts": [], "clusterSize": 1, "instanceMemory": 1.5, "instanceCores": "1", "instanceTPUs": None}
@@ -92,7 +163,7 @@ class CreateTests(GatewayTestCase):
             (77, 77),
         ):
             by_size = self.created({"config": {"resources": {"cpu": "2", "mem": size, "cuda.shares": 1}}}, "v4")
-            self.assertEqual((by_size.memory, by_size.cpu_cores), (expected, 2.0))
+            self.assertEqual((by_size.memory, by_size.cpu_cores, by_size.gpus), (expected, 2.0, 1))
         self.assertEqual(self.created({"config": {"envs": {"A": "1"}}}).environ, {"A": "1"})
         session: dict[str, Any] = {
             "tag": None,
@@ -154,7 +225,16 @@ class CreateTests(GatewayTestCase):
             ("config.instanceMemory", {**BASIC, "config": {"instanceMemory": "inf"}}),
             ("config.instanceCores", {**BASIC, "config": {"instanceCores": "nan"}}),
             ("config.instanceGPUs", {**BASIC, "config": {"instanceGPUs": []}}),
+            ("config.instanceGPUs", {**BASIC, "config": {"instanceGPUs": 0.5}}),
+            ("config.instanceGPUs", {**BASIC, "config": {"instanceGPUs": 65}}),
+            ("config.instanceTPUs", {**BASIC, "config": {"instanceTPUs": 1}}),
+            ("config.resources.cuda.shares", {**BASIC, "config": {"resources": {"cuda.shares": "0.3"}}}),
+            ("config.resources.cuda.device", {**BASIC, "config": {"resources": {"cuda.device": -1}}}),
+            ("config.resources.rocm.device", {**BASIC, "config": {"resources": {"rocm.device": "1"}}}),
             ("config.clusterSize", {**BASIC, "config": {"clusterSize": {}}}),
+            ("config.clusterSize", {**BASIC, "config": {"clusterSize": 2}}),
+            ("clusterSize", {**BASIC, "clusterSize": 3}),
+            ("clusterSize", {**BASIC, "clusterSize": 0.5}),
             ("config.resources.mem", {**BASIC, "config": {"resources": {"mem": "much"}}}),
             ("config.resources.cpu", {**BASIC, "config": {"resources": {"cpu": []}}}),
             ("image", {"image": "registry/", "name": TOKEN}),

@@ -18,7 +18,7 @@ KERNEL = new_kernel_id()
 
 
 def event(status: KernelStatus, reason: str = "") -> KernelEvent:
-    return KernelEvent(KERNEL, status, EXAMPLE.access_key, TOKEN, reason)
+    return KernelEvent(KERNEL, status, EXAMPLE.access_key, TOKEN, reason, 0.0)
 
 
 class EventSessionTests(GatewayTestCase):

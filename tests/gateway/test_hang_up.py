@@ -33,9 +33,9 @@ class HangUpTests(GatewayTestCase):
         gate: Deferred[None] = Deferred()
         create = self.kernels.create
 
-        async def slow(request: CreateRequest) -> Any:
+        async def slow(request: CreateRequest, gone: Deferred[None] | None = None) -> Any:
             await gate
-            return await create(request)
+            return await create(request, gone)
 
         self.kernels.create = slow  # type: ignore[method-assign]  # the fake answers at once
         self.hang_up("POST", "/v2/kernel/create", b'{"lang": "python3", "clientSessionToken": "test-token-01"}')
@@ -43,6 +43,13 @@ class HangUpTests(GatewayTestCase):
         gate.callback(None)
         self.assertEqual(len(self.kernels.live), 1)
         self.assertEqual(self.operations.running, [])
+
+    def test_waiting_for_an_agent_ends(self) -> None:
+        """A create request that waits for an agent is told that its client has gone, and waits no longer."""
+        self.kernels.turn = Deferred()
+        body = b'{"lang": "python3", "clientSessionToken": "test-token-01", "maxWaitSeconds": 60}'
+        self.hang_up("POST", "/v2/kernel/create", body)
+        self.assertEqual((self.kernels.live, self.operations.running), ({}, []))
 
     def test_execution_is_cancelled(self) -> None:
         """A poll whose client has gone is cancelled where it waits, so that the output can go back."""

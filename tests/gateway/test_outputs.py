@@ -7,11 +7,12 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from sorna.errors import InvalidRequest, KernelNotFound
+from sorna.errors import KernelNotFound, OutputGone, RunNotFound
 from sorna.gateway.outputs import UNSURE, Follower, _OutputSession
+from sorna.model.kernel import short_id
 from sorna.model.run import OutputRequest, RunReply, RunStatus
 from sorna.testing.gateway import EXAMPLE
-from tests.gateway.base import TOKEN, Answer, GatewayTestCase, MemorySocket
+from tests.gateway.base import OTHER, TOKEN, Answer, GatewayTestCase, MemorySocket
 
 FINISHED, CONTINUED, WAITING = RunStatus.FINISHED, RunStatus.CONTINUED, RunStatus.WAITING_INPUT
 
@@ -83,8 +84,24 @@ class PlainTests(OutputTestCase):
         self.assertEqual(self.asked, [])
         answer = self.request("GET", f"/v4/kernel/{TOKEN}/runs/{'x' * 65}/output")
         self.assert_problem(answer, 400, "invalid-api-params")
-        self.answers = [InvalidRequest("No run of this session has this run id.")]
-        self.assert_problem(self.get(), 400, "invalid-api-params")
+        for error, status, slug in (
+            (RunNotFound("No run of this session has this run id."), 404, "run-not-found"),
+            (OutputGone("it is not kept any more"), 410, "output-gone"),
+            (KernelNotFound(), 404, "kernel-not-found"),
+        ):
+            self.answers = [error]
+            self.assert_problem(self.get(), status, slug)
+
+    def test_a_kernel_that_has_ended(self) -> None:
+        """Its owner reads on, by the id or the token; nobody else does."""
+        kernel_id = next(iter(self.kernels.live))
+        self.assertEqual(self.request("DELETE", f"/v2/kernel/{TOKEN}").status, 200)
+        for reference in (short_id(kernel_id), str(kernel_id), TOKEN):
+            path = f"/v4/kernel/{reference}/runs/run-1/output"
+            self.answers = [piece(FINISHED, 0, "last words")]
+            self.assertEqual(self.request("GET", path).json["result"]["console"], [["stdout", "last words"]])
+            self.assert_problem(self.request("GET", path, keypair=OTHER), 404, "kernel-not-found")
+        self.assertEqual(self.answers, [])
 
 
 class ServerSentTests(OutputTestCase):

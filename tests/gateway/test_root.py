@@ -61,7 +61,7 @@ class VersionTests(GatewayTestCase):
             ("POST", "/v2", "GET"),
             ("OPTIONS", "/v2/authorize", "GET"),
             ("PROPFIND", "/v2", "GET"),
-            ("GET", "/v2/kernel/", "POST"),
+            ("GET", f"/v2/kernel/{TOKEN}/interrupt", "POST"),
             ("PUT", f"/v2/kernel/{TOKEN}", "DELETE, GET, PATCH, POST"),
         ):
             answer = self.send(method, path, {})
@@ -142,7 +142,7 @@ class CrossOriginTests(GatewayTestCase):
         self.assertEqual(answer.headers["access-control-allow-methods"], "DELETE, GET, PATCH, POST")
         self.assertEqual(answer.headers["access-control-allow-headers"], wanted.decode())
         self.assertEqual(answer.headers["access-control-allow-origin"], "*")
-        self.assertEqual(self.preflight("/kernel/").headers["access-control-allow-methods"], "POST")
+        self.assertEqual(self.preflight("/kernel/").headers["access-control-allow-methods"], "GET, POST")
         self.assertEqual(self.rate_limits.counted, frozenset())
 
     def test_preflight_bounds(self) -> None:

@@ -9,18 +9,24 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 
+from sorna.cluster.memory import MemoryAgentLink
 from sorna.gateway.graphql.asking import Asking
 from sorna.gateway.graphql.schema import read_query
 from sorna.manager.administration import Administration
+from sorna.manager.agents import AgentAdministration
+from sorna.manager.ending import Ending
+from sorna.manager.events import KernelEvents
 from sorna.manager.keypairs import MAX_AGE, CachedKeypairs
+from sorna.manager.placing import Placing
 from sorna.model.kernel import KernelSpec, new_kernel_id
 from sorna.model.keypair import Keypair, KeypairChanges
-from sorna.model.limits import Limits
+from sorna.model.limits import LimitPolicy, Limits
 from sorna.store.agents import PostgresAgents
 from sorna.store.folders import PostgresFolders
 from sorna.store.kernels import PostgresKernels
 from sorna.store.keypairs import PostgresKeypairs
 from sorna.store.policies import PostgresPolicies
+from sorna.store.queue import PostgresQueue
 from sorna.store.reports import PostgresReports
 from tests.contract.live_backends import REACTOR, ValkeyCase
 from tests.contract.postgres import fresh_pool
@@ -47,18 +53,35 @@ class AdministrationTestCase(ValkeyCase):
         self.pool = await fresh_pool(self, REACTOR)
         self.keypairs = PostgresKeypairs(self.pool)
         self.stored = PostgresKernels(self.pool)
+        agents = PostgresAgents(self.pool)
+        link = MemoryAgentLink(REACTOR, {}, lambda ended: ending.on_kernel_ended(ended))  # noqa: PLW0108 - made below
+        events = KernelEvents(REACTOR, self.stored, self.announcements)
+        ending = Ending(REACTOR, self.stored, self.kernels, self.directory, link, events)
+        agent_administration = AgentAdministration(
+            REACTOR,
+            agents,
+            self.directory,
+            link,
+            self.stored,
+            ending,
+            self.announcements,
+            Placing(REACTOR, self.directory),
+            LimitPolicy(),
+        )
         self.administration = Administration(
             REACTOR,
             self.keypairs,
             PostgresPolicies(self.pool),
             self.stored,
             PostgresReports(self.pool),
-            PostgresAgents(self.pool),
+            agents,
             self.directory,
             self.kernels,
             self.announcements,
             PostgresFolders(self.pool),
             PostgresFolders(self.pool).remove_forsaken,
+            agent_administration,
+            PostgresQueue(self.pool),
         )
         await self.keypairs.add(Keypair(KEY, "secret"))
         self.caches = [CachedKeypairs(REACTOR, self.keypairs) for _ in range(2)]

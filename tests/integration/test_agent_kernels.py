@@ -24,6 +24,8 @@ from twisted.trial.unittest import SkipTest, TestCase
 
 from sorna.agent.channel import Channel
 from sorna.agent.detection import Detection, detect
+from sorna.agent.devices import Devices
+from sorna.agent.ended import EndedKernels
 from sorna.agent.factory import KernelFactory
 from sorna.agent.folder_watch import FolderWatch
 from sorna.agent.interfaces import SandboxSettings
@@ -34,7 +36,7 @@ from sorna.beneath.storage_root import prepare_root
 from sorna.errors import AgentRefused, IsolationUnavailable, KernelNotFound
 from sorna.model.folder import Mount
 from sorna.model.kernel import KernelSpec, Usage
-from sorna.model.limits import MIB, Limits
+from sorna.model.limits import MIB, Limits, OutputBounds
 from sorna.model.run import OutputRequest, RunMode, RunReply, RunRequest, RunStatus
 from tests.integration.test_agent_languages import PROGRAMS, the_reactor
 
@@ -66,6 +68,7 @@ def console(reply: RunReply, stream: str = "stdout") -> str:
 class RealKernelCase(TestCase):
     timeout = 90
     pooled = 0
+    device_root = Path("/nonexistent")
     detection: ClassVar[Detection | None] = None
 
     async def setUp(self) -> None:  # type: ignore[override]  # trial waits for it
@@ -95,7 +98,16 @@ class RealKernelCase(TestCase):
         self.watch = FolderWatch(
             reactor, self.folder_root, partial(deferToThreadPool, reactor, reactor.getThreadPool())
         )
-        self.kernels = Kernels(reactor, self.pool, cls.detection.runtimes, 8, self.watch)
+        ended = EndedKernels(reactor, OutputBounds())
+        self.kernels = Kernels(
+            reactor,
+            self.pool,
+            cls.detection.runtimes,
+            8,
+            self.watch,
+            ended=ended,
+            devices=Devices(self.device_root, hidden=True),
+        )
         self.kernels.report_to(self.news)
         self.addCleanup(lambda: Deferred.fromCoroutine(self.kernels.stop()))
         self.addCleanup(lambda: Deferred.fromCoroutine(self.pool.stop()))

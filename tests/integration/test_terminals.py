@@ -17,6 +17,8 @@ from twisted.trial.unittest import SkipTest
 
 from sorna.agent.channel import Channel
 from sorna.agent.detection import Detection, detect
+from sorna.agent.devices import Devices
+from sorna.agent.ended import EndedKernels
 from sorna.agent.factory import KernelFactory
 from sorna.agent.folder_watch import FolderWatch
 from sorna.agent.interfaces import SandboxSettings
@@ -27,7 +29,7 @@ from sorna.errors import IsolationUnavailable
 from sorna.gateway.service import make_site
 from sorna.manager.interfaces import UploadFile
 from sorna.model.kernel import KernelSpec, new_kernel_id, short_id
-from sorna.model.limits import Limits
+from sorna.model.limits import Limits, OutputBounds
 from sorna.model.run import RunMode, RunRequest
 from sorna.model.terminal import Terminal, TerminalViewer
 from sorna.testing.administration import memory_world
@@ -74,7 +76,16 @@ class TerminalTests(LinkCase):
         self.addCleanup(lambda: Deferred.fromCoroutine(sandbox.stop()))
         factory = KernelFactory(reactor, sandbox, cls.detection.runtimes, partial(Channel, reactor))
         watch = FolderWatch(reactor, Path("nowhere"), maybeDeferred)
-        self.kernels = Kernels(reactor, Pool(reactor, factory, 0), cls.detection.runtimes, 8, watch)
+        ended = EndedKernels(reactor, OutputBounds())
+        self.kernels = Kernels(
+            reactor,
+            Pool(reactor, factory, 0),
+            cls.detection.runtimes,
+            8,
+            watch,
+            ended=ended,
+            devices=Devices(Path("nowhere"), hidden=True),
+        )
         self.addCleanup(lambda: Deferred.fromCoroutine(self.kernels.stop()))
         self.link = self.manager()
         self.at = self.address(self.agent(operations=self.kernels))

@@ -100,9 +100,9 @@ class CreateTests(DoorTestCase):
         gate: Deferred[None] = Deferred()
         create = self.kernels.create
 
-        async def slowly(request: CreateRequest) -> Created:
+        async def slowly(request: CreateRequest, gone: Deferred[None] | None = None) -> Created:
             await gate
-            return await create(request)
+            return await create(request, gone)
 
         self.kernels.create = slowly  # type: ignore[method-assign]
         client = self.manager()

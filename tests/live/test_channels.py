@@ -16,12 +16,14 @@ class RedisAnnouncementsTests(UnitTestCase):
         self.server = Server()
         self.reactor = self.server.reactor
         self.resyncs: list[float] = []
+        self.losses: list[float] = []
         address = RedisAddress(path="/s")
         self.announcements = RedisAnnouncements(
             self.reactor,
             address,
             RedisConnection(self.reactor, address, 0),
             on_resync=lambda: self.resyncs.append(self.reactor.seconds()),
+            on_loss=lambda: self.losses.append(self.reactor.seconds()),
             timeout=2,
             keepalive=5,
         )
@@ -60,8 +62,10 @@ class RedisAnnouncementsTests(UnitTestCase):
         self.reactor.advance(5)
         self.reactor.advance(2)
         self.assertTrue(self.server.transport.disconnected)
+        self.assertEqual(self.losses, [])
         self.server.hang_up()
         self.assertFalse(self.announcements.listening)
+        self.assertEqual(len(self.losses), 1)
 
     def test_refused_topic(self) -> None:
         """When Redis refuses a subscription the connection starts over, and so makes it known."""

@@ -24,6 +24,7 @@ from sorna.errors import (
 )
 from sorna.manager.creation import SETTLE_DEADLINE
 from sorna.manager.interfaces import UploadFile
+from sorna.model.agent import Room
 from sorna.model.kernel import KernelSpec, KernelStatus, new_kernel_id, short_id
 from sorna.model.keypair import KeypairChanges
 from sorna.model.limits import MIB, Limits
@@ -31,7 +32,7 @@ from sorna.model.policy import ResourcePolicy
 from sorna.model.run import RunMode, RunRequest
 from sorna.testing.terminals import MemoryViewer
 from tests.cluster.scripted import USAGE
-from tests.manager.world import OWNER, STRANGER, ManagerTestCase
+from tests.manager.world import HEARTBEAT, INTERVAL, OWNER, STRANGER, ManagerTestCase
 
 QUERY = RunRequest(RunMode.QUERY, "1+1")
 
@@ -160,6 +161,20 @@ class CreationTests(ManagerTestCase):
         self.clock.advance(60)
         self.assertIn("alive", self.fails(self.registry.create(self.wish()), NoAgentAvailable).detail)
         self.assertEqual(self.used(), 0)
+
+    def test_devices(self) -> None:
+        """Devices reach the agent's order and the row; where nobody has as many the request is refused, and says so."""
+        heartbeat = evolve(HEARTBEAT, room=Room(gpus=2))
+        self.done(self.heartbeats.beat(heartbeat, INTERVAL))
+        created = self.done(self.registry.create(evolve(self.wish(), gpus=2)))
+        (_method, _kernel_id, spec) = self.agent.calls[-1]
+        self.assertEqual(spec.limits.gpus, 2)
+        row = self.done(self.kernels.by_id(created.kernel_id))
+        assert row is not None
+        self.assertEqual(row.limits.gpus, 2)
+        error = self.fails(self.registry.create(evolve(self.wish("token-2"), gpus=3)), NoAgentAvailable)
+        self.assertIn("GPUs: 2 of 2 taken, 3 asked for", error.detail)
+        self.assertEqual(self.used(), 1)
 
     def test_a_kernel_of_a_dead_agent_is_replaced(self) -> None:
         """When its agent is gone the session gets a new kernel on another start of it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar
 
 from attrs import evolve
@@ -18,18 +18,24 @@ from sorna.live.memory import (
     MemoryLiveKernels,
     MemoryRedis,
 )
+from sorna.manager.agents import AgentAdministration
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
+from sorna.manager.events import KernelEvents
 from sorna.manager.interfaces import KernelEnded
 from sorna.manager.keypairs import CachedKeypairs
 from sorna.manager.places import Places
+from sorna.manager.placing import Placing
+from sorna.manager.queue import Queue
 from sorna.manager.reaper import Reaper
 from sorna.manager.registry import Registry
 from sorna.manager.requests import CreateRequest
-from sorna.model.agent import Heartbeat
+from sorna.model.agent import Agent, Heartbeat
 from sorna.model.keypair import Keypair
 from sorna.model.limits import LimitPolicy
-from sorna.store.memory import MemoryKernels, MemoryKeypairs
+from sorna.model.queue import QueueBounds
+from sorna.store.memory import MemoryAgents, MemoryKernels, MemoryKeypairs
+from sorna.store.memory_queue import MemoryQueue
 from sorna.testing.folders import memory_folders
 from sorna.testing.unit import UnitTestCase
 from tests.cluster.scripted import ScriptedOperations
@@ -40,6 +46,27 @@ HEARTBEAT = Heartbeat(
     "i-1", "first", "tcp://127.0.0.1:1", "k" * 40, frozenset({"python3", "c"}), frozenset(), 5, "none", {}
 )
 INTERVAL = 1.2
+
+
+class DrainedDirectory:
+    """A directory that says of its agents whether they are drained, and trusts all of them."""
+
+    def __init__(self, directory: MemoryAgentDirectory, agents: MemoryAgents) -> None:
+        self._directory = directory
+        self._agents = agents
+
+    async def alive(self) -> Sequence[Agent]:
+        """List the live agents."""
+        drains = await self._agents.drains()
+        return [evolve(agent, draining=agent.id in drains) for agent in await self._directory.alive()]
+
+    async def find(self, agent_id: str) -> Agent | None:
+        """Give one."""
+        return next((agent for agent in await self.alive() if agent.id == agent_id), None)
+
+    async def kernels_of(self, agent_id: str) -> frozenset[str]:
+        """Give the ids of its kernels."""
+        return await self._directory.kernels_of(agent_id)
 
 
 class ManagerTestCase(UnitTestCase):
@@ -57,13 +84,36 @@ class ManagerTestCase(UnitTestCase):
         self.directory = MemoryAgentDirectory(self.redis)
         self.agent = ScriptedOperations()
         self.agent.kernels.clear()
-        announcements = MemoryAnnouncements(self.redis)
+        announcements = self.announcements = MemoryAnnouncements(
+            self.redis,
+            on_resync=lambda: self.events.heard_again(),  # noqa: PLW0108 - made below
+            on_loss=lambda: self.events.lost(),  # noqa: PLW0108 - likewise
+        )
         self.link = MemoryAgentLink(self.clock, {"i-1": self.agent}, self._ended)
-        self.ending = Ending(self.clock, self.kernels, self.live, self.directory, self.link, announcements)
+        self.events = KernelEvents(self.clock, self.kernels, announcements)
+        self.events.listen()
+        announcements.hear_again()
+        self.ending = Ending(self.clock, self.kernels, self.live, self.directory, self.link, self.events)
         keypairs = [Keypair(OWNER, "s" * 40), Keypair(STRANGER, "t" * 40)]
         self.folders, _transfers = memory_folders(
             self, self.clock, *keypairs, kernels=self.kernels, end=self.ending.destroy
         )
+        self.agents = MemoryAgents()
+        self.done(self.agents.enrol("i-1", "k" * 40, 0.0))
+        self.drained = DrainedDirectory(self.directory, self.agents)
+        self.placing = Placing(self.clock, self.drained)
+        self.queue = Queue(
+            self.clock,
+            self.kernels,
+            MemoryQueue(self.kernels),
+            self.placing,
+            self.ending,
+            announcements,
+            lambda spec: self.creation.demand(spec),  # noqa: PLW0108 - made below
+            lambda *chosen: self.creation.make_waiting(*chosen),  # noqa: PLW0108 - made below
+            QueueBounds(4, 3),
+        )
+        self.queue.listen()
         self.creation = Creation(
             self.clock,
             self.kernels,
@@ -75,13 +125,28 @@ class ManagerTestCase(UnitTestCase):
             CachedKeypairs(self.clock, self.keypairs),
             self.folders,
             LimitPolicy(),
+            self.placing,
+            self.queue,
         )
         self.places = Places(self.clock, self.kernels, self.live, self.directory)
         self.places.listen(announcements)
         self.registry = Registry(
             self.clock, self.kernels, self.live, self.directory, self.link, self.creation, self.ending, self.places
         )
-        self.reaper = Reaper(self.clock, self.kernels, self.directory, self.link, self.ending)
+        self.agent_administration = AgentAdministration(
+            self.clock,
+            self.agents,
+            self.drained,
+            self.link,
+            self.kernels,
+            self.ending,
+            announcements,
+            self.placing,
+            LimitPolicy(),
+        )
+        self.reaper = Reaper(
+            self.clock, self.kernels, self.drained, self.link, self.ending, self.agent_administration, self.queue
+        )
         self.heartbeats = MemoryHeartbeatStore(self.redis)
         self.beat()
 

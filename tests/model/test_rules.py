@@ -1,11 +1,10 @@
-"""Runtime names, limits, keypairs and placement."""
+"""Runtime names, limits and keypairs."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sorna.model.agent import Agent, AgentAddress, place
 from sorna.model.keypair import generate_keypair
 from sorna.model.limits import LEAST_MEMORY, MIB, LimitPolicy
 from sorna.model.runtime import ALIASES, resolve_runtime
@@ -82,31 +81,3 @@ class KeypairTests(UnitTestCase):
         self.assertRegex(keypair.access_key, r"\AAKIA[A-Z2-7]{16}\Z")
         self.assertRegex(keypair.secret_key, r"\A[A-Za-z0-9_-]{40}\Z")
         self.assertNotIn(keypair.secret_key, repr(keypair))
-
-
-def agent(name: str, used: int, size: int, *runtimes: str) -> Agent:
-    """Build an agent."""
-    return Agent(AgentAddress(name, f"tcp://{name}:6011", "k"), "1", frozenset(runtimes), used, size)
-
-
-class PlacementTests(UnitTestCase):
-    """The choice of an agent."""
-
-    def test_most_free_places_wins(self) -> None:
-        """The agent with the most free places is chosen, ties by id."""
-        agents = [agent("b", 1, 10, "c"), agent("a", 1, 10, "c"), agent("d", 0, 5, "c")]
-        chosen = place("c", agents)
-        assert chosen is not None
-        self.assertEqual(chosen.id, "a")
-
-    def test_full_unfit_and_excluded_are_passed_over(self) -> None:
-        """None is given when nobody can."""
-        agents = [agent("full", 5, 5, "c"), agent("unfit", 0, 5, "go"), agent("excluded", 0, 5, "c")]
-        self.assertIsNone(place("c", agents, {"excluded"}))
-
-    def test_gpu_runtimes_go_to_gpu_instances(self) -> None:
-        """Where GPU instances are named, only they get runtimes for GPUs."""
-        agents = [agent("cpu", 0, 9, "python3-torch-gpu"), agent("gpu", 8, 9, "python3-torch-gpu")]
-        chosen = place("python3-torch-gpu", agents, (), {"gpu"})
-        assert chosen is not None
-        self.assertEqual(chosen.id, "gpu")

@@ -200,7 +200,14 @@ def _confine(request: wire.Request, around: Surroundings, step: Steps) -> int:
     mapped = {} if around.ordinary else folders.mappings(shown, uid)
     step("root file system")
     owner = rootfs.Owner(uid, uid, request.hostname)
-    scratch = rootfs.enter(around.plan, owner, request.scratch_size, lambda: _show(shown, owner, mapped, step))
+
+    def mount_more() -> None:
+        _show(shown, owner, mapped, step)
+        if request.devices:
+            step("devices")
+            rootfs.show_devices(request.devices)
+
+    scratch = rootfs.enter(around.plan, owner, request.scratch_size, mount_more)
     step("host name")
     socket.sethostname(request.hostname)
     step("loopback")

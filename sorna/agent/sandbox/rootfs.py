@@ -15,6 +15,7 @@ import contextlib
 import errno
 import glob
 import os
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -294,11 +295,29 @@ def _mount_proc(plan: Plan) -> None:
             ns.mount(None, path, None, ns.MS_REMOUNT | ns.MS_BIND | ns.MS_RDONLY | harmless)
 
 
+def _mount_device(source: str, builder: _Builder) -> None:
+    """Show one device node of the host in ``/dev``, under its own name."""
+    target = f"/dev/{os.path.basename(source)}"
+    builder.file(target)
+    ns.mount(HOST + source, target, None, ns.MS_BIND)
+    ns.mount(None, target, None, ns.MS_REMOUNT | ns.MS_BIND | ns.MS_NOSUID | ns.MS_NOEXEC)
+
+
+def show_devices(sources: Iterable[str]) -> None:
+    """Show device nodes of the host in ``/dev``; while the host is still seen.
+
+    :raises OSError: a node is not there, or no device.
+    """
+    builder = _Builder()
+    for source in sources:
+        if not stat.S_ISCHR(os.lstat(HOST + source).st_mode):
+            raise OSError(errno.ENODEV, "not a device", source)
+        _mount_device(source, builder)
+
+
 def _mount_devices(plan: Plan, builder: _Builder) -> None:
     for name in plan.devices:
-        builder.file(f"/dev/{name}")
-        ns.mount(f"{HOST}/dev/{name}", f"/dev/{name}", None, ns.MS_BIND)
-        ns.mount(None, f"/dev/{name}", None, ns.MS_REMOUNT | ns.MS_BIND | ns.MS_NOSUID | ns.MS_NOEXEC)
+        _mount_device(f"/dev/{name}", builder)
     builder.directory("/dev/pts")
     builder.directory("/dev/shm")
     terminal = "newinstance,ptmxmode=0666,mode=0620,max=64"

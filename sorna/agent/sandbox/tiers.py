@@ -233,6 +233,7 @@ class ZygoteTier:
             open_files=limits.open_files,
             probe=probe,
             folders=folders,
+            devices=tuple(spec.devices),
         )
 
     def _shown(self, mount: Mount) -> Shown:

@@ -74,6 +74,7 @@ class Request(NamedTuple):
     :ivar uid: the host's user id for it when the agent has ids to give; else -1.
     :ivar probe: go through every step and exit with 0 instead of calling the entry.
     :ivar folders: rows of :class:`sorna.agent.sandbox.folders.Shown`.
+    :ivar devices: paths of device nodes of the host that the kernel sees in its ``/dev``.
     """
 
     id: int
@@ -89,6 +90,7 @@ class Request(NamedTuple):
     open_files: int
     probe: bool = False
     folders: Sequence[Sequence[Any]] = ()
+    devices: Sequence[str] = ()
 
 
 def pack(op: str, body: Mapping[str, Any]) -> bytes:

@@ -6,15 +6,15 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from sorna.errors import InvalidRequest
 from sorna.gateway.graphql.bounds import INNER_LIMIT
 from sorna.gateway.graphql.kernel_fields import statuses_of
-from sorna.gateway.graphql.needs import Agents, KernelsOf
+from sorna.gateway.graphql.needs import Agents, KernelsOf, PlacementOf
 from sorna.gateway.graphql.pages import (
-    DEFAULT_GROUP,
     MEMORY_SLOT,
-    NOTHING,
     Info,
     Page,
+    Resolver,
     always,
     bounds,
     cpu_slots,
@@ -24,12 +24,43 @@ from sorna.gateway.graphql.pages import (
 )
 from sorna.gateway.graphql.selecting import read_selection
 from sorna.manager.requests import AgentDescription
-from sorna.model.agent import Capacity
+from sorna.model.agent import DEFAULT_GROUP, SCALING_GROUP, Agent, Capacity
+from sorna.model.placement import load
 from sorna.model.selection import AGENT_FIELDS, Value, select
 
 
 def _status_of(agent: AgentDescription) -> str:
+    """Give an agent's status; those that later clients know, and one for an agent that lives and gets no new kernels."""
+    if agent.drain is not None:
+        return "TERMINATED" if agent.alive is None else "DRAINING"
     return "LOST" if agent.alive is None else "ALIVE"
+
+
+def _scaling_group(agent: AgentDescription) -> str:
+    return DEFAULT_GROUP if agent.alive is None else agent.alive.labels.get(SCALING_GROUP, DEFAULT_GROUP)
+
+
+def _of_alive(read: Callable[[Agent], Any]) -> Resolver:
+    return lambda agent, _info: None if agent.alive is None else read(agent.alive)
+
+
+def explain_placement(
+    _root: None, info: Info, *, runtime: str, cpu_cores: float | None = None, memory: int | None = None,
+    gpus: int | None = None, labels: Sequence[str] | None = None,
+) -> Sequence[Mapping[str, Any]]:  # fmt: skip
+    """Say how each agent is judged for a kernel."""
+    if memory is not None and not isinstance(memory, int):
+        raise InvalidRequest("memory must be a number of bytes")
+    need = PlacementOf(runtime, cpu_cores or 0.0, memory or 0, gpus, tuple(labels or ()))
+    return [
+        {
+            "agent": judged.agent_id,
+            "place": judged.place,
+            "load": round(judged.load, 3),
+            "reasons": [sentence for _obstacle, sentence in judged.obstacles],
+        }
+        for judged in info.context.get(need, ())
+    ]
 
 
 def _some_agents(info: Info, status: str | None) -> Sequence[AgentDescription]:
@@ -61,10 +92,9 @@ def agent_list(
 ) -> Page:  # fmt: skip
     """List agents by the page."""
     selection = read_selection(AGENT_FIELDS, filter, order)
-    if scaling_group not in {None, DEFAULT_GROUP}:
-        return NOTHING
     first, most = bounds(limit, offset)
-    found = select(_some_agents(info, status), selection, _value)
+    grouped = [agent for agent in _some_agents(info, status) if scaling_group in {None, _scaling_group(agent)}]
+    found = select(grouped, selection, _value)
     return Page(lambda: found[first : first + most], lambda: len(found))
 
 
@@ -79,17 +109,17 @@ def _capacity(agent: AgentDescription) -> Capacity:
 
 def _value(agent: AgentDescription, field: str) -> Value:
     """Give what agents can be selected by."""
-    load = None if agent.alive is None else agent.alive.load
+    used = None if agent.alive is None else agent.alive.load
     values: Mapping[str, Value] = {
         "id": agent.id,
         "status": _status_of(agent),
         "region": DEFAULT_GROUP,
-        "scaling_group": DEFAULT_GROUP,
+        "scaling_group": _scaling_group(agent),
         "addr": None if agent.alive is None else agent.alive.address.endpoint,
         "isolation": None if agent.alive is None else agent.alive.isolation,
-        "schedulable": agent.alive is not None,
-        "cpu_cur_pct": None if load is None else load.cpu_percent,
-        "mem_cur_bytes": None if load is None else load.memory,
+        "schedulable": agent.drain is None,
+        "cpu_cur_pct": None if used is None else used.cpu_percent,
+        "mem_cur_bytes": None if used is None else used.memory,
         "first_contact": agent.first_contact,
         "lost_at": agent.lost_at,
     }
@@ -100,18 +130,18 @@ def _live_stat(agent: AgentDescription) -> str | None:
     """Write what a host uses now as later clients read it."""
     if agent.alive is None or agent.alive.load is None:
         return None
-    load, capacity = agent.alive.load, agent.alive.capacity
+    used, capacity = agent.alive.load, agent.alive.capacity
     node = {
         "cpu_util": {
-            "current": f"{load.cpu_percent:g}",
+            "current": f"{used.cpu_percent:g}",
             "capacity": "100",
-            "pct": f"{load.cpu_percent:g}",
+            "pct": f"{used.cpu_percent:g}",
             "unit_hint": "pct",
         },
         "mem": {
-            "current": str(load.memory),
+            "current": str(used.memory),
             "capacity": str(capacity.memory),
-            "pct": f"{100 * load.memory / max(1, capacity.memory):.2f}",
+            "pct": f"{100 * used.memory / max(1, capacity.memory):.2f}",
             "unit_hint": "bytes",
         },
     }
@@ -121,10 +151,17 @@ def _live_stat(agent: AgentDescription) -> str | None:
 
 AGENT: Mapping[str, Callable[..., Any]] = {
     "status": lambda agent, _info: _status_of(agent),
-    "region": lambda _agent, _info: DEFAULT_GROUP,
-    "scaling_group": lambda _agent, _info: DEFAULT_GROUP,
-    "addr": lambda agent, _info: None if agent.alive is None else agent.alive.address.endpoint,
-    "isolation": lambda agent, _info: None if agent.alive is None else agent.alive.isolation,
+    "region": always(DEFAULT_GROUP),
+    "scaling_group": lambda agent, _info: _scaling_group(agent),
+    "addr": _of_alive(lambda alive: alive.address.endpoint),
+    "isolation": _of_alive(lambda alive: alive.isolation),
+    "kernels": _of_alive(lambda alive: alive.num_kernels),
+    "max_kernels": _of_alive(lambda alive: alive.max_kernels),
+    "load": _of_alive(lambda alive: round(load(alive), 3)),
+    "labels": _of_alive(lambda alive: [f"{key}={value}" for key, value in sorted(alive.labels.items())]),
+    "schedulable": lambda agent, _info: agent.drain is None,
+    "drained_since": lambda agent, _info: None if agent.drain is None else text_of(agent.drain.since),
+    "drain_deadline": lambda agent, _info: None if agent.drain is None else text_of(agent.drain.deadline),
     "mem_slots": lambda agent, _info: _capacity(agent).memory // MEMORY_SLOT,
     "cpu_slots": lambda agent, _info: _capacity(agent).cpu_millis // 500,
     "gpu_slots": lambda agent, _info: 2 * _capacity(agent).gpus,
@@ -138,7 +175,6 @@ AGENT: Mapping[str, Callable[..., Any]] = {
     "live_stat": lambda agent, _info: _live_stat(agent),
     "lost_at": lambda agent, _info: text_of(agent.lost_at),
     "status_changed": lambda agent, _info: text_of(agent.lost_at),
-    "schedulable": lambda agent, _info: agent.alive is not None,
     "compute_containers": lambda agent, info: _computations(agent, info, "RUNNING"),
     # Nobody tells.
     **dict.fromkeys(("architecture", "version"), always(None)),

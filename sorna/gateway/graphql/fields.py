@@ -14,8 +14,9 @@ from sorna.gateway.graphql.bounds import INNER_LIMIT
 from sorna.gateway.graphql.kernel_fields import statuses_of
 from sorna.gateway.graphql.mutations import MUTATIONS
 from sorna.gateway.graphql.needs import FoldersOf, KernelsOf, KeypairNamed, KeypairsOf, Policies, UsageOf
-from sorna.gateway.graphql.pages import DEFAULT_GROUP, NOTHING, PAGE, Info, Page, always, bounds, text_of
+from sorna.gateway.graphql.pages import NOTHING, PAGE, Info, Page, always, bounds, text_of
 from sorna.gateway.graphql.selecting import moment, read_selection
+from sorna.model.agent import DEFAULT_GROUP
 from sorna.model.keypair import Keypair
 from sorna.model.policy import ResourcePolicy
 from sorna.model.selection import KEYPAIR_FIELDS
@@ -103,6 +104,7 @@ RESOLVERS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "agent": agent_fields.agent,
         "agents": agent_fields.agents,
         "agent_list": agent_fields.agent_list,
+        "explain_placement": agent_fields.explain_placement,
         "keypair": _keypair,
         "keypairs": _keypairs,
         "keypair_list": _keypair_list,

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from sorna.gateway.graphql.needs import FiguresOf, KernelNamed, KernelsWhere, Statuses
+from sorna.gateway.graphql.needs import FiguresOf, KernelNamed, KernelsWhere, QueuePlaceOf, Statuses
 from sorna.gateway.graphql.pages import (
     NOTHING,
     Info,
@@ -24,6 +24,7 @@ from sorna.gateway.graphql.selecting import read_selection
 from sorna.manager.interfaces import KernelFilter
 from sorna.model.kernel import Kernel, KernelStatus, Usage, short_id
 from sorna.model.policy import Slots, slots_of
+from sorna.model.queue import QueuePlace
 from sorna.model.selection import KERNEL_FIELDS, SAME_FOR_KERNELS
 
 #: What a query gets for a session that is not there.
@@ -77,6 +78,16 @@ def _of_kernel(read: Callable[[Kernel], Any]) -> Callable[[Any, Info], Any]:
     return lambda kernel, _info: None if kernel is _NOBODY else read(kernel)
 
 
+def _queued(read: Callable[[QueuePlace], Any]) -> Resolver:
+    def resolve(kernel: Any, info: Info) -> Any:
+        if kernel is _NOBODY or kernel.status is not KernelStatus.PENDING:
+            return None
+        place = info.context.get(QueuePlaceOf(kernel.id))
+        return None if place is None else read(place)
+
+    return resolve
+
+
 def _the_same(value: str) -> Resolver:
     """Give a resolver for what is so of every session that there is."""
     return _of_kernel(lambda _kernel: value)
@@ -125,6 +136,8 @@ KERNEL: Mapping[str, Callable[..., Any]] = {
         ("occupied_slots", "occupying_slots"), _of_kernel(lambda kernel: text_of_slots(_kernel_slots(kernel)))
     ),
     "gpu_slot": _of_kernel(lambda kernel: 2 * _kernel_slots(kernel).gpus),
+    "queue_position": _queued(lambda place: place.position),
+    "queue_deadline": _queued(lambda place: text_of(place.deadline)),
     "num_queries": _figure(lambda kernel: kernel.num_queries),
     # What later servers know of a session and Sorna does not: nobody measures it, or there is only one of it.
     **dict.fromkeys(

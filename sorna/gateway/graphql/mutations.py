@@ -75,10 +75,32 @@ def _delete_policy(_root: None, info: Info, name: str) -> Any:
     return asking.do(info.path.key, act)
 
 
+def _drain_agent(_root: None, info: Info, agent_id: str, wait: float | None = None) -> Any:
+    asking = info.context
+
+    async def act() -> Mapping[str, Any]:
+        await asking.administration.drain_agent(agent_id, wait)
+        return {}
+
+    return asking.do(info.path.key, act)
+
+
+def _undrain_agent(_root: None, info: Info, agent_id: str) -> Any:
+    asking = info.context
+
+    async def act() -> Mapping[str, Any]:
+        await asking.administration.undrain_agent(agent_id)
+        return {}
+
+    return asking.do(info.path.key, act)
+
+
 MUTATIONS: Mapping[str, Callable[..., Any]] = {
     "create_keypair": _create_keypair,
     "modify_keypair": _modify_keypair,
     "delete_keypair": _delete_keypair,
     "put_resource_policy": _put_policy,
     "delete_resource_policy": _delete_policy,
+    "drain_agent": _drain_agent,
+    "undrain_agent": _undrain_agent,
 }

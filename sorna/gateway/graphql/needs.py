@@ -178,6 +178,19 @@ class FiguresOf(Need):
 
 
 @frozen
+class QueuePlaceOf(Need):
+    """Where a kernel stands that waits for an agent."""
+
+    kernel_id: uuid.UUID
+
+    @classmethod
+    async def fetch(cls, needs: Sequence[QueuePlaceOf], administration: Administration) -> Mapping[Any, Any]:
+        """Ask for all at once."""
+        found = await administration.queue_places([need.kernel_id for need in needs])
+        return {need: found.get(need.kernel_id) for need in needs}
+
+
+@frozen
 class Agents(Need):
     """Every agent."""
 
@@ -185,6 +198,27 @@ class Agents(Need):
     async def fetch(cls, needs: Sequence[Agents], administration: Administration) -> Mapping[Any, Any]:
         """Ask."""
         return dict.fromkeys(needs, await administration.agents())
+
+
+@frozen
+class PlacementOf(Need):
+    """What is thought of every agent for a kernel that somebody might ask for."""
+
+    runtime: str
+    cpu_cores: float
+    memory: int
+    gpus: int | None
+    labels: tuple[str, ...]
+
+    @classmethod
+    async def fetch(cls, needs: Sequence[PlacementOf], administration: Administration) -> Mapping[Any, Any]:
+        """Ask for each: a query names as many as it has root fields."""
+        return {
+            need: await administration.explain_placement(
+                need.runtime, need.cpu_cores, need.memory, need.gpus, need.labels
+            )
+            for need in needs
+        }
 
 
 @frozen

@@ -27,8 +27,6 @@ Resolver = Callable[..., Any]
 
 MAX_OFFSET = 100_000
 MEMORY_SLOT = 256 * MIB
-# Sorna has one of each; clients that know of more ask for this one.
-DEFAULT_GROUP = "default"
 
 
 def bounds(limit: int | None, offset: int | None, default: int = DEFAULT_LIMIT) -> tuple[int, int]:

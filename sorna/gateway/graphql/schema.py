@@ -22,6 +22,7 @@ _KERNEL_FIELDS = """
   access_key: String sess_id: String id: UUID session_id: UUID name: String role: String lang: String image: String
   tag: String type: String sess_type: String group_name: String status: String status_info: String status_changed: DateTime result: String
   created_at: DateTime terminated_at: DateTime agent: String container_id: String
+  queue_position: Int queue_deadline: DateTime
   main_kernel_id: UUID status_data: JSONString occupied_slots: JSONString cpu_using: Float
   mem_slot: Int cpu_slot: Int gpu_slot: Int num_queries: BigInt cpu_used: BigInt
   mem_max_bytes: BigInt mem_cur_bytes: BigInt net_rx_bytes: BigInt net_tx_bytes: BigInt io_read_bytes: BigInt
@@ -93,11 +94,14 @@ type Agent {
   mem_slots: Int cpu_slots: Int gpu_slots: Int used_mem_slots: Int used_cpu_slots: Int used_gpu_slots: Int
   available_slots: JSONString occupied_slots: JSONString cpu_cur_pct: Float mem_cur_bytes: BigInt
   hardware_metadata: JSONString live_stat: JSONString
-  status_changed: DateTime architecture: String schedulable: Boolean version: String compute_plugins: JSONString
+  status_changed: DateTime architecture: String version: String compute_plugins: JSONString
   local_config: JSONString compute_containers: [ComputeContainer]
+  kernels: Int max_kernels: Int load: Float labels: [String!] schedulable: Boolean
+  drained_since: DateTime drain_deadline: DateTime
   first_contact: DateTime lost_at: DateTime computations(status: String, limit: Int): [ComputeSession]
 }
 type AgentList { items: [Agent] total_count: Int }
+type PlacementJudgement { agent: String place: Int load: Float reasons: [String!] }
 type KeyPairList { items: [KeyPair] total_count: Int }
 type ResourcePolicy {
   name: String max_kernels: Int cpu_cores: Float memory: BigInt gpus: Int max_folders: Int max_folder_size: BigInt
@@ -107,6 +111,7 @@ type Query {
   agent(agent_id: String!): Agent
   agents(status: String, limit: Int, offset: Int): [Agent]
   agent_list(limit: Int!, offset: Int!, status: String, scaling_group: String, filter: String, order: String): AgentList
+  explain_placement(runtime: String!, cpu_cores: Float, memory: BigInt, gpus: Int, labels: [String!]): [PlacementJudgement]
   keypair(access_key: String): KeyPair
   keypairs(user_id: UserId, is_active: Boolean, limit: Int, offset: Int): [KeyPair]
   keypair_list(limit: Int!, offset: Int!, is_active: Boolean, domain_name: String, filter: String, order: String): KeyPairList
@@ -144,6 +149,8 @@ type Mutation {
   delete_keypair(access_key: String!): Changed
   put_resource_policy(name: String!, props: ResourcePolicyInput!): Changed
   delete_resource_policy(name: String!): Changed
+  drain_agent(agent_id: String!, wait: Float): Changed
+  undrain_agent(agent_id: String!): Changed
 }
 """
 _REMEMBERED = 64
