@@ -9,7 +9,7 @@ ARGS ?=
 TESTS ?= tests
 FUZZ_SECONDS ?= 60
 
-.PHONY: run test lint types fuzz bench docs clean
+.PHONY: run test lint types fuzz bench bench-short docs clean
 
 run: $(VENV)/.installed-run
 	@exec $(BIN)/twistd --nodaemon --pidfile= --logger=sorna.observability.text_log_observer sorna $(ARGS)
@@ -28,7 +28,10 @@ fuzz: $(VENV)/.installed-test
 	$(BIN)/python -m tests.legacy.fuzz_codec --seconds $(FUZZ_SECONDS)
 
 bench: $(VENV)/.installed-test
-	$(BIN)/python bench/first_result.py $(ARGS)
+	@$(BIN)/python -m bench $(ARGS)
+
+bench-short: $(VENV)/.installed-test
+	@$(BIN)/python -m bench.short $(ARGS)
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html

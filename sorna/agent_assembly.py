@@ -31,6 +31,7 @@ from sorna.agent.pool import Pool
 from sorna.agent.retirement import Retirement
 from sorna.agent.sandbox.tiers import NamespaceSandbox, UnconfinedSandbox
 from sorna.agent.service import AgentParts, AgentService
+from sorna.boot import Stopping
 from sorna.config import AgentConfig
 from sorna.curve_keys import AuthorisedKeys, KeyFileError, load_or_make
 from sorna.embedded.local_agent import EX_CONFIG
@@ -41,6 +42,7 @@ from sorna.live.connection import RedisConnection
 from sorna.live.instances import RedisHeartbeatStore
 from sorna.model.agent import room_of
 from sorna.observability import show_debug
+from sorna.stages import Stages, watched
 from sorna.zeromq import tcp_endpoint
 
 # Short, because a dead agent's kernels are to be reported as ended within five seconds: two intervals until the liveness
@@ -63,10 +65,13 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
     authorised = AuthorisedKeys(reactor, directory / "authorised")
     incarnation = secrets.token_hex(8)
     devices = Devices(config.kernels.gpu_devices, hidden=config.kernels.isolation != "none")
+    stages = Stages(reactor, config.trace_stages) if config.trace_stages else None
 
     def assemble(detection: Detection) -> AgentParts:
         sandbox = _sandbox(reactor, config, detection)
-        factory = KernelFactory(reactor, sandbox, detection.runtimes, partial(Channel, reactor))
+        factory = KernelFactory(
+            reactor, watched(stages, "sandbox", sandbox), detection.runtimes, partial(Channel, reactor)
+        )
         pool = Pool(reactor, factory, config.kernels.pool)
         in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
         watch = FolderWatch(reactor, config.folder_root, in_thread)
@@ -74,9 +79,11 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
         capacity = host_capacity(len(devices))
         room = room_of(capacity, config.kernels.memory_overcommit, config.kernels.cpu_overcommit)
         most = config.kernels.max_kernels
-        kernels = Kernels(reactor, pool, detection.runtimes, most, watch, ended=ended, devices=devices, room=room)
+        ready = watched(stages, "pool", pool)
+        kernels = Kernels(reactor, ready, detection.runtimes, most, watch, ended=ended, devices=devices, room=room)
+        operations = watched(stages, "agent", kernels)
         link = LinkServer(
-            reactor, kernels, keys, authorised, interface=config.ip, port=config.port, incarnation=incarnation
+            reactor, operations, keys, authorised, interface=config.ip, port=config.port, incarnation=incarnation
         )
         kernels.report_to(link)
         Retirement(reactor, kernels, lambda: link.untold, partial(stop_process, reactor))
@@ -107,6 +114,8 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
 
     parent = OrderedServices(reactor, stop_timeout=30.0)
     parent.addService(redis)
+    if stages is not None:
+        parent.addService(Stopping(stages.write))
     agent = AgentService(
         reactor,
         lambda: detect(reactor, reactor, config.kernels.python, dict(os.environ), has_gpu=len(devices) > 0),

@@ -63,6 +63,7 @@ from sorna.manager.transfers import Transfers
 from sorna.model.keypair import EXAMPLE_ACCESS_KEY
 from sorna.model.limits import MIB
 from sorna.observability import show_debug
+from sorna.stages import Stages, WatchedResource, watched
 from sorna.store.address import DatabaseAddress
 from sorna.store.service import Tables, open_store
 
@@ -220,8 +221,11 @@ class _Server:
         reactor, parent = self.reactor, self.parent
         threads = Threads(reactor)
         kernels_db, instances_db, rates_db = (RedisConnection(reactor, redis, db) for db in (1, 2, 4))
-        directory = TrustedDirectory(reactor, RedisAgentDirectory(instances_db), store.agents)
-        live = RedisLiveKernels(kernels_db)
+        stages = Stages(reactor, self.config.trace_stages) if self.config.trace_stages else None
+        seen = partial(watched, stages)
+        store = evolve(store, kernels=seen("store", store.kernels))
+        directory = seen("directory", TrustedDirectory(reactor, RedisAgentDirectory(instances_db), store.agents))
+        live = seen("live", RedisLiveKernels(kernels_db))
         # The link brings news to what is built on it.
         link = ZmqAgentLink(reactor, keys, lambda ended: ending.on_kernel_ended(ended))  # noqa: PLW0108 - made below
         refused = () if self.config.example_keypair else (EXAMPLE_ACCESS_KEY,)
@@ -243,9 +247,10 @@ class _Server:
         )
         keypairs.listen(announcements)
         places.listen(announcements)
-        events = KernelEvents(reactor, store.kernels, announcements)
+        calls = seen("link", link)
+        events = KernelEvents(reactor, store.kernels, seen("announcements", announcements))
         events.listen()
-        ending = Ending(reactor, store.kernels, live, directory, link, events)
+        ending = Ending(reactor, store.kernels, live, directory, calls, events)
         storage = DiskFolders(self.config.folders.root, self.storage_id, threads)
         entitlements = Entitlements(store.folders, store.reports, ending.destroy)
         folders = Folders(
@@ -274,7 +279,7 @@ class _Server:
             store.kernels,
             live,
             directory,
-            link,
+            calls,
             announcements,
             ending,
             keypairs,
@@ -283,7 +288,7 @@ class _Server:
             placing,
             queue,
         )
-        registry = Registry(reactor, store.kernels, live, directory, link, creation, ending, places)
+        registry = Registry(reactor, store.kernels, live, directory, calls, creation, ending, seen("places", places))
         agents = AgentAdministration(
             reactor,
             store.agents,
@@ -337,16 +342,19 @@ class _Server:
         parent.addService(Stopping(queue.stop))
         site = make_site(
             reactor,
-            kernels=registry,
+            kernels=seen("manager", registry),
             folders=folders,
             transfers=Transfers(reactor, keypairs, folders),
             administration=administration,
-            keypairs=keypairs,
-            rate_limits=RedisRateCounters(rates_db),
+            keypairs=seen("keypairs", keypairs),
+            rate_limits=seen("rate limit", RedisRateCounters(rates_db)),
             operations=operations,
             readiness=self.readiness,
             tls=self.config.tls,
         )
+        if stages is not None:
+            site.resource = WatchedResource(stages, site.resource)
+            parent.addService(Stopping(stages.write))
         return _Manager(
             directory, RedisHeartbeatStore(instances_db), site, registry, keypairs, operations, announcements
         )
@@ -422,6 +430,7 @@ class _Server:
             "memory-overcommit": self.config.kernels.memory_overcommit,
             "cpu-overcommit": self.config.kernels.cpu_overcommit,
             "debug": self.config.debug,
+            "trace-stages": str(self.config.trace_stages or ""),
         }
         if redis.password is not None:
             options["redis-password"] = redis.password

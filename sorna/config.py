@@ -107,6 +107,7 @@ class AgentConfig:
     kernels: KernelsConfig
     exit_with_parent: bool
     debug: bool
+    trace_stages: Path | None
 
 
 @frozen
@@ -129,6 +130,7 @@ class ServerConfig:
     limits: LimitPolicy
     folders: FoldersConfig
     debug: bool
+    trace_stages: Path | None
 
     @property
     def embedded(self) -> bool:
@@ -196,6 +198,7 @@ def agent_config(flags: Mapping[str, Any], environ: Mapping[str, str]) -> AgentC
         kernels=read.kernels(),
         exit_with_parent=read.yes("exit-with-parent"),
         debug=read.yes("debug"),
+        trace_stages=read.directory("trace-stages"),
     )
 
 
@@ -236,6 +239,7 @@ def server_config(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Serve
         limits=read.limits(),
         folders=read.folders(),
         debug=read.yes("debug"),
+        trace_stages=read.directory("trace-stages"),
     )
 
 
@@ -313,6 +317,14 @@ class _Reader:
             return None
         if not Path(text).is_file():
             raise ConfigurationError(f"--{name}: there is no file {text}")
+        return Path(text).absolute()
+
+    def directory(self, name: str) -> Path | None:
+        text = self.text(name)
+        if text is None:
+            return None
+        if not Path(text).is_dir():
+            raise ConfigurationError(f"--{name}: there is no directory {text}")
         return Path(text).absolute()
 
     def state_dir(self) -> Path:

@@ -40,6 +40,9 @@ _COMMON = (
     Setting("config", None, "TOML file with options by these names; flags and variables win over it"),
     Setting("debug", None, "log what is of interest to developers only", is_flag=True),
     Setting("redis-password", None, "password of that Redis"),
+    Setting(
+        "trace-stages", None, "directory that the times of calls between parts are written to at the stop, for benches"
+    ),
     Setting("agent-port", "6011", "port on which an agent listens for managers"),
 )
 _FOLDERS = (

@@ -178,6 +178,7 @@ class ServerConfigTests(UnitTestCase):
             ({"kernel-python": "/nowhere/python"}, "--kernel-python"),
             ({"local-agent": "maybe"}, "--local-agent"),
             ({"config": "/nowhere.toml"}, "--config"),
+            ({"trace-stages": "/nowhere"}, "--trace-stages"),
         ]
         for flags, named in refused:
             with self.assertRaises(ConfigurationError) as caught:

@@ -37,7 +37,7 @@ ALLOWED = {
     "client": {"model", "errors"},
 }
 # Modules directly below the package that every room may be built on, once its own row says so.
-GROUND = {"__init__", "boot", "config", "curve_keys", "lifecycle", "observability", "settings", "zeromq"}
+GROUND = {"__init__", "boot", "config", "curve_keys", "lifecycle", "observability", "settings", "stages", "zeromq"}
 # Kept apart: they wire rooms together, start processes, or exist for tests.
 COMPOSITION = {"assembly", "agent_assembly", "tap", "agent_tap", "first_start", "testing"}
 

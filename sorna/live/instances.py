@@ -21,6 +21,8 @@ from sorna.live.connection import RedisConnection, Script
 from sorna.model.agent import AGENT_TOPIC, Agent, AgentAddress, Capacity, Heartbeat, HostLoad, Room
 
 INSTANCES_DB = 2
+# Agents in one command: some 60 KiB of answer, which are read within five milliseconds.
+MOST_TOGETHER = 250
 
 # Fields of a kernel's hash that the manager owns; an agent's figures never overwrite them.
 MANAGER_FIELDS = frozenset(
@@ -98,11 +100,27 @@ local function describe(id)
 end
 """
 
+# Gives rows, or where there are more than ARGV[1] agents their ids, which are then asked for in parts.
 _ALIVE = Script(
     _DESCRIBE
     + """
+local ids = redis.call('SMEMBERS', 'instances')
+if #ids > tonumber(ARGV[1]) then return cjson.encode({ids = ids}) end
 local rows = {}
-for _, id in ipairs(redis.call('SMEMBERS', 'instances')) do
+for _, id in ipairs(ids) do
+  local row = describe(id)
+  if row then rows[#rows + 1] = row else redis.call('SREM', 'instances', id) end
+end
+if #rows == 0 then return '[]' end
+return cjson.encode(rows)
+"""
+)
+
+_SOME = Script(
+    _DESCRIBE
+    + """
+local rows = {}
+for _, id in ipairs(ARGV) do
   local row = describe(id)
   if row then rows[#rows + 1] = row else redis.call('SREM', 'instances', id) end
 end
@@ -238,13 +256,20 @@ class RedisAgentDirectory:
 
     async def alive(self) -> Sequence[Agent]:
         """List the agents whose liveness key has not expired, in order of id; ``num_kernels`` counts younger kernels too."""
-        return self._read(await self._connection.run(_ALIVE))
+        answer = _decode(await self._connection.run(_ALIVE, arguments=(MOST_TOGETHER,)))
+        if not isinstance(answer, dict):
+            return self._read(answer)
+        agents, ids = [], sorted(answer["ids"])
+        for first in range(0, len(ids), MOST_TOGETHER):
+            part = await self._connection.run(_SOME, arguments=tuple(ids[first : first + MOST_TOGETHER]))
+            agents += self._read(_decode(part))
+        return agents
 
     async def find(self, agent_id: str) -> Agent | None:
         """Give one live agent, or None."""
         if not valid_agent_id(agent_id):
             return None
-        return next(iter(self._read(await self._connection.run(_FIND, arguments=(agent_id,)))), None)
+        return next(iter(self._read(_decode(await self._connection.run(_FIND, arguments=(agent_id,))))), None)
 
     async def kernels_of(self, agent_id: str) -> frozenset[str]:
         """Give the short ids of the kernels that the agent named in its last heartbeat or that were placed on it since.
@@ -256,10 +281,9 @@ class RedisAgentDirectory:
             return frozenset()
         return frozenset(_decode(await self._connection.run(_KERNELS, arguments=(agent_id,))))
 
-    def _read(self, answer: bytes) -> list[Agent]:
-        rows = sorted(_decode(answer), key=lambda row: str(row[7]))
+    def _read(self, rows: Sequence[Any]) -> list[Agent]:
         agents = []
-        for row in rows:
+        for row in sorted(rows, key=lambda row: str(row[7])):
             agent = _agent(row)
             if agent is not None:
                 agents.append(agent)

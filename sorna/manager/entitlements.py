@@ -24,8 +24,8 @@ from attrs import frozen
 from twisted.logger import Logger
 
 from sorna.errors import SornaError
-from sorna.manager.folder_interfaces import FolderStore
-from sorna.manager.interfaces import KernelReports, MountingKernel
+from sorna.manager.folder_interfaces import FolderStore, MountingKernel
+from sorna.manager.interfaces import KernelReports
 from sorna.model.folder import Mount, Permission
 from sorna.model.kernel import Kernel, short_id
 

@@ -14,6 +14,7 @@ from attrs import field, frozen
 
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.folder import Folder, FolderAccess, FolderBounds, FolderUse, Invitation, Permission, Share
+from sorna.model.kernel import Kernel
 from sorna.model.selection import EVERYTHING, Selection
 
 
@@ -143,6 +144,18 @@ class FolderStore(Protocol):
     async def note_count(self, folder_id: uuid.UUID, held: FolderUse, now: float) -> None:
         """Note what a folder held at a time."""
         ...
+
+
+@frozen
+class MountingKernel:
+    """A live kernel and the folders that it sees.
+
+    :ivar writable: those of ``folders`` that it can write to.
+    """
+
+    kernel: Kernel
+    folders: frozenset[uuid.UUID]
+    writable: frozenset[uuid.UUID]
 
 
 @frozen

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from attrs import frozen
 
+from sorna.manager.folder_interfaces import MountingKernel
 from sorna.model.agent import Agent, AgentAddress, Drain
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage
@@ -214,18 +215,6 @@ class KernelFilter:
     selection: Selection = EVERYTHING
 
 
-@frozen
-class MountingKernel:
-    """A live kernel and the folders that it sees.
-
-    :ivar writable: those of ``folders`` that it can write to.
-    """
-
-    kernel: Kernel
-    folders: frozenset[uuid.UUID]
-    writable: frozenset[uuid.UUID]
-
-
 class KernelReports(Protocol):
     """Lists of kernels and sums over them, from PostgreSQL; one statement per call."""
 
@@ -352,7 +341,7 @@ class AgentDirectory(Protocol):
     """Live agents from Redis db 2."""
 
     async def alive(self) -> Sequence[Agent]:
-        """List the agents whose liveness key has not expired. One round trip."""
+        """List the agents whose liveness key has not expired, in order of id; one round trip for some hundreds of agents."""
         ...
 
     async def find(self, agent_id: str) -> Agent | None:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import attrs
 
 from sorna.errors import InvalidRequest, QuotaExceeded
-from sorna.manager.interfaces import KernelFilter, MountingKernel
+from sorna.manager.folder_interfaces import MountingKernel
+from sorna.manager.interfaces import KernelFilter
 from sorna.model.agent import Drain
 from sorna.model.folder import Mount
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage, may_change

@@ -9,7 +9,8 @@ import uuid
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sorna.manager.interfaces import KernelFilter, MountingKernel
+from sorna.manager.folder_interfaces import MountingKernel
+from sorna.manager.interfaces import KernelFilter
 from sorna.model.kernel import Kernel, KernelStatus
 from sorna.model.policy import Slots
 from sorna.model.usage import KeypairUsage

@@ -105,13 +105,14 @@ def running_server(*arguments: str) -> Iterator[RunningServer]:
 
 
 def server_command(*parts: Sequence[str]) -> list[str]:
-    """Give the command that starts a server in the foreground, from wherever the project lies."""
+    """Give the command that starts a server in the foreground as ``make run`` does, from wherever the project lies."""
     return [
         sys.executable,
         "-c",
         _TWISTD,
         "--nodaemon",
         "--pidfile=",
+        "--logger=sorna.observability.text_log_observer",
         "sorna",
         *(text for part in parts for text in part),
     ]

@@ -11,13 +11,13 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
 from sorna.errors import InvalidRequest, QuotaExceeded
+from sorna.manager.folder_interfaces import MountingKernel
 from sorna.manager.interfaces import (
     AgentStore,
     KernelFilter,
     KernelReports,
     KernelStore,
     KeypairLists,
-    MountingKernel,
     PolicyStore,
 )
 from sorna.model.agent import Drain

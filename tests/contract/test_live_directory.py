@@ -8,7 +8,7 @@ import attrs
 from twisted.logger import capturedLogs
 
 from sorna.errors import InvalidRequest
-from sorna.live.instances import RedisAgentDirectory
+from sorna.live.instances import MOST_TOGETHER, RedisAgentDirectory
 from sorna.model.agent import AGENT_TOPIC, Agent, Capacity, HostLoad, Room
 from sorna.model.kernel import short_id
 from sorna.model.policy import Slots, slots_of
@@ -46,6 +46,15 @@ class DirectoryContract(_Case):
         for agent_id in ("i-c", "i-a", "i-b"):
             await self.heartbeats.beat(beat_of(agent_id), 3)
         self.assertEqual([agent.id for agent in await self.directory.alive()], ["i-a", "i-b", "i-c"])
+
+    async def test_many_agents(self) -> None:
+        """Hundreds of agents are listed in order, and those that have died among them are not."""
+        ids = [f"i-{number:03}" for number in range(3 * MOST_TOGETHER // 2)]
+        for agent_id in ids:
+            await self.heartbeats.beat(beat_of(agent_id), 0.05 if agent_id == "i-007" else 30)
+        await self.pass_time(0.15)
+        ids.remove("i-007")
+        self.assertEqual([agent.id for agent in await self.directory.alive()], ids)
 
     async def test_no_runtimes(self) -> None:
         """An agent without any runtime is listed with none."""

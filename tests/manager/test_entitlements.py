@@ -11,7 +11,7 @@ from attrs import evolve
 from sorna.errors import AgentFailed, FolderForbidden, FolderInUse, FolderNotFound
 from sorna.manager.attendance import Attendance
 from sorna.manager.entitlements import TAKEN_AWAY, entitled
-from sorna.manager.interfaces import MountingKernel
+from sorna.manager.folder_interfaces import MountingKernel
 from sorna.manager.requests import MountWish
 from sorna.model.folder import FolderUse, Permission
 from sorna.model.kernel import Kernel, KernelStatus
