@@ -330,14 +330,7 @@ class _Server:
         parent.addService(
             repeating(reactor, MAX_AGE, keypairs.check_watched, "while looking at the keypairs of open streams")
         )
-        parent.addService(
-            repeating(reactor, ENTITLEMENT_INTERVAL, entitlements.enforce, "while looking after folders in kernels")
-        )
-        parent.addService(repeating(reactor, COUNTING_INTERVAL, folders.count, "while counting what folders hold"))
-        attendance = Attendance(reactor, directory, store.agents)
-        parent.addService(repeating(reactor, ATTENDANCE_INTERVAL, attendance.note, "while noting which agents live"))
-        housekeeping = Housekeeping(reactor, storage, store.folders)
-        parent.addService(repeating(reactor, HOUSEKEEPING_INTERVAL, housekeeping.tidy, "while tidying folders"))
+        self._look_after(folders, storage, directory, store)
         parent.addService(Draining(operations))
         parent.addService(Stopping(queue.stop))
         site = make_site(
@@ -358,6 +351,19 @@ class _Server:
         return _Manager(
             directory, RedisHeartbeatStore(instances_db), site, registry, keypairs, operations, announcements
         )
+
+    def _look_after(self, folders: Folders, storage: DiskFolders, directory: AgentDirectory, store: Tables) -> None:
+        """Do again and again what nobody asks for: about folders, and about agents that go and come back."""
+        reactor, housekeeping = self.reactor, Housekeeping(self.reactor, storage, store.folders)
+        attendance = Attendance(reactor, directory, store.agents)
+        enforce = folders.entitlements.enforce
+        for interval, work, what in (
+            (ENTITLEMENT_INTERVAL, enforce, "while looking after folders in kernels"),
+            (COUNTING_INTERVAL, folders.count, "while counting what folders hold"),
+            (ATTENDANCE_INTERVAL, attendance.note, "while noting which agents live"),
+            (HOUSEKEEPING_INTERVAL, housekeeping.tidy, "while tidying folders"),
+        ):
+            self.parent.addService(repeating(reactor, interval, work, what))
 
     async def _open_legacy_door(self, manager: _Manager, first: FirstKeypair | None) -> None:
         """Open the ZeroMQ door to a keypair that the operator named, or in the embedded mode to this host's own.

@@ -15,6 +15,8 @@ upgrade and has to give that place up. A client that will not take the closing f
 
 from __future__ import annotations
 
+import base64
+import binascii
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -107,6 +109,8 @@ class WebSockets:
             H11Handshake(ConnectionType.SERVER).initiate_upgrade_connection(raw, "/")
         except RemoteProtocolError as error:
             raise BadRequest(f"This URL is for WebSockets: {error}") from None
+        if not _is_key((headers.getRawHeaders(b"Sec-WebSocket-Key") or [b""])[0]):
+            raise BadRequest("Sec-WebSocket-Key must be 16 bytes in base64.")
         if body:
             raise BadRequest("A WebSocket's handshake has no body.")
         _check_origin(headers)
@@ -121,6 +125,14 @@ class WebSockets:
         connection = _Connection(self.clock, self.limits, session, channel.transport)
         WebSocketResource(_Factory(connection)).render_GET(request)
         channel.dataReceived = connection.bounded(channel.dataReceived)
+
+
+def _is_key(text: bytes) -> bool:
+    """Tell whether a text can be a handshake's key, which the library that answers it does not look at."""
+    try:
+        return len(base64.b64decode(text, validate=True)) == 16
+    except binascii.Error:
+        return False
 
 
 def _check_origin(headers: Headers) -> None:

@@ -259,6 +259,9 @@ class EveryRouteTests(RouteTestCase):
             {b"Upgrade": b"h2c"},
             {b"Origin": b"https://elsewhere.example"},
             {b"Origin": b"null"},
+            {b"Sec-WebSocket-Key": b"dGhlIHNhbXBsZSBub24="},
+            {b"Sec-WebSocket-Key": b"=" * 24},
+            {b"Sec-WebSocket-Key": b"\xe9" * 24},
             {b"Origin": b"\xe9"},
             {b"Origin": b"http://["},
         )
