@@ -109,6 +109,8 @@ class WebSockets:
             H11Handshake(ConnectionType.SERVER).initiate_upgrade_connection(raw, "/")
         except RemoteProtocolError as error:
             raise BadRequest(f"This URL is for WebSockets: {error}") from None
+        except UnicodeError:
+            raise BadRequest("A header of the handshake is no ASCII.") from None
         if not _is_key((headers.getRawHeaders(b"Sec-WebSocket-Key") or [b""])[0]):
             raise BadRequest("Sec-WebSocket-Key must be 16 bytes in base64.")
         if body:

@@ -261,6 +261,7 @@ class EveryRouteTests(RouteTestCase):
             {b"Origin": b"null"},
             {b"Sec-WebSocket-Key": b"dGhlIHNhbXBsZSBub24="},
             {b"Sec-WebSocket-Key": b"=" * 24},
+            {b"Sec-WebSocket-Protocol": b"\xe9"},
             {b"Sec-WebSocket-Key": b"\xe9" * 24},
             {b"Origin": b"\xe9"},
             {b"Origin": b"http://["},
