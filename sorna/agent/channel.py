@@ -15,12 +15,13 @@ from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from sorna.agent.runners.frames import HEADER, MAX_PAYLOAD, FrameError, FrameReader
+from sorna.agent.runners.frames import HEADER, MAX_PAYLOAD, SERVICE_WINDOW, FrameError, FrameReader
+from sorna.model.service import MOST_TUNNELS
 
 READ_SIZE = 256 * 1024
 SEND_SIZE = 128 * 1024
-# One largest frame, and room for everything small behind it.
-WRITE_BOUND = MAX_PAYLOAD + 1024 * 1024
+# One largest frame, what may be on its way to applications, and room for everything small behind it.
+WRITE_BOUND = MAX_PAYLOAD + MOST_TUNNELS * SERVICE_WINDOW + 1024 * 1024
 
 
 class FrameReceiver(Protocol):

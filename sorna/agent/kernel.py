@@ -35,6 +35,7 @@ from sorna.agent.runners.language import Language
 from sorna.agent.runs import WINDOW, Runs
 from sorna.agent.sharing import Shared
 from sorna.agent.terminal import SharedTerminal
+from sorna.agent.tunnels import Tunnels
 from sorna.agent.verdicts import Verdict
 from sorna.errors import AgentFailed, AgentRefused, AgentTimeout
 from sorna.model.kernel import Usage
@@ -78,7 +79,8 @@ class Kernel:
         self._credit = CreditWindow(WINDOW)
         self._replies = Replies(reactor)
         self.files = KernelFiles(self._replies, self._send, self._touch)
-        self.terminal = SharedTerminal(reactor, self._send_about_terminal, self._touch)
+        self.terminal = SharedTerminal(reactor, self._send_either, self._touch)
+        self.tunnels = Tunnels(self._send_either, self._replies, self._touch, reachable=confined.own_network)
         self._ready: Shared[None] = Shared()
         self._ended: Shared[Usage] = Shared()
         self._restart: Shared[None] | None = None
@@ -106,6 +108,10 @@ class Kernel:
             frames.RESTARTED: self._on_restarted,
             frames.TERMINAL_OUTPUT: self.terminal.output_received,
             frames.TERMINAL_CLOSED: self.terminal.closed_received,
+            frames.SERVICE_OUTPUT: self.tunnels.output_received,
+            frames.SERVICE_ROOM: self.tunnels.room_received,
+            frames.SERVICE_FINISHED: self.tunnels.finished_received,
+            frames.SERVICE_CLOSED: self.tunnels.closed_received,
         }
         self._channel = open_channel(confined.channel, self)
         confined.exited.addCallbacks(self._on_exit, self._on_exit_unknown)
@@ -411,7 +417,7 @@ class Kernel:
         if due:
             self._send(frames.CREDIT, due.to_bytes(4, "big"))
 
-    def _send_about_terminal(self, kind: int, content: Mapping[str, Any] | bytes) -> None:
+    def _send_either(self, kind: int, content: Mapping[str, Any] | bytes) -> None:
         self._send(kind, content if isinstance(content, bytes) else to_json(content))
 
     def _send(self, kind: int, *parts: bytes) -> None:
@@ -462,5 +468,6 @@ class Kernel:
         self._replies.fail_all(f"The kernel has ended ({reason}).")
         self._ready.fail(AgentFailed(f"The kernel ended before it was ready ({reason})."))
         self.terminal.end(f"The kernel has ended ({reason}).")
+        self.tunnels.end(f"The kernel has ended ({reason}).")
         self._on_ended(self, reason, end.usage)
         self._ended.succeed(end.usage)

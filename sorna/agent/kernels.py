@@ -31,6 +31,7 @@ from sorna.model.limits import MIB
 from sorna.model.placement import shortages
 from sorna.model.policy import Slots, slots_of
 from sorna.model.run import OutputRequest, RunMode, RunReply, RunRequest
+from sorna.model.service import NotReachable, Service, Tunnel, TunnelUser, TunnelWish, check_ports
 from sorna.model.terminal import Terminal, TerminalViewer
 
 DESTROY_DEADLINE = 8.0
@@ -113,7 +114,7 @@ class Kernels:
 
     # -- life and death
 
-    async def create_kernel(self, kernel_id: uuid.UUID, spec: KernelSpec) -> None:
+    async def create_kernel(self, kernel_id: uuid.UUID, spec: KernelSpec) -> Sequence[Service]:
         """Make a kernel, ready to run code when this returns; harmless when it is there already.
 
         Creates of one id share one effort, which goes on although a caller is cancelled.
@@ -123,7 +124,7 @@ class Kernels:
         shared = self._creating.get(kernel_id)
         if shared is None:
             if kernel_id in self._live:
-                return
+                return self._live[kernel_id].tunnels.services
             self._refuse_creation(kernel_id, spec)
             self._slots[kernel_id] = slots_of(spec.runtime, spec.limits)
             shared = self._creating[kernel_id] = Shared()
@@ -131,6 +132,8 @@ class Kernels:
                 lambda failure: self._log.failure("creating kernel {kernel_id}", failure, kernel_id=short_id(kernel_id))
             )
         await shared.join()
+        kernel = self._live.get(kernel_id)
+        return () if kernel is None else kernel.tunnels.services
 
     def _refuse_creation(self, kernel_id: uuid.UUID, spec: KernelSpec) -> None:
         if spec.runtime not in self.runtimes:
@@ -154,6 +157,7 @@ class Kernels:
                 raise InvalidRequest("A variable of the environment has an impossible name or value.")
         if size > MAX_ENVIRON:
             raise InvalidRequest(f"The environment is larger than {MAX_ENVIRON} bytes.")
+        _check_ports(spec.ports)
 
     async def _create(self, kernel_id: uuid.UUID, spec: KernelSpec, shared: Shared[None]) -> None:
         began = self._reactor.seconds()
@@ -204,6 +208,7 @@ class Kernels:
             environ,
             lambda kernel, reason, usage: self._on_ended(kernel_id, kernel, reason, usage),
         )
+        kernel.tunnels.offer(self.runtimes[spec.runtime].applications, spec.ports)
         kernel.runs.retention = self._ended.bounds.retention
         self._folders.watch(kernel, spec.mounts)
         return kernel
@@ -349,8 +354,27 @@ class Kernels:
         """Look at the kernel's terminal. :raises Unavailable: too many do."""
         return self._kernel(kernel_id).terminal.open(viewer, rows, columns)
 
+    async def services(self, kernel_id: uuid.UUID) -> Sequence[Service]:
+        """List the applications that can be reached in the kernel."""
+        return await self._kernel(kernel_id).tunnels.list()
+
+    async def open_tunnel(self, kernel_id: uuid.UUID, user: TunnelUser, wish: TunnelWish) -> Tunnel:
+        """Connect with an application; see :meth:`sorna.agent.tunnels.Tunnels.open`."""
+        return self._kernel(kernel_id).tunnels.open(wish, user)
+
+    async def stop_service(self, kernel_id: uuid.UUID, name: str) -> None:
+        """End an application; see :meth:`sorna.agent.tunnels.Tunnels.stop`."""
+        await self._kernel(kernel_id).tunnels.stop(name)
+
     def _kernel(self, kernel_id: uuid.UUID) -> Kernel:
         kernel = self._live.get(kernel_id)
         if kernel is None:
             raise KernelNotFound("This agent holds no such kernel.")
         return kernel
+
+
+def _check_ports(ports: Sequence[int]) -> None:
+    try:
+        check_ports(ports)
+    except NotReachable as error:
+        raise InvalidRequest(str(error)) from error

@@ -30,6 +30,7 @@ from twisted.python.failure import Failure
 from sorna.agent.interfaces import AgentOperations
 from sorna.agent.link_calls import perform
 from sorna.agent.link_terminals import PeerTerminals
+from sorna.agent.link_tunnels import PeerTunnels
 from sorna.cluster.messages import (
     MAX_MESSAGE,
     Acknowledge,
@@ -100,11 +101,26 @@ class Peer:
     repeat_at: float = 0.0
     garbage: int = 0
     terminals: PeerTerminals = field(init=False)
+    tunnels: PeerTunnels = field(init=False)
 
     @property
     def unsent(self) -> int:
         """How many messages wait for room at the transport."""
         return len(self.small) + len(self.large)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether it waits for something, looks at something or has something open."""
+        return bool(self.calls or self.terminals or self.tunnels)
+
+    def opened(self, id_: int) -> bool:
+        """Whether the call with this id opened something that is still there."""
+        return self.terminals.has(id_) or self.tunnels.has(id_)
+
+    def close(self, id_: int) -> None:
+        """Close what the call with this id opened."""
+        self.terminals.close(id_)
+        self.tunnels.close(id_)
 
 
 class Sessions:
@@ -195,9 +211,10 @@ class Sessions:
                 running = peer.calls.get(message.id)
                 if running is not None:
                     running.stop()
-                peer.terminals.close(message.id)  # its answer and this may have crossed
+                peer.close(message.id)  # its answer and this may have crossed
             case Steer():
                 peer.terminals.steer(message)
+                peer.tunnels.steer(message)
             case Acknowledge():
                 self._acknowledged(message.number)
             case _:
@@ -205,10 +222,11 @@ class Sessions:
 
     def _new_peer(self, identity: bytes, key: str) -> Peer:
         if len(self._peers) >= MAX_PEERS:
-            oldest = min(self._peers.values(), key=lambda peer: (bool(peer.calls or peer.terminals), peer.heard_at))
+            oldest = min(self._peers.values(), key=lambda peer: (peer.in_use, peer.heard_at))
             self._forget(oldest, "too many managers are connected")
         peer = self._peers[identity] = Peer(identity, key, self._clock.seconds())
         peer.terminals = PeerTerminals(lambda raw: self._send_after_answers(peer, raw))
+        peer.tunnels = PeerTunnels(lambda raw: self._send_after_answers(peer, raw))
         return peer
 
     def _refuse_garbage(self, peer: Peer, reason: str) -> None:
@@ -229,7 +247,7 @@ class Sessions:
     # Calls.
 
     def _call(self, peer: Peer, call: Call, size: int) -> None:
-        if call.id in peer.calls or peer.terminals.has(call.id):
+        if call.id in peer.calls or peer.opened(call.id):
             self._refuse_garbage(peer, "a call has the id of one in flight")
         elif call.method == "ping":
             self._post(peer, encode(Answer(call.id, {"incarnation": self._incarnation})))
@@ -258,8 +276,9 @@ class Sessions:
         call = running.call
         answer: Answer | Failed
         try:
-            if call.method == "open_terminal":
-                await peer.terminals.open(self._operations, call.id, call.parameters)
+            opening = {"open_terminal": peer.terminals.open, "open_tunnel": peer.tunnels.open}.get(call.method)
+            if opening is not None:
+                await opening(self._operations, call.id, call.parameters)
                 answer = Answer(call.id, None)
             else:
                 answer = Answer(call.id, await perform(self._operations, call.method, call.parameters))
@@ -277,7 +296,7 @@ class Sessions:
                 done, self._all_done = self._all_done, None
                 done.callback(None)
         if running.answered:
-            peer.terminals.close(call.id)
+            peer.close(call.id)
         else:
             running.answered = True
             self._post(peer, self._encoded(call, answer))
@@ -313,7 +332,7 @@ class Sessions:
                 self._forget(peer, "it does not read its answers")
 
     def _send_after_answers(self, peer: Peer, raw: bytes) -> Sent:
-        """Send what a terminal printed if nothing else waits: it never stands before an answer."""
+        """Send what a terminal or an application has if nothing else waits: it never stands before an answer."""
         sent = Sent.FULL if peer.unsent else self._send(peer.identity, raw)
         if sent is Sent.GONE:
             self._forget(peer, "it is no longer connected")
@@ -332,6 +351,7 @@ class Sessions:
                     break
                 queue.popleft()
             peer.terminals.writable()
+            peer.tunnels.writable()
 
     # Who is there.
 
@@ -362,6 +382,7 @@ class Sessions:
         peer.small.clear()
         peer.large.clear()
         peer.terminals.close_all()
+        peer.tunnels.close_all()
         for running in list(peer.calls.values()):
             if running.call.method in UNFINISHED_WITHOUT_CALLER:
                 running.answered = True
@@ -373,7 +394,7 @@ class Sessions:
         for peer in list(self._peers.values()):
             if not self._permits(peer.key):
                 self._forget(peer, "its key is no longer authorised")
-            elif now - peer.heard_at > SILENCE and not peer.calls and not peer.terminals:
+            elif now - peer.heard_at > SILENCE and not peer.in_use:
                 self._forget(peer, "nothing was heard of it")
             elif peer.told and now >= peer.repeat_at:
                 peer.repeat_after = min(2 * peer.repeat_after, LAST_REPEAT)

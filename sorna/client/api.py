@@ -24,15 +24,18 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
 from sorna.client.signing import Credentials, signed_headers
+from sorna.client.tunnels import Handshake
 from sorna.client.wire import (
     Answer,
     ApiError,
+    App,
     BuildFinished,
     Call,
     Output,
     Reply,
     Session,
     answer_of,
+    apps_of,
     host_header,
     json_object,
     multipart,
@@ -196,6 +199,27 @@ class ApiClient:
         """Ask the administration a GraphQL query, or tell it a mutation, and give the data of the answer."""
         return await self._json("POST", "/admin/graphql", SLOW, {"query": query, "variables": dict(variables)})
 
+    async def apps(self, kernel_id: str) -> Sequence[App]:
+        """List the applications in a kernel that can be reached."""
+        return apps_of(await self.call("GET", f"/stream{_kernel(kernel_id, '/apps')}", SLOW))
+
+    def tunnel_handshake(self, kernel_id: str, app: str) -> Handshake:
+        """Give what opens a connection with an application."""
+        target = f"{PREFIX}/stream{_kernel(kernel_id, '/tcpproxy')}?app={quote(app, safe='')}&half-close=1"
+        return Handshake(self._endpoint, target, self._signed("GET", target, b"", NO_BODY))
+
+    def _signed(self, method: str, target: str, body: bytes, content_type: str) -> dict[str, str]:
+        return signed_headers(
+            self._credentials,
+            method=method,
+            target=target,
+            host=self._host,
+            content_type=content_type,
+            body=body,
+            version=API_VERSION,
+            now=self._clock.seconds(),
+        )
+
     async def _json(
         self, method: str, path: str, deadline: float, body: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
@@ -262,16 +286,7 @@ class ApiClient:
             raise ApiError(0, "unreachable", f"Cannot reach {self._endpoint}: {_reason(error)}") from error
 
     async def _exchange(self, method: str, target: str, body: bytes | None, content_type: str) -> Reply:
-        signed = signed_headers(
-            self._credentials,
-            method=method,
-            target=target,
-            host=self._host,
-            content_type=content_type,
-            body=body or b"",
-            version=API_VERSION,
-            now=self._clock.seconds(),
-        )
+        signed = self._signed(method, target, body or b"", content_type)
         headers = Headers({name: [value] for name, value in signed.items()})
         response = await self._http.request(
             method, self._endpoint + target, headers=headers, data=body, allow_redirects=False, unbuffered=True

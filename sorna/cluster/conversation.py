@@ -24,14 +24,18 @@ from sorna.cluster.messages import (
     Ended,
     Event,
     Failed,
+    Finished,
     MalformedMessage,
     Output,
+    Room,
     decode,
     encode,
     failed_to_error,
 )
 from sorna.cluster.terminals import MAX_TERMINALS, Terminals
+from sorna.cluster.tunnels import MAX_TUNNELS, Tunnels
 from sorna.errors import AgentFailed, AgentTimeout, InvalidRequest, SornaError, Unavailable
+from sorna.model.service import Tunnel, TunnelUser
 from sorna.model.terminal import Terminal, TerminalViewer
 from sorna.zeromq import Sent
 
@@ -89,6 +93,7 @@ class Conversation:
         self._bytes = 0
         self._garbage = 0
         self._terminals = Terminals(send)
+        self._tunnels = Tunnels(send)
         self._greeting = LoopingCall(self._ping) if greets else None
         if self._greeting is not None:
             self._greeting.clock = clock
@@ -101,9 +106,9 @@ class Conversation:
         return len(self._waiting) + len(self._sent)
 
     @property
-    def terminals(self) -> int:
-        """How many terminals are looked at."""
-        return len(self._terminals)
+    def in_use(self) -> bool:
+        """Whether a call has not ended, a terminal is looked at or a tunnel is open."""
+        return bool(self.calls or self._terminals or self._tunnels)
 
     def call(self, method: str, parameters: Mapping[str, Any], deadline: float) -> Deferred[Any]:
         """Make a call; gives its result as plain values.
@@ -140,10 +145,17 @@ class Conversation:
         self, parameters: Mapping[str, Any], viewer: TerminalViewer, deadline: float
     ) -> Deferred[Terminal]:
         """Look at a terminal until it is closed, has ended, or the connection is lost; fails as :meth:`call` does."""
-        if self.closed or self.terminals >= MAX_TERMINALS:
+        if self.closed or len(self._terminals) >= MAX_TERMINALS:
             return fail(Unavailable(f"no more terminals of agent {self._agent_id} can be looked at"))
         answer = self.call("open_terminal", parameters, deadline)
         return self._terminals.opened_by(self._last_id, answer, viewer)
+
+    def open_tunnel(self, parameters: Mapping[str, Any], user: TunnelUser, deadline: float) -> Deferred[Tunnel]:
+        """Open a tunnel until it is closed, has ended, or the connection is lost; fails as :meth:`call` does."""
+        if self.closed or len(self._tunnels) >= MAX_TUNNELS:
+            return fail(Unavailable(f"no more tunnels to agent {self._agent_id} can be opened"))
+        answer = self.call("open_tunnel", parameters, deadline)
+        return self._tunnels.opened_by(self._last_id, answer, user)
 
     def acknowledge(self, number: int) -> None:
         """Tell the agent that an event is taken care of; when that gets lost, the agent repeats the event."""
@@ -175,7 +187,7 @@ class Conversation:
         self._stop_greeting()
         lost = AgentTimeout(f"the connection to agent {self._agent_id} was lost before it answered")
         self._fail(list(self._sent), lost)
-        self._terminals.end_all(f"the connection to agent {self._agent_id} was lost")
+        self._end_all(f"the connection to agent {self._agent_id} was lost")
 
     def refused(self) -> None:
         """Fail everything: the agent does not accept this manager's key."""
@@ -183,7 +195,7 @@ class Conversation:
         self._stop_greeting()
         refusal = AgentFailed(f"agent {self._agent_id} does not accept this manager's key")
         self._fail([*self._sent, *self._waiting], refusal)
-        self._terminals.end_all(refusal.detail)
+        self._end_all(refusal.detail)
 
     def writable(self) -> None:
         """Send what waits, for as long as there is room."""
@@ -196,6 +208,7 @@ class Conversation:
             self._sent[id_] = pending
         if self.connected:
             self._terminals.writable()
+            self._tunnels.writable()
 
     def receive(self, raw: bytes | memoryview) -> None:
         """Take one message of the agent. Never raises for what it holds."""
@@ -215,8 +228,11 @@ class Conversation:
                     pending.answer.errback(failed_to_error(message))
             case Event():
                 self._on_event(message)
+            case Room() | Finished():
+                self._tunnels.received(message)
             case Output() | Ended():
-                self._terminals.received(message)
+                of_a_terminal = self._terminals.is_open(message.id)
+                (self._terminals if of_a_terminal else self._tunnels).received(message)
             case _:
                 self._count_garbage("not a message for a manager")
 
@@ -226,7 +242,11 @@ class Conversation:
         self.connected = False
         self._stop_greeting()
         self._fail([*self._sent, *self._waiting], Unavailable("the link to the agent is closed"))
-        self._terminals.end_all("the link to the agent is closed")
+        self._end_all("the link to the agent is closed")
+
+    def _end_all(self, reason: str) -> None:
+        self._terminals.end_all(reason)
+        self._tunnels.end_all(reason)
 
     # How calls end.
 

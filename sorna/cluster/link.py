@@ -3,12 +3,12 @@
 Implements :class:`sorna.manager.interfaces.AgentLink`. It knows which method goes over which connection and how long it may
 take; it does not decide what a failure means for a kernel, nor which agents to trust (``enrolment`` does).
 
-Note [Four connections]
+Note [Five connections]
 -----------------------
 ZeroMQ does not interleave messages of one connection, and encrypts each as a whole: behind 20 MiB everything waits for
 some 50 ms on one machine, and for seconds on a slow network. So each agent has a connection for control, another for
-output, and, once they are needed, one for uploads and one for terminals. Only the control connection asks for the agent's
-news.
+output, and, once they are needed, one each for uploads, for terminals and for tunnels. Only the control connection asks for
+the agent's news.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from sorna.cluster.messages import (
     unpack_file_piece,
     unpack_kernel_id,
     unpack_run_reply,
+    unpack_services,
     unpack_usage,
 )
 from sorna.curve_keys import CurveKeypair, valid_public_key
@@ -43,6 +44,8 @@ from sorna.model.agent import AgentAddress
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Usage
 from sorna.model.run import OutputRequest, RunReply, RunRequest
+from sorna.model.service import Service as KernelService
+from sorna.model.service import Tunnel, TunnelUser, TunnelWish
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer, within_bounds
 from sorna.zeromq import Sockets, valid_endpoint
 
@@ -51,6 +54,7 @@ T = TypeVar("T")
 CONTROL = LaneKind("control", greets=True, heartbeat=1.0, silence=3.0)
 OUTPUT = LaneKind("output", greets=False, heartbeat=1.0, silence=3.0)
 TERMINAL = LaneKind("terminal", greets=False, heartbeat=1.0, silence=3.0)
+TUNNEL = LaneKind("tunnel", greets=False, heartbeat=1.0, silence=3.0)
 # A slow network may need long for one large message, and a heartbeat cannot overtake it.
 UPLOAD = LaneKind("upload", greets=False, heartbeat=5.0, silence=30.0)
 
@@ -68,6 +72,9 @@ DEADLINES: Mapping[str, float] = {
     "drain": 5.0,
     "logs": 10.0,
     "open_terminal": 5.0,
+    "services": 5.0,
+    "open_tunnel": 5.0,
+    "stop_service": 10.0,
     "ping": 5.0,
 }
 EXECUTE_MARGIN = 10.0
@@ -92,7 +99,7 @@ class _Agent:
 
     @property
     def in_use(self) -> bool:
-        return any(lane.conversation.calls or lane.conversation.terminals for lane in self.lanes.values())
+        return any(lane.conversation.in_use for lane in self.lanes.values())
 
     def over(self, _result: object, number: int) -> None:
         del self.news[number]
@@ -252,10 +259,10 @@ class ZmqAgentLink(Service):
         except (TypeError, KeyError) as error:
             raise _unreadable(agent, "ping", error) from error
 
-    async def create_kernel(self, agent: AgentAddress, order: KernelOrder) -> None:
+    async def create_kernel(self, agent: AgentAddress, order: KernelOrder) -> Sequence[KernelService]:
         """Make a kernel; within 10 s."""
         parameters = {"kernel_id": order.kernel_id.bytes, "spec": pack_value(order.spec)}
-        await self._call(agent, CONTROL, "create_kernel", parameters)
+        return await self._services(agent, "create_kernel", parameters)
 
     async def destroy_kernel(self, agent: AgentAddress, kernel_id: uuid.UUID, reason: str) -> Usage:
         """End a kernel; within 10 s."""
@@ -354,6 +361,31 @@ class ZmqAgentLink(Service):
         parameters = {"kernel_id": kernel_id.bytes, "rows": rows, "columns": columns}
         lane = self._lane(self._agent(agent), TERMINAL)
         return await lane.conversation.open_terminal(parameters, viewer, DEADLINES["open_terminal"])
+
+    async def services(self, agent: AgentAddress, kernel_id: uuid.UUID) -> Sequence[KernelService]:
+        """List a kernel's applications; within 5 s."""
+        return await self._services(agent, "services", {"kernel_id": kernel_id.bytes})
+
+    async def _services(
+        self, agent: AgentAddress, method: str, parameters: Mapping[str, Any]
+    ) -> Sequence[KernelService]:
+        answer = await self._call(agent, CONTROL, method, parameters)
+        try:
+            return unpack_services(answer)
+        except MalformedMessage as error:
+            raise _unreadable(agent, method, error) from error
+
+    async def open_tunnel(
+        self, agent: AgentAddress, kernel_id: uuid.UUID, user: TunnelUser, wish: TunnelWish
+    ) -> Tunnel:
+        """Open a tunnel to an application; within 5 s."""
+        parameters = {"kernel_id": kernel_id.bytes, "wish": pack_value(wish)}
+        lane = self._lane(self._agent(agent), TUNNEL)
+        return await lane.conversation.open_tunnel(parameters, user, DEADLINES["open_tunnel"])
+
+    async def stop_service(self, agent: AgentAddress, kernel_id: uuid.UUID, name: str) -> None:
+        """End an application; within 10 s."""
+        await self._call(agent, CONTROL, "stop_service", {"kernel_id": kernel_id.bytes, "name": name})
 
     # News.
 

@@ -29,6 +29,7 @@ from sorna.gateway.run_streams import RunRoutes
 from sorna.gateway.sessions import SessionRoutes
 from sorna.gateway.terminals import TerminalRoutes
 from sorna.gateway.transfers import TransferRoutes
+from sorna.gateway.tunnels import TunnelRoutes
 from sorna.gateway.websockets import WebSocketLimits, WebSockets
 from sorna.manager.folders import Folders
 from sorna.manager.transfers import Transfers
@@ -64,6 +65,7 @@ def make_application(
         OutputRoutes.router.bind(OutputRoutes(kernels)),
         EventRoutes.router.bind(EventRoutes(kernels, reactor)),
         TerminalRoutes.router.bind(TerminalRoutes(kernels, operations)),
+        TunnelRoutes.router.bind(TunnelRoutes(kernels, operations, reactor)),
         AdministrationRoutes.router.bind(AdministrationRoutes(administration, operations)),
         OperationRoutes.router.bind(OperationRoutes(readiness)),
     )

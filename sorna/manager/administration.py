@@ -25,7 +25,6 @@ from sorna.manager.interfaces import (
     Announcements,
     KernelFilter,
     KernelPlace,
-    KernelQueue,
     KernelReports,
     KernelStore,
     KeypairLists,
@@ -33,6 +32,7 @@ from sorna.manager.interfaces import (
     PolicyStore,
 )
 from sorna.manager.keypairs import KEYPAIR_TOPIC
+from sorna.manager.queue_interfaces import KernelQueue
 from sorna.manager.requests import AgentDescription
 from sorna.model.folder import Folder, FolderAccess
 from sorna.model.kernel import Kernel, KernelStatus, Usage, parse_kernel_id

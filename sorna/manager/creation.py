@@ -7,7 +7,7 @@ way out leaves either a running kernel or a final row.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
@@ -22,6 +22,7 @@ from sorna.errors import (
     InvalidRequest,
     KernelAlreadyExists,
     KernelCreationFailed,
+    KernelNotFound,
     NoAgentAvailable,
     QuotaExceeded,
     RuntimeUnknown,
@@ -50,6 +51,7 @@ from sorna.model.placement import Demand
 from sorna.model.policy import slots_of, within
 from sorna.model.queue import QueuePlace
 from sorna.model.runtime import resolve_runtime
+from sorna.model.service import Service
 
 # Seconds that a request waits for a kernel which another request is making or ending.
 SETTLE_DEADLINE = 15.0
@@ -83,24 +85,26 @@ class Creation:
         while True:
             kernel, made = await self.kernels.reserve(new_kernel_id(), spec, self.clock.seconds())
             if made:
-                made_now = await self._make_or_wait(kernel, spec, request)
-                return await self._turn(made_now, request, gone, created=True)
+                made_now, services = await self._make_or_wait(kernel, spec, request)
+                return await self._turn(made_now, request, gone, services, created=True)
             if not request.reuse:
                 raise KernelAlreadyExists(kernel.session_token)
             if kernel.runtime != spec.runtime:
                 raise KernelAlreadyExists(f"{kernel.session_token} runs {kernel.requested_runtime}")
             if kernel.status in {KernelStatus.RUNNING, KernelStatus.RESTARTING} and await self._still_there(kernel):
-                return _created(kernel, created=False)
+                return await self._found(kernel, created=False)
             if kernel.status is KernelStatus.PENDING:
-                return await self._turn(kernel, request, gone, created=False)
+                return await self._turn(kernel, request, gone, (), created=False)
             # Another request is making or ending it: wait for that, then look again.
             settled = await self._settled(kernel, deadline)
             if settled is not None and settled.status is KernelStatus.RUNNING:
-                return _created(settled, created=False)
+                return await self._found(settled, created=False)
             if self.clock.seconds() >= deadline:
                 raise Unavailable("Another request is still working on this session.")
 
-    async def _make_or_wait(self, kernel: Kernel, spec: KernelSpec, request: CreateRequest) -> Kernel:
+    async def _make_or_wait(
+        self, kernel: Kernel, spec: KernelSpec, request: CreateRequest
+    ) -> tuple[Kernel, Sequence[Service]]:
         """Turn a PREPARING row into a running kernel, or into one that waits where the request wants that."""
         if request.wait is None:
             if self.queue.reserved:
@@ -116,24 +120,42 @@ class Creation:
         except NoAgentAvailable:
             pass
         try:
-            return await self.queue.put(kernel, spec, request.wait)
+            return await self.queue.put(kernel, spec, request.wait), ()
         except SornaError as error:
             await self._give_up(kernel.id, error)
             raise
 
     async def _turn(
-        self, kernel: Kernel, request: CreateRequest, gone: Deferred[None] | None, *, created: bool
+        self,
+        kernel: Kernel,
+        request: CreateRequest,
+        gone: Deferred[None] | None,
+        services: Sequence[Service],
+        *,
+        created: bool,
     ) -> Created:
         """Give a kernel that runs; for one that waits, wait with it or say where it stands."""
         if kernel.status is not KernelStatus.PENDING:
-            return _created(kernel, created=created)
+            return _created(kernel, services, created=created)
         if request.wait is None:
             raise NoAgentAvailable("The session waits for an agent.")
         if request.enqueue_only:
             place = await self.queue.place_of(kernel.id)
             if place is not None:
-                return _created(kernel, created=created, queue=place)
-        return _created(await self.queue.turn(kernel, gone, mine=created), created=created)
+                return _created(kernel, (), created=created, queue=place)
+        return await self._found(await self.queue.turn(kernel, gone, mine=created), created=created)
+
+    async def _found(self, kernel: Kernel, *, created: bool) -> Created:
+        """Give a kernel that somebody else made; its applications are a courtesy, which no failure of its agent's withholds."""
+        agent = await self.directory.find(kernel.agent_id or "")
+        services: Sequence[Service] = ()
+        try:
+            if agent is not None:
+                services = await self.link.services(agent.address, kernel.id)
+        except (AgentError, KernelNotFound) as error:
+            what = "the applications of {kernel_id} are not known: {error}"
+            self._log.info(what, kernel_id=short_id(kernel.id), error=error.detail)
+        return _created(kernel, services, created=created)
 
     async def _spec(self, request: CreateRequest) -> KernelSpec:
         if not request.names_joined and not valid_session_token(request.session_token):
@@ -160,11 +182,12 @@ class Creation:
             tag=request.tag,
             mounts=await self.folders.mounts(request.access_key, request.mounts),
             labels=request.labels,
+            ports=tuple(request.ports),
         )
 
     async def _make(
         self, kernel: Kernel, spec: KernelSpec, excluded: Collection[str] = (), *, give_up: bool = True
-    ) -> Kernel:
+    ) -> tuple[Kernel, Sequence[Service]]:
         """Turn a PREPARING row into a running kernel, or into a final row and an error.
 
         :param give_up: whether the row is final, too, where only no agent is free.
@@ -172,14 +195,14 @@ class Creation:
         try:
             if not await self.folders.still_allowed(spec.access_key, spec.mounts):
                 raise FolderNotFound("A folder was taken away while the kernel was being made.")
-            agent = await self._on_some_agent(kernel, spec, excluded)
+            agent, services = await self._on_some_agent(kernel, spec, excluded)
         except SornaError as error:
             if give_up or not isinstance(error, NoAgentAvailable):
                 await self._give_up(kernel.id, error)
             if isinstance(error, AgentError):
                 raise KernelCreationFailed from error
             raise
-        return await self._run(kernel, agent)
+        return await self._run(kernel, agent), services
 
     async def make_waiting(self, kernel: Kernel, spec: KernelSpec, agent: Agent) -> None:
         """Make a kernel that has waited and was chosen an agent for; where that one is full after all it waits on."""
@@ -236,25 +259,27 @@ class Creation:
             "{kernel_id} has no live entry yet: {error}", kernel_id=short_id(kernel.id), error=failure.value
         )
 
-    async def _on_some_agent(self, kernel: Kernel, spec: KernelSpec, excluded: Collection[str]) -> Agent:
+    async def _on_some_agent(
+        self, kernel: Kernel, spec: KernelSpec, excluded: Collection[str]
+    ) -> tuple[Agent, Sequence[Service]]:
         """Ask agents, best first, until one makes the kernel; a full one is passed over, a broken one ends the search."""
         passed = set(excluded)
         refused = NoAgentAvailable()
         for _attempt in range(MOST_REFUSALS):
             agent = await self.placing.choose(kernel.id, self.demand(spec), passed)
             try:
-                await self._on(agent, kernel, spec)
+                services = await self._on(agent, kernel, spec)
             except NoAgentAvailable as error:
                 passed.add(agent.id)
                 refused = error
             else:
-                return agent
+                return agent, services
         raise refused
 
-    async def _on(self, agent: Agent, kernel: Kernel, spec: KernelSpec) -> None:
+    async def _on(self, agent: Agent, kernel: Kernel, spec: KernelSpec) -> Sequence[Service]:
         """Have an agent that was chosen make a kernel. :raises NoAgentAvailable: it is full. :raises AgentError:."""
         try:
-            await self.link.create_kernel(agent.address, KernelOrder(kernel.id, spec))
+            return await self.link.create_kernel(agent.address, KernelOrder(kernel.id, spec))
         except BaseException as error:
             self.placing.over(kernel.id, live=False)
             if isinstance(error, AgentError):
@@ -317,5 +342,5 @@ class Creation:
             unsubscribe()
 
 
-def _created(kernel: Kernel, *, created: bool, queue: QueuePlace | None = None) -> Created:
-    return Created(kernel.id, kernel.session_token, kernel.runtime, kernel.status, created, queue)
+def _created(kernel: Kernel, services: Sequence[Service], *, created: bool, queue: QueuePlace | None = None) -> Created:
+    return Created(kernel.id, kernel.session_token, kernel.runtime, kernel.status, created, queue, services)

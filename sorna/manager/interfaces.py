@@ -18,9 +18,9 @@ from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage
 from sorna.model.keypair import Keypair, KeypairChanges
 from sorna.model.policy import ResourcePolicy, Slots
-from sorna.model.queue import QueueBounds, QueuePlace, Waiting
 from sorna.model.run import OutputRequest, RunReply, RunRequest
 from sorna.model.selection import EVERYTHING, Selection
+from sorna.model.service import Service, Tunnel, TunnelUser, TunnelWish
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 from sorna.model.usage import KeypairUsage
 
@@ -167,35 +167,6 @@ class KernelStore(Protocol):
 
         In order of that change and of id; one statement. ``after`` is where the last page ended.
         """
-        ...
-
-
-class KernelQueue(Protocol):
-    """Kernels that wait for an agent, in the order of :mod:`sorna.model.queue`, one line for all managers."""
-
-    async def put(
-        self, kernel_id: uuid.UUID, spec: KernelSpec, deadline: float, now: float, bounds: QueueBounds
-    ) -> Kernel | None:
-        """Let a PREPARING kernel wait, in status PENDING; None when it is not PREPARING any more.
-
-        :raises QueueFull: as many wait as may; nothing is changed.
-        """
-        ...
-
-    async def put_back(self, kernel_id: uuid.UUID, now: float) -> Kernel | None:
-        """Let a PREPARING kernel that has waited before wait on in its old place; None when it has not, or its time is over."""
-        ...
-
-    async def waiting(self, limit: int) -> Sequence[Waiting]:
-        """List kernels that wait, in order."""
-        ...
-
-    async def overdue(self, now: float, limit: int) -> Sequence[uuid.UUID]:
-        """List kernels that wait although their time is over."""
-        ...
-
-    async def places(self, kernel_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, QueuePlace]:
-        """Tell where those of these kernels stand that wait; one statement."""
         ...
 
 
@@ -406,8 +377,11 @@ class UploadFile:
 class AgentLink(Protocol):
     """Calls to agents. Every call raises AgentTimeout, AgentRefused or AgentFailed; KernelNotFound where a kernel is named."""
 
-    async def create_kernel(self, agent: AgentAddress, order: KernelOrder) -> None:
-        """Make a kernel, ready to run code when this returns. Idempotent per id. NoAgentAvailable when it has no place."""
+    async def create_kernel(self, agent: AgentAddress, order: KernelOrder) -> Sequence[Service]:
+        """Make a kernel, ready to run code when this returns, and list its applications.
+
+        Idempotent per id. NoAgentAvailable when it has no place.
+        """
         ...
 
     async def destroy_kernel(self, agent: AgentAddress, kernel_id: uuid.UUID, reason: str) -> Usage:
@@ -479,6 +453,23 @@ class AgentLink(Protocol):
         columns: int = COLUMNS,
     ) -> Terminal:
         """Look at a kernel's terminal; see ``sorna/model/terminal.py``. A lost connection ends it, with a reason."""
+        ...
+
+    async def services(self, agent: AgentAddress, kernel_id: uuid.UUID) -> Sequence[Service]:
+        """List the applications that can be reached in a kernel."""
+        ...
+
+    async def open_tunnel(
+        self, agent: AgentAddress, kernel_id: uuid.UUID, user: TunnelUser, wish: TunnelWish
+    ) -> Tunnel:
+        """Connect with an application; see ``sorna/model/service.py``. A lost connection ends it, with a reason.
+
+        InvalidRequest when there is nothing to be reached, Unavailable when too much is open.
+        """
+        ...
+
+    async def stop_service(self, agent: AgentAddress, kernel_id: uuid.UUID, name: str) -> None:
+        """End an application that was started for a connection. InvalidRequest when it is none that is started there."""
         ...
 
 

@@ -96,6 +96,8 @@ class FakeKernel:
     :ivar obedient: whether ``kill`` ends it at once.
     """
 
+    own_network = True
+
     def __init__(self, spec: SandboxSpec, *, unadjustable: bool = False) -> None:
         self.spec = spec
         self.unadjustable = unadjustable

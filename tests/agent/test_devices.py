@@ -7,6 +7,7 @@ import stat
 import tempfile
 import uuid
 from pathlib import Path
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
@@ -103,7 +104,7 @@ class KernelDevicesTests(KernelTestCase):
         self.successResultOf(self.another(1))
         self.assertEqual(self.sandbox.kernels[-1].spec.devices, first.spec.devices)
 
-    def another(self, gpus: int) -> Deferred[None]:
+    def another(self, gpus: int) -> Deferred[Any]:
         return self.start(self.kernels.create_kernel(uuid.UUID(int=99), spec(gpus=gpus)))
 
     def test_a_kernel_that_cannot_be_made(self) -> None:

@@ -11,7 +11,8 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
 from sorna.errors import InvalidRequest, QueueFull
-from sorna.manager.interfaces import KernelQueue, KernelStore, KeypairStore
+from sorna.manager.interfaces import KernelStore, KeypairStore
+from sorna.manager.queue_interfaces import KernelQueue
 from sorna.model.folder import Mount
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, new_kernel_id
 from sorna.model.keypair import Keypair
@@ -71,7 +72,7 @@ class QueueContract(Base):
     async def test_one_waits(self) -> None:
         """A kernel that waits is a live row with a reason, keeps its quota, and knows all that was asked for."""
         mounts = (Mount("f" * 32, "data", read_only=True, max_files=5, max_size=9),)
-        kernel, spec = await self.reserve("token-1", mounts=mounts, labels={"zone": "a"})
+        kernel, spec = await self.reserve("token-1", mounts=mounts, labels={"zone": "a"}, ports=(8000,))
         pending = await self.queue.put(kernel.id, spec, NOW + 60, NOW + 1, BOUNDS)
         self.assertEqual(
             pending,

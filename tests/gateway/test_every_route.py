@@ -38,10 +38,13 @@ RIGHT_BODIES: Mapping[tuple[str, str], Any] = {
     **both("GET", "/files", {"path": "."}),
     **both("GET", "/download", {"files": ["."]}),
     **both("GET", "/download_single", {"file": "."}),
+    **both("POST", "/shutdown-service", {"service_name": "files"}),
     **folder_routes.BODIES,
     ("POST", "/admin/graphql"): GRAPHQL,
     ("POST", "/admin/gql"): GRAPHQL,
 }
+#: What a route wants in its query, by the end of its path.
+RIGHT_QUERIES = {"/httpproxy": "?app=files", "/tcpproxy": "?app=files"}
 #: Routes that read a body whose being none is a problem of the authorization.
 AUTHORIZATION = frozenset({"/authorize", "/auth", "/auth/test"})
 
@@ -73,6 +76,7 @@ TYPED_FIELDS: Mapping[tuple[str, str], Mapping[str, Any]] = {
     **both("GET", "/files", {"path": 1}),
     **both("GET", "/download", {"files": "x"}),
     **both("GET", "/download_single", {"file": []}),
+    **both("POST", "/shutdown-service", {"service_name": ["files"]}),
     **folder_routes.TYPED,
 }
 
@@ -97,6 +101,7 @@ class RouteTestCase(GatewayTestCase):
             signing = {"keypair": ADMINISTRATOR, **signing}
         right = world.filled(RIGHT_BODIES.get((route.method, route.path)))
         target = target.replace("<reference>", reference).replace("<folder>", self.folder_in(route, world))
+        target += next((query for end, query in RIGHT_QUERIES.items() if route.path.endswith(end)), "")
         if route.access is Access.TOKEN:
             headers = folder_routes.HEADERS.get((route.method, route.path), {})
             return self.send(route.method, target, headers)
@@ -270,9 +275,11 @@ class EveryRouteTests(RouteTestCase):
             if route.websocket:
                 for changes in wrong:
                     self.assert_problem(self.call(route, target, kernel, changes=changes), 400, "generic-bad-request")
-                answer = self.request("GET", target.replace("<reference>", kernel), body=b"{}", changes=HANDSHAKE)
+                there = target.replace("<reference>", kernel)
+                answer = self.request("GET", there, body=b"{}", changes=HANDSHAKE)
                 self.assert_problem(answer, 400, "generic-bad-request")
         self.assertEqual([one.terminal.seats for one in self.kernels.live.values()], [[]])
+        self.assertEqual([one.services.tunnels for one in self.kernels.live.values()], [[]])
 
     def test_not_ready(self) -> None:
         """Routes of kernels wait for the process to be ready, and no others do."""

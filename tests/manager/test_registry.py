@@ -90,7 +90,7 @@ class CreationTests(ManagerTestCase):
         gate.callback(None)
         made, found = self.successResultOf(first), self.successResultOf(second)
         self.assertEqual((made.kernel_id, made.created, found.created), (found.kernel_id, True, False))
-        self.assertEqual([call[0] for call in self.agent.calls], ["create_kernel"])
+        self.assertEqual([call[0] for call in self.agent.calls], ["create_kernel", "services"])
 
     def test_the_second_makes_its_own_when_the_first_fails(self) -> None:
         """A failed first request does not fail the one that waited for it."""

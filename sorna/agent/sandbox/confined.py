@@ -44,6 +44,8 @@ class ConfinedProcess:
 
     :ivar started: fires when the kernel's first process calls the runner; fails with AgentFailed when everything of a kernel
         that did not get there is gone.
+    :param network: how many bytes it has exchanged with other hosts; 0 where it has no network but a loopback of its own, -1
+        where it shares its host's.
     :param ending: the signal that ends it: SIGKILL for init of a PID namespace, SIGTERM for a keeper.
     :param gone: called once, right before ``exited`` fires.
     """
@@ -66,6 +68,7 @@ class ConfinedProcess:
         self._trees = trees
         self._ending = ending
         self._network = network
+        self.own_network = network == 0
         self._gone = gone
         self._first = 0
         self._pidfd = -1
