@@ -69,7 +69,7 @@ setup(
         ],
         "docs": ["sphinx>=8", "furo", "pydoctor>=24.11"],
     },
-    entry_points={"console_scripts": ["sorna=sorna.client.cli:main"]},
+    entry_points={"console_scripts": ["sorna=sorna.command:main"]},
     classifiers=[
         "Framework :: Twisted",
         "Programming Language :: Python :: 3.11",

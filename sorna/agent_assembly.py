@@ -58,7 +58,14 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
     address = parse_redis_address(config.redis.address)
     if config.redis.password:
         address = evolve(address, password=config.redis.password)
-    redis = RedisConnection(reactor, address, INSTANCES_DB)
+    hearts: list[Heart] = []
+
+    def announce_again() -> None:
+        # A Redis that comes back may have forgotten this agent, and no manager gives it kernels until it has beaten again.
+        for heart in hearts:
+            heart.soon()
+
+    redis = RedisConnection(reactor, address, INSTANCES_DB, on_up=announce_again)
     directory = config.state_dir / "agent"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     keys = load_or_make(directory)
@@ -99,13 +106,9 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:
             config.kernels.labels,
             HostLoadMeter(),
         )
-        return AgentParts(
-            sandbox,
-            pool,
-            kernels,
-            link,
-            Heart(reactor, RedisHeartbeatStore(redis), kernels, identity, HEARTBEAT_INTERVAL),
-        )
+        heart = Heart(reactor, RedisHeartbeatStore(redis), kernels, identity, HEARTBEAT_INTERVAL)
+        hearts.append(heart)
+        return AgentParts(sandbox, pool, kernels, link, heart)
 
     def failed(error: Exception) -> None:
         hopeless = isinstance(error, IsolationUnavailable | KeyFileError)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import define, evolve, frozen
 from twisted.application.service import IService
@@ -21,7 +22,7 @@ from twisted.logger import Logger
 from twisted.web.server import Site
 
 from sorna.beneath.storage_root import prepare_root
-from sorna.boot import Boot, Listening, Stopping, repeating
+from sorna.boot import Boot, Listening, Stopping, repeating, until_available
 from sorna.cluster.enrolment import TrustedDirectory
 from sorna.cluster.link import ZmqAgentLink
 from sorna.config import ServerConfig, is_loopback
@@ -44,6 +45,7 @@ from sorna.live.connection import RedisConnection
 from sorna.live.instances import RedisAgentDirectory, RedisHeartbeatStore
 from sorna.live.kernels import RedisLiveKernels
 from sorna.live.rate_counters import RedisRateCounters
+from sorna.manager.absence import Absence
 from sorna.manager.administration import Administration
 from sorna.manager.agents import UNDRAINED_TOPIC, AgentAdministration
 from sorna.manager.attendance import Attendance
@@ -65,7 +67,7 @@ from sorna.model.limits import MIB
 from sorna.observability import show_debug
 from sorna.stages import Stages, WatchedResource, watched
 from sorna.store.address import DatabaseAddress
-from sorna.store.service import Tables, open_store
+from sorna.store.service import Store, Tables, open_store
 
 REAPER_INTERVAL = 0.5
 EVENTS_INTERVAL = 1.0
@@ -79,6 +81,8 @@ ACCESS_INTERVAL = 0.5
 SWEEP_INTERVAL = 30.0
 # A predecessor's agent, killed a moment ago, may still hold the port at the first attempts.
 AGENT_ATTEMPTS = 4
+
+T = TypeVar("T")
 
 _log = Logger()
 
@@ -138,15 +142,17 @@ class _Server:
         """Start everything in the order in which it depends on each other."""
         self._make_state_dir()
         database, redis = await self._databases()
-        store = await open_store(self.reactor, database)
+        store = await self._store(database)
         self.parent.addService(store)
-        first = await ensure_keypairs(store.tables.keypairs, self.config, self.reactor.seconds())
+        first = await self._patiently(
+            lambda: ensure_keypairs(store.tables.keypairs, self.config, self.reactor.seconds())
+        )
         if first is not None:
             # At once: a secret that is in the database alone is lost to its operator if a later step fails.
             write_client_file(self.config.state_dir, endpoint_of(self.config), first.keypair)
         manager_keys = load_or_make(self.config.state_dir / "manager")
         agent_keys = load_or_make(self.config.state_dir / "agent") if self.config.local_agent else None
-        await self._enrol(store.tables.agents, manager_keys, agent_keys)
+        await self._patiently(lambda: self._enrol(store.tables.agents, manager_keys, agent_keys))
         manager = self._serve(store.tables, redis, manager_keys)
         if agent_keys is not None:
             agent_id = local_agent_id(agent_keys)
@@ -188,6 +194,24 @@ class _Server:
         embedded.when_lost().addCallback(self._lost)
         return address
 
+    async def _store(self, database: DatabaseAddress) -> Store:
+        return await self._patiently(lambda: open_store(self.reactor, database))
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Do what needs the database, again until that is there if somebody else runs it: it may come up later than we do."""
+        if self.config.database is None:
+            return await attempt()
+
+        def note(error: Unavailable | None) -> None:
+            if error is None:
+                self.readiness.arrived("database")
+                _log.info("the database is there")
+            else:
+                self.readiness.expect("database", "no answer yet")
+                _log.warn("waiting for the database: {error}", error=error)
+
+        return await until_available(self.reactor, attempt, note)
+
     async def _redis(self) -> RedisAddress:
         given = self.config.redis
         if given is not None:
@@ -209,7 +233,8 @@ class _Server:
         enrolled = self.config.state_dir / "manager" / "agents"
         enrolled.mkdir(mode=0o700, exist_ok=True)
         for path in sorted(enrolled.glob("*.public")):
-            await agents.enrol(path.stem, path.read_text(encoding="ascii").split("#")[0].strip(), now)
+            # "#" is also a character of keys: what follows the key is a comment.
+            await agents.enrol(path.stem, (path.read_text(encoding="ascii").split(maxsplit=1) or [""])[0], now)
         if local is not None:
             await agents.enrol(local_agent_id(local), local.public, now)
             authorised = self.config.state_dir / "agent" / "authorised"
@@ -231,11 +256,12 @@ class _Server:
         refused = () if self.config.example_keypair else (EXAMPLE_ACCESS_KEY,)
         keypairs = CachedKeypairs(reactor, store.keypairs, refused)
         # Whatever was announced while nobody listened is caught up with.
-        places = Places(reactor, store.kernels, live, directory)
+        places, absence = Places(reactor, store.kernels, live, directory), Absence(reactor)
 
         def resync() -> None:
             keypairs.changed()
             places.forget_all()
+            absence.distrust()
             events.heard_again()
 
         announcements = RedisAnnouncements(
@@ -252,16 +278,8 @@ class _Server:
         events.listen()
         ending = Ending(reactor, store.kernels, live, directory, calls, events)
         storage = DiskFolders(self.config.folders.root, self.storage_id, threads)
-        entitlements = Entitlements(store.folders, store.reports, ending.destroy)
-        folders = Folders(
-            reactor,
-            store.folders,
-            storage,
-            keypairs,
-            entitlements,
-            self.config.folders.bounds,
-            self.config.folders.most,
-        )
+        own, entitlements = self.config.folders, Entitlements(store.folders, store.reports, ending.destroy)
+        folders = Folders(reactor, store.folders, storage, keypairs, entitlements, own.bounds, own.most)
         placing = Placing(reactor, directory, self.config.placement)
         queue = Queue(
             reactor,
@@ -282,6 +300,7 @@ class _Server:
             calls,
             announcements,
             ending,
+            absence,
             keypairs,
             folders,
             self.config.limits,
@@ -316,12 +335,11 @@ class _Server:
             agents,
             store.queue,
         )
-        reaper = Reaper(reactor, store.kernels, directory, link, ending, agents, queue)
+        reaper = Reaper(reactor, store.kernels, live, directory, link, ending, absence, agents, queue)
         operations = Operations()
-        for service in (threads, kernels_db, instances_db, rates_db, announcements, link):
+        last_words = (Stopping(keypairs.write_use), Stopping(places.write_queries))
+        for service in (threads, kernels_db, instances_db, rates_db, announcements, link, *last_words):
             parent.addService(service)
-        parent.addService(Stopping(keypairs.write_use))
-        parent.addService(Stopping(places.write_queries))
         parent.addService(repeating(reactor, REAPER_INTERVAL, reaper.mend, "while mending"))
         parent.addService(repeating(reactor, EVENTS_INTERVAL, events.repair, "while repairing streams of events"))
         parent.addService(
@@ -356,9 +374,8 @@ class _Server:
         """Do again and again what nobody asks for: about folders, and about agents that go and come back."""
         reactor, housekeeping = self.reactor, Housekeeping(self.reactor, storage, store.folders)
         attendance = Attendance(reactor, directory, store.agents)
-        enforce = folders.entitlements.enforce
         for interval, work, what in (
-            (ENTITLEMENT_INTERVAL, enforce, "while looking after folders in kernels"),
+            (ENTITLEMENT_INTERVAL, folders.entitlements.enforce, "while looking after folders in kernels"),
             (COUNTING_INTERVAL, folders.count, "while counting what folders hold"),
             (ATTENDANCE_INTERVAL, attendance.note, "while noting which agents live"),
             (HOUSEKEEPING_INTERVAL, housekeeping.tidy, "while tidying folders"),

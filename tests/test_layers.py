@@ -17,8 +17,8 @@ LONGEST = 500
 ALLOWED = {
     "model": set[str](),
     "errors": set[str](),
-    "store": {"model", "errors", "manager.interfaces", "manager.folder_interfaces"},
-    "live": {"model", "errors", "manager.interfaces"},
+    "store": {"model", "errors", "manager.interfaces", "manager.folder_interfaces", "manager.audit_interfaces"},
+    "live": {"model", "errors", "manager.interfaces", "manager.audit_interfaces"},
     "cluster": {"model", "errors", "manager.interfaces", "curve_keys", "zeromq"},
     "manager": {"model", "errors"},
     "gateway": {"model", "errors", "manager.interfaces", "manager.requests", "observability"}
@@ -39,7 +39,7 @@ ALLOWED = {
 # Modules directly below the package that every room may be built on, once its own row says so.
 GROUND = {"__init__", "boot", "config", "curve_keys", "lifecycle", "observability", "settings", "stages", "zeromq"}
 # Kept apart: they wire rooms together, start processes, or exist for tests.
-COMPOSITION = {"assembly", "agent_assembly", "tap", "agent_tap", "first_start", "testing"}
+COMPOSITION = {"assembly", "agent_assembly", "tap", "agent_tap", "first_start", "command", "doctor", "testing"}
 
 WALL_TIME = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
 PASSING_TIME = {"time.sleep", "time.monotonic", "time.monotonic_ns", "time.perf_counter"}

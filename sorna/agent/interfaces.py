@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from attrs import field, frozen
@@ -167,6 +167,14 @@ class AgentOperations(Protocol):
         """Start, continue or feed a run. When this coroutine is cancelled, the output it had taken goes back.
 
         :raises InvalidRequest: nothing waits for input, or the run is unknown.
+        """
+        ...
+
+    def hand_over(self, kernel_id: uuid.UUID, run_id: str) -> Callable[[bool], None] | None:
+        """Note, in the same turn of the reactor, that the answer of :meth:`execute` for this run is on its way.
+
+        :returns: what to call with whether it arrived; when it did not, its output is unread again. None when nothing is
+            known of the run any more.
         """
         ...
 

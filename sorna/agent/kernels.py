@@ -311,6 +311,13 @@ class Kernels:
             return await kernel.runs.execute(request)  # it is answered when the kernel is gone, at the latest
         return await self._kernel(kernel_id).execute(request)
 
+    def hand_over(self, kernel_id: uuid.UUID, run_id: str) -> Callable[[bool], None] | None:
+        """Note that the answer which :meth:`execute` has just given is on its way; see :meth:`sorna.agent.runs.Runs.hand_over`."""
+        ended = self._ended.find(kernel_id)
+        kernel = self._live.get(kernel_id) or self._ending.get(kernel_id)
+        runs = ended.runs if ended is not None else kernel.runs if kernel is not None else None
+        return None if runs is None else runs.hand_over(run_id)
+
     async def read_output(self, kernel_id: uuid.UUID, request: OutputRequest) -> RunReply:
         """Read a run's output from a number on, also of a kernel that is ending or has ended, while its output is kept.
 

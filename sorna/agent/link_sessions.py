@@ -16,8 +16,9 @@ from __future__ import annotations
 import secrets
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import islice
+from typing import Any
 
 from attrs import define, field
 from twisted.internet import defer
@@ -41,10 +42,12 @@ from sorna.cluster.messages import (
     Failed,
     MalformedMessage,
     Steer,
+    Took,
     decode,
     encode,
     error_to_failed,
     pack_value,
+    unpack_kernel_id,
 )
 from sorna.errors import AgentTimeout, SornaError, Unavailable
 from sorna.model.kernel import Usage
@@ -86,7 +89,10 @@ class Running:
 
 @define(eq=False)
 class Peer:
-    """One connection of a manager. ``greeted`` once it has sent a ping, and gets news since."""
+    """One connection of a manager. ``greeted`` once it has sent a ping, and gets news since.
+
+    :ivar untaken: call -> what to call with whether its answer was passed on, for answers of which that is not known yet.
+    """
 
     identity: bytes
     key: str
@@ -100,8 +106,23 @@ class Peer:
     repeat_after: float = FIRST_REPEAT
     repeat_at: float = 0.0
     garbage: int = 0
+    untaken: dict[int, Callable[[bool], None]] = field(factory=dict)
     terminals: PeerTerminals = field(init=False)
     tunnels: PeerTunnels = field(init=False)
+
+    def give_up(self, id_: int) -> None:
+        """Do what there is to do for a call whose answer nobody wants; the answer may have been sent already."""
+        running = self.calls.get(id_)
+        if running is not None:
+            running.stop()
+        self.close(id_)
+        self.settle(id_, arrived=False)
+
+    def settle(self, id_: int, *, arrived: bool) -> None:
+        """Say of an answer whether it was passed on; harmless when that is not asked."""
+        settle = self.untaken.pop(id_, None)
+        if settle is not None:
+            settle(arrived)
 
     @property
     def unsent(self) -> int:
@@ -208,10 +229,9 @@ class Sessions:
             case Call():
                 self._call(peer, message, len(raw))
             case Cancel():
-                running = peer.calls.get(message.id)
-                if running is not None:
-                    running.stop()
-                peer.close(message.id)  # its answer and this may have crossed
+                peer.give_up(message.id)
+            case Took():
+                peer.settle(message.id, arrived=True)
             case Steer():
                 peer.terminals.steer(message)
                 peer.tunnels.steer(message)
@@ -282,6 +302,8 @@ class Sessions:
                 answer = Answer(call.id, None)
             else:
                 answer = Answer(call.id, await perform(self._operations, call.method, call.parameters))
+                if call.method == "execute":
+                    self._hand_over(peer, running, answer.result)
         except Exception as error:  # noqa: BLE001 -- whatever it is, the manager gets an answer
             answer = error_to_failed(call.id, error)
             if not isinstance(error, SornaError | CancelledError):
@@ -300,6 +322,17 @@ class Sessions:
         else:
             running.answered = True
             self._post(peer, self._encoded(call, answer))
+
+    def _hand_over(self, peer: Peer, running: Running, reply: Mapping[str, Any]) -> None:
+        """Keep the answer of a run until the manager has passed it on; give it back at once when nobody waits for it."""
+        call = running.call
+        settle = self._operations.hand_over(unpack_kernel_id(call.parameters["kernel_id"]), reply["run_id"])
+        if settle is None:
+            return
+        if running.answered or self._peers.get(peer.identity) is not peer:
+            settle(False)
+        else:
+            peer.untaken[call.id] = settle
 
     def _encoded(self, call: Call, answer: Answer | Failed) -> bytes:
         try:
@@ -383,6 +416,8 @@ class Sessions:
         peer.large.clear()
         peer.terminals.close_all()
         peer.tunnels.close_all()
+        for id_ in list(peer.untaken):
+            peer.settle(id_, arrived=False)
         for running in list(peer.calls.values()):
             if running.call.method in UNFINISHED_WITHOUT_CALLER:
                 running.answered = True

@@ -153,6 +153,16 @@ class OutputLog:
         if seq > self.cursor:
             self.take(seq - self.cursor)
 
+    def give_back(self, seq: int) -> None:
+        """Let what :meth:`take` gave from a number on be unread again, as far as it is still kept; a place where it began."""
+        self.seal()
+        while self._read and self._read[-1].seq >= seq:
+            record = self._read.pop()
+            self._read_cost -= len(record.content) + RECORD_COST
+            self._unread.appendleft(record)
+            self._unread_records += 1
+            self.cursor = record.seq
+
     def _split(self, record: Record, room: int) -> Record:
         """Cut the first unread record; its rest stays first."""
         position = _cut(record.content, room)

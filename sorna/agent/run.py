@@ -47,6 +47,16 @@ class Ending:
     timed_out: bool = False
 
 
+@frozen
+class Before:
+    """How a run stood before its last answer; see :class:`Run` for the fields, ``cursor`` is that of its log."""
+
+    cursor: int
+    told: RunStatus | None
+    build_told: bool
+    delivered: bool
+
+
 @define(eq=False)
 class Run:
     """One run. ``wire_id`` names it on the channel: clients may use an id twice, the channel never does.
@@ -56,6 +66,7 @@ class Run:
     :ivar typed: lines that were typed before the run started.
     :ivar typed_ahead: how many bytes were typed since the run last waited for input.
     :ivar inputs: how many lines were sent to the run.
+    :ivar before: how it stood before its last answer.
     """
 
     id: str
@@ -74,6 +85,7 @@ class Run:
     typed_ahead: int = 0
     inputs: int = 0
     finished_at: float = 0.0
+    before: Before | None = None
 
     def finish(self, ending: Ending) -> None:
         """Let it be over."""
@@ -97,6 +109,7 @@ class Run:
 
     def reply(self, most: int) -> RunReply:
         """Take up to ``most`` bytes of output and say how things stand; this moves the log on."""
+        self.before = Before(self.log.cursor, self.told, self.build_told, self.delivered)
         build = self._build_to_tell
         piece = self.log.take(most, before=self.build_mark if build else None)
         status, options, exit_code = RunStatus.CONTINUED, None, None
@@ -126,6 +139,11 @@ class Run:
             next_seq=piece.next_seq,
             timed_out=ending.timed_out,
         )
+
+    def take_back(self, before: Before) -> None:
+        """Stand as before an answer that did not arrive."""
+        self.log.give_back(before.cursor)
+        self.told, self.build_told, self.delivered = before.told, before.build_told, before.delivered
 
     def read(self, seq: int, most: int) -> RunReply:
         """Give up to ``most`` bytes of output from a number on and say how things stand; nothing moves on."""

@@ -8,12 +8,14 @@ Note [Nothing lost, nothing doubled]
 A waiting call takes nothing. Output stays unread in its run's log, and the answer is cut from the log in the same turn in
 which it is handed to the caller. So a cancelled call has nothing to give back, a call that gives way to a later one on the
 same run takes what is there and leaves the rest, and whatever becomes of the calls, every byte is in exactly one answer.
-What a call changes while it waits is only how much may gather unread before the program is blocked.
+What a call changes while it waits is only how much may gather unread before the program is blocked. An answer that its
+carrier loses is given back; see Note [An answer and its carrier] in :mod:`sorna.agent.handovers`.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Protocol
 
 from attrs import define
@@ -22,6 +24,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from sorna.agent.deadlines import cancel
+from sorna.agent.handovers import Handovers
 from sorna.agent.output_log import KIB, OutputLog
 from sorna.agent.run import Ending, Run, RunState
 from sorna.agent.run_rules import Action, decide
@@ -100,11 +103,12 @@ class Runs:
         self._closed = False
         self._count = 0
         self._prune_timer: IDelayedCall | None = None
+        self._handovers = Handovers(reactor, self._given_back)
 
     @property
     def undelivered(self) -> bool:
-        """Whether some run's end was not told to anybody."""
-        return bool(self._undelivered)
+        """Whether some run's end was not told to anybody, as far as is known."""
+        return bool(self._undelivered) or self._handovers.pending
 
     @property
     def cost(self) -> int:
@@ -131,6 +135,7 @@ class Runs:
         """
         if request.run_id is not None and not 0 < len(request.run_id) <= MAX_RUN_ID:
             raise InvalidRequest(f"A run id has 1 to {MAX_RUN_ID} characters.")
+        await self._handovers.settled()
         outstanding = self._undelivered[0] if self._undelivered else None
         named = None if request.run_id is None else self._named.get(request.run_id)
         decision = decide(request, outstanding, named)
@@ -140,6 +145,20 @@ class Runs:
         elif decision.action is Action.FEED:
             self._feed(run, request.code)
         return await self._answer_to(run, request.wait, eager=request.eager)
+
+    def hand_over(self, run_id: str) -> Callable[[bool], None] | None:
+        """Note that the answer that was given just now is on its way; see :class:`~sorna.agent.handovers.Handovers`.
+
+        :returns: None when the run is known no more.
+        """
+        run = self._named.get(run_id)
+        return None if run is None else self._handovers.begin(run)
+
+    def _given_back(self, run: Run) -> None:
+        """Count a run whose answer did not arrive among those whose end nobody was told, unless it was forgotten."""
+        if self._named.get(run.id) is run and not run.delivered and run not in self._undelivered:
+            self._undelivered.insert(0, run)
+        self._commands.room_changed()
 
     async def read(self, request: OutputRequest) -> RunReply:
         """Read the output of a run from a number on, and wait for something new if there is nothing.
@@ -343,6 +362,7 @@ class Runs:
         """Let go of everything but the names, timers included."""
         cancel(self._prune_timer)
         self._prune_timer = None
+        self._handovers.forget()
         for run_id in self._named:
             self._note_gone(run_id)
         self._background = OutputLog(keep=0)

@@ -28,6 +28,7 @@ from sorna.cluster.messages import (
     MalformedMessage,
     Output,
     Room,
+    Took,
     decode,
     encode,
     failed_to_error,
@@ -47,6 +48,8 @@ CONNECT_PATIENCE = 2.0
 # Three times within the silence after which an agent forgets a manager.
 PING_INTERVAL = 25.0
 PING_DEADLINE = 5.0
+# Methods whose answers exist once: the agent takes them back when they do not arrive.
+HANDED_OVER = frozenset({"execute"})
 
 
 @define(eq=False)
@@ -222,6 +225,8 @@ class Conversation:
                 pending = self._end(message.id)
                 if pending is not None:
                     pending.answer.callback(message.result)
+                    if pending.method in HANDED_OVER:
+                        self._soon_passed_on(message.id)
             case Failed():
                 pending = self._end(message.id)
                 if pending is not None:
@@ -282,6 +287,18 @@ class Conversation:
             self._send(encode(Cancel(id_)))
 
     # The rest.
+
+    def _soon_passed_on(self, id_: int) -> None:
+        """Tell the agent when what is made of its answer is out of this process.
+
+        A door writes it in the turn of the reactor in which the answer came, and the reactor gives it to the client's
+        connection at the end of the next one.
+        """
+        self._clock.callLater(0, lambda: self._clock.callLater(0, self._passed_on, id_))
+
+    def _passed_on(self, id_: int) -> None:
+        if self.connected:
+            self._send(encode(Took(id_)))
 
     def _ping(self) -> None:
         self.call("ping", {}, PING_DEADLINE).addErrback(

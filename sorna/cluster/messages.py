@@ -86,6 +86,13 @@ class Cancel:
 
 
 @frozen
+class Took:
+    """The answer of the call ``id`` has been passed on: it needs not be given back when the connection is lost."""
+
+    id: int
+
+
+@frozen
 class Answer:
     """The result of a call."""
 
@@ -159,7 +166,7 @@ class Finished:
     id: int
 
 
-Message = Call | Cancel | Answer | Failed | Event | Acknowledge | Steer | Output | Ended | Room | Finished
+Message = Call | Cancel | Took | Answer | Failed | Event | Acknowledge | Steer | Output | Ended | Room | Finished
 
 
 def encode(message: Message) -> bytes:
@@ -174,8 +181,8 @@ def encode(message: Message) -> bytes:
 
 def _row_of(message: Message) -> list[Any]:
     match message:
-        case Cancel():
-            return ["cancel", message.id]
+        case Cancel() | Took():
+            return ["took" if isinstance(message, Took) else "cancel", message.id]
         case Answer():
             return ["answer", message.id, message.result]
         case Failed():
@@ -260,6 +267,8 @@ def _read_one_way(row: list[Any]) -> Message:
     match row:
         case ["event", int(number), str(name), dict(parameters)]:
             return Event(number, name, parameters)
+        case ["took", int(id_)]:
+            return Took(id_)
         case ["acknowledge", int(number)]:
             return Acknowledge(number)
         case _:

@@ -13,6 +13,7 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -29,6 +30,7 @@ from sorna.errors import (
     SornaError,
     Unavailable,
 )
+from sorna.manager.absence import Absence
 from sorna.manager.ending import Ending
 from sorna.manager.events import KERNEL_TOPIC
 from sorna.manager.folders import Folders
@@ -55,6 +57,8 @@ from sorna.model.service import Service
 
 # Seconds that a request waits for a kernel which another request is making or ending.
 SETTLE_DEADLINE = 15.0
+# While a database is away, the failure of a creation is tried to be written; after that the row's own deadline ends it.
+FAILURE_ATTEMPTS, FAILURE_PAUSE = 60, 0.5
 # Agents that may say that they are full although they seemed not to be, before the request is told so.
 MOST_REFUSALS = 16
 
@@ -70,6 +74,7 @@ class Creation:
     link: AgentLink
     announcements: Announcements
     ending: Ending
+    absence: Absence
     keypairs: KeypairFinder
     folders: Folders
     policy: LimitPolicy
@@ -122,7 +127,7 @@ class Creation:
         try:
             return await self.queue.put(kernel, spec, request.wait), ()
         except SornaError as error:
-            await self._give_up(kernel.id, error)
+            await self._give_up(kernel, error)
             raise
 
     async def _turn(
@@ -198,7 +203,7 @@ class Creation:
             agent, services = await self._on_some_agent(kernel, spec, excluded)
         except SornaError as error:
             if give_up or not isinstance(error, NoAgentAvailable):
-                await self._give_up(kernel.id, error)
+                await self._give_up(kernel, error)
             if isinstance(error, AgentError):
                 raise KernelCreationFailed from error
             raise
@@ -210,10 +215,10 @@ class Creation:
             await self._on(agent, kernel, spec)
         except NoAgentAvailable as error:
             if not await self.queue.put_back(kernel.id):
-                await self._give_up(kernel.id, error)
+                await self._give_up(kernel, error)
             return
         except SornaError as error:
-            await self._give_up(kernel.id, error)
+            await self._give_up(kernel, error)
             return
         try:
             await self._run(kernel, agent)
@@ -227,7 +232,7 @@ class Creation:
         if running is None:
             # It was destroyed while it was being made; the row is not ours to change, the processes are.
             await self.link.destroy_kernel(agent.address, kernel.id, "destroyed-while-preparing")
-            await self.live.forget(kernel)
+            await self.ending.forget(kernel)
             raise KernelCreationFailed("The kernel was destroyed while it was being made.")
         return running
 
@@ -243,9 +248,10 @@ class Creation:
             running = await self.kernels.change_status(
                 kernel.id, KernelStatus.RUNNING, "", self.clock.seconds(), agent_id=agent.id
             )
-        except SornaError:
+        except SornaError as error:
             self.placing.over(kernel.id, live=False)
             await self._take_back(agent, kernel.id)
+            await self._give_up(kernel, error)
             raise
         await living
         self.placing.over(kernel.id, live=True)
@@ -299,11 +305,30 @@ class Creation:
             # The reaper finds it in the agent's next heartbeats.
             self._log.debug("{kernel_id} could not be taken back: {error}", kernel_id=short_id(kernel_id), error=error)
 
-    async def _give_up(self, kernel_id: uuid.UUID, error: SornaError) -> None:
+    async def _give_up(self, kernel: Kernel, error: SornaError) -> None:
+        """Write that a creation failed, later if that cannot be done now: its token and its place are wanted again."""
         reason = type(error).__name__
-        ended = await self.kernels.change_status(kernel_id, KernelStatus.ERROR, reason, self.clock.seconds())
+        try:
+            await self._write_failure(kernel, reason)
+        except SornaError:
+            Deferred.fromCoroutine(self._write_failure_later(kernel, reason)).addErrback(
+                lambda failure: self._log.failure("a failed creation could not be written", failure)
+            )
+
+    async def _write_failure(self, kernel: Kernel, reason: str) -> None:
+        ended = await self.kernels.change_status(kernel.id, KernelStatus.ERROR, reason, self.clock.seconds())
         if ended is not None:  # else whoever ended it meanwhile has announced that
+            await self.ending.forget(ended)
             await self.ending.announce(ended)
+
+    async def _write_failure_later(self, kernel: Kernel, reason: str) -> None:
+        for _attempt in range(FAILURE_ATTEMPTS):
+            await deferLater(self.clock, FAILURE_PAUSE)
+            try:
+                await self._write_failure(kernel, reason)
+            except SornaError:
+                continue
+            return
 
     async def _still_there(self, kernel: Kernel) -> bool:
         """Check that an existing kernel can be used; one whose agent is gone is ended, so that a new one is made."""
@@ -311,6 +336,8 @@ class Creation:
             return False
         agent = await self.directory.find(kernel.agent_id)
         if agent is None:
+            if not self.absence.believable:
+                raise Unavailable("The agent of this session has given no sign of life since Redis was away.")
             await self.ending.lost(kernel.id, "agent-lost")
             return False
         if await self.live.use(kernel.access_key, short_id(kernel.id), count=False) is None:

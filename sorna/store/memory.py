@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import attrs
 
 from sorna.errors import InvalidRequest, QuotaExceeded
+from sorna.manager.audit_interfaces import QuotaDrift
 from sorna.manager.folder_interfaces import MountingKernel
 from sorna.manager.interfaces import KernelFilter
 from sorna.model.agent import Drain
@@ -371,6 +372,27 @@ class MemoryReports:
             for kernel in [one for one in group if statuses is None or one.status in statuses][:limit]
         ]
         return sorted(found, key=lambda one: (one.created_at, one.id), reverse=True)
+
+
+class MemoryQuotaAudit:
+    """Compares what a :class:`MemoryKeypairs` counts with the kernels of a :class:`MemoryKernels`."""
+
+    def __init__(self, kernels: MemoryKernels, keypairs: MemoryKeypairs) -> None:
+        self._kernels = kernels
+        self._keypairs = keypairs
+
+    async def drifted(self) -> Sequence[QuotaDrift]:
+        """List the keypairs whose counters are wrong."""
+        held: dict[str, Slots] = {}
+        for kernel in self._kernels.all():
+            if not kernel.status.final:
+                slots = slots_of(kernel.runtime, kernel.limits)
+                held[kernel.access_key] = held.get(kernel.access_key, Slots()) + slots
+        found = (
+            QuotaDrift(one.access_key, one.taken, held.get(one.access_key, Slots()))
+            for one in await self._keypairs.page(None, None, 0, 1 << 30)
+        )
+        return sorted((one for one in found if one.counted != one.held), key=lambda one: one.access_key)
 
 
 class MemoryAgents:

@@ -9,6 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from sorna.store.address import DatabaseAddress
 from sorna.store.agents import PostgresAgents
+from sorna.store.audit import PostgresQuotaAudit
 from sorna.store.connection import Connector
 from sorna.store.folders import PostgresFolders
 from sorna.store.kernels import PostgresKernels
@@ -30,6 +31,7 @@ class Tables:
     policies: PostgresPolicies
     reports: PostgresReports
     folders: PostgresFolders
+    quotas: PostgresQuotaAudit
     queue: PostgresQueue
 
 
@@ -48,6 +50,7 @@ class Store(Service):
             PostgresPolicies(self._pool),
             PostgresReports(self._pool),
             PostgresFolders(self._pool),
+            PostgresQuotaAudit(self._pool),
             PostgresQueue(self._pool),
         )
 

@@ -45,6 +45,7 @@ class ScriptedOperations:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.cancelled: list[str] = []
+        self.handed_over: list[tuple[str, bool]] = []
         self.kernels = {KERNEL}
         self.terminal = MemoryTerminal()
         self.services_inside = MemoryServices()
@@ -73,6 +74,10 @@ class ScriptedOperations:
         await self._do("destroy_kernel", kernel_id, reason)
         self.kernels.discard(kernel_id)
         return USAGE
+
+    def hand_over(self, kernel_id: uuid.UUID, run_id: str) -> Callable[[bool], None] | None:
+        """Note what becomes of the answers to execute."""
+        return lambda arrived: self.handed_over.append((run_id, arrived))
 
     async def drain(self, *, draining: bool) -> None:
         self.calls.append(("drain", draining))

@@ -23,6 +23,7 @@ from sorna.cluster.messages import (
     Output,
     Room,
     Steer,
+    Took,
     decode,
     encode,
 )
@@ -189,6 +190,48 @@ class ConversationTests(ConversationTestCase):
         self.talk.connection_made()
         self.talk.acknowledge(6)
         self.assertEqual((self.events, self.sent), ([event], [Acknowledge(6)]))
+
+
+class HandOverTests(ConversationTestCase):
+    """Answers that exist once: the agent is told when they have left this process."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.talk.connection_made()
+
+    def execute(self) -> Deferred[Any]:
+        return self.talk.call("execute", {}, 10.0)
+
+    def test_told_after_it_was_written(self) -> None:
+        """In a later turn of the reactor than the answer, and not before."""
+        answer = self.execute()
+        self.answer(Answer(1, "piece"))
+        self.assertEqual(self.successResultOf(answer), "piece")
+        self.assertEqual([one for one in self.sent if isinstance(one, Took)], [])
+        self.clock.advance(0)
+        self.assertEqual(self.sent[-1], Took(1))
+
+    def test_an_answer_that_nobody_waits_for(self) -> None:
+        """Cancelled or too late, it was not taken: the agent has been told to give it back."""
+        self.execute().addErrback(lambda failure: failure.trap(CancelledError))
+        self.sent.clear()
+        late = self.execute()
+        late.cancel()
+        self.failureResultOf(late, CancelledError)
+        self.answer(Answer(2, "piece"))
+        self.clock.pump([0, 0, 0])
+        self.assertEqual([one for one in self.sent if not isinstance(one, Call)], [Cancel(2)])
+
+    def test_other_answers_and_lost_connections(self) -> None:
+        """Nothing is said of an answer that can be asked for again, nor to the next life of the connection."""
+        self.call()
+        self.answer(Answer(1, "usage"))
+        answer = self.execute()
+        self.answer(Answer(2, "piece"))
+        self.successResultOf(answer)
+        self.talk.connection_lost()
+        self.clock.pump([0, 0, 0])
+        self.assertEqual([one for one in self.sent if isinstance(one, Took)], [])
 
 
 class GreetingTests(UnitTestCase):

@@ -27,6 +27,7 @@ from sorna.cluster.messages import (
     Output,
     Room,
     Steer,
+    Took,
     decode,
     encode,
     error_to_failed,
@@ -48,6 +49,7 @@ PARAMETERS = st.dictionaries(st.text(max_size=8), PLAIN, max_size=4)
 MESSAGES: st.SearchStrategy[Message] = st.one_of(
     st.builds(Call, INTEGER, st.text(), PARAMETERS, st.integers(1, 10**9).map(lambda ms: ms / 1000)),
     st.builds(Cancel, INTEGER),
+    st.builds(Took, INTEGER),
     st.builds(Answer, INTEGER, PLAIN),
     st.builds(Failed, INTEGER, st.text(), st.text(), st.none() | st.text()),
     st.builds(Event, INTEGER, st.text(), PARAMETERS),

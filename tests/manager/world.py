@@ -18,6 +18,7 @@ from sorna.live.memory import (
     MemoryLiveKernels,
     MemoryRedis,
 )
+from sorna.manager.absence import Absence
 from sorna.manager.agents import AgentAdministration
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
@@ -98,6 +99,7 @@ class ManagerTestCase(UnitTestCase):
         self.folders, _transfers = memory_folders(
             self, self.clock, *keypairs, kernels=self.kernels, end=self.ending.destroy
         )
+        self.absence = Absence(self.clock)
         self.agents = MemoryAgents()
         self.done(self.agents.enrol("i-1", "k" * 40, 0.0))
         self.drained = DrainedDirectory(self.directory, self.agents)
@@ -122,6 +124,7 @@ class ManagerTestCase(UnitTestCase):
             self.link,
             announcements,
             self.ending,
+            self.absence,
             CachedKeypairs(self.clock, self.keypairs),
             self.folders,
             LimitPolicy(),
@@ -145,7 +148,15 @@ class ManagerTestCase(UnitTestCase):
             LimitPolicy(),
         )
         self.reaper = Reaper(
-            self.clock, self.kernels, self.drained, self.link, self.ending, self.agent_administration, self.queue
+            self.clock,
+            self.kernels,
+            self.live,
+            self.drained,
+            self.link,
+            self.ending,
+            self.absence,
+            self.agent_administration,
+            self.queue,
         )
         self.heartbeats = MemoryHeartbeatStore(self.redis)
         self.beat()

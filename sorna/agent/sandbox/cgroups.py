@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 WANTED = ("memory", "cpu", "pids")  # what enforces; cpuacct and io only count
-_ROOM = "sorna"
+ROOM = "sorna"
 _LEAF = "sorna-agent"
 _CPU_PERIOD = 100_000  # microseconds
 _RIVALS = 4  # how often others may remove what is made at the same time: the two zygotes of a killed agent, and agents
@@ -182,14 +182,14 @@ def _prepare_unified(mounted: Mounted, agent: str) -> Hierarchy | None:
             if not controllers:
                 continue
             _make_room(base, controllers)
-            tree = Hierarchy(2, controllers, f"{base}/{_ROOM}/{agent}")
+            tree = Hierarchy(2, controllers, f"{base}/{ROOM}/{agent}")
             _furnish(tree)
             return tree
     return None
 
 
 def _prepare_legacy(mounted: Mounted, agent: str) -> Hierarchy | None:
-    tree = Hierarchy(1, mounted.controllers, f"{mounted.own}/{_ROOM}/{agent}")
+    tree = Hierarchy(1, mounted.controllers, f"{mounted.own}/{ROOM}/{agent}")
     try:
         _furnish(tree)
     except OSError:
