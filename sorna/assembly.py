@@ -46,10 +46,12 @@ from sorna.live.rate_counters import RedisRateCounters
 from sorna.manager.absence import Absence
 from sorna.manager.administration import Administration
 from sorna.manager.agents import UNDRAINED_TOPIC, AgentAdministration
+from sorna.manager.attendance import Attendance
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
 from sorna.manager.enrolment_interfaces import AgentStore
 from sorna.manager.enrolments import AGENT_TOPIC, Enrolments, RedisTold
+from sorna.manager.entitlements import Entitlements
 from sorna.manager.events import KernelEvents
 from sorna.manager.folders import Folders
 from sorna.manager.interfaces import AgentDirectory
@@ -73,6 +75,9 @@ EVENTS_INTERVAL = 1.0
 KEYPAIR_USE_INTERVAL = 1.0
 AGENT_DEADLINE = 60.0
 HOUSEKEEPING_INTERVAL = 3600.0
+ENTITLEMENT_INTERVAL = 5.0
+COUNTING_INTERVAL = 15.0
+ATTENDANCE_INTERVAL = 1.0
 # A predecessor's agent, killed a moment ago, may still hold the port at the first attempts.
 AGENT_ATTEMPTS = 4
 
@@ -289,9 +294,8 @@ class _Server:
         events.listen()
         ending = Ending(reactor, store.kernels, live, directory, calls, events)
         storage = DiskFolders(self.config.folders.root, self.storage_id, threads)
-        folders = Folders(
-            reactor, store.folders, storage, keypairs, self.config.folders.bounds, self.config.folders.most
-        )
+        own, entitlements = self.config.folders, Entitlements(store.folders, store.reports, ending.destroy)
+        folders = Folders(reactor, store.folders, storage, keypairs, entitlements, own.bounds, own.most)
         placing = Placing(reactor, directory, self.config.placement)
         queue = Queue(
             reactor,
@@ -343,6 +347,7 @@ class _Server:
             live,
             announcements,
             store.folders,
+            folders.remove_forsaken,
             agents,
             store.queue,
         )
@@ -372,8 +377,7 @@ class _Server:
             repeating(reactor, MAX_AGE, keypairs.check_watched, "while looking at the keypairs of open streams")
         )
         parent.addService(repeating(reactor, LOOK_INTERVAL, trust.look, "while looking at the keys of agents"))
-        housekeeping = Housekeeping(reactor, storage, store.folders)
-        parent.addService(repeating(reactor, HOUSEKEEPING_INTERVAL, housekeeping.tidy, "while tidying folders"))
+        self._look_after(folders, storage, directory, store)
         parent.addService(Draining(operations))
         parent.addService(Stopping(queue.stop))
         site = make_site(
@@ -394,6 +398,18 @@ class _Server:
             parent.addService(Stopping(stages.write))
         behind = BehindTheDoor(registry, keypairs, operations, announcements)
         return _Manager(directory, RedisHeartbeatStore(instances_db), site, behind)
+
+    def _look_after(self, folders: Folders, storage: DiskFolders, directory: AgentDirectory, store: Tables) -> None:
+        """Do again and again what nobody asks for: about folders, and about agents that go and come back."""
+        reactor, housekeeping = self.reactor, Housekeeping(self.reactor, storage, store.folders)
+        attendance = Attendance(reactor, directory, store.agents)
+        for interval, work, what in (
+            (ENTITLEMENT_INTERVAL, folders.entitlements.enforce, "while looking after folders in kernels"),
+            (COUNTING_INTERVAL, folders.count, "while counting what folders hold"),
+            (ATTENDANCE_INTERVAL, attendance.note, "while noting which agents live"),
+            (HOUSEKEEPING_INTERVAL, housekeeping.tidy, "while tidying folders"),
+        ):
+            self.parent.addService(repeating(reactor, interval, work, what))
 
     def _redis_told(self, redis: RedisAddress) -> RedisTold:
         """Say where agents that enrol themselves find Redis: where this process finds it, unless the operator knows better."""

@@ -20,7 +20,7 @@ from sorna.agent.deadlines import cancel
 from sorna.agent.interfaces import HeartbeatStore
 from sorna.agent.kernel import Kernel
 from sorna.agent.kernels import Kernels
-from sorna.model.agent import Capacity, Heartbeat
+from sorna.model.agent import Capacity, Heartbeat, HostLoad
 from sorna.model.kernel import Usage, short_id
 
 INTERVAL = 3.0
@@ -35,6 +35,7 @@ class AgentIdentity:
     """Who this agent is to its managers; the fields of :class:`~sorna.agent.interfaces.Heartbeat` that do not change.
 
     :ivar storage: tells the id of the folders' storage, which is known when the tier has started.
+    :ivar load: tells what the host uses now.
     """
 
     agent_id: str
@@ -45,6 +46,7 @@ class AgentIdentity:
     capacity: Capacity = field(factory=Capacity)
     storage: Callable[[], str] = str
     labels: Mapping[str, str] = field(factory=dict)
+    load: Callable[[], HostLoad | None] = lambda: None
 
 
 def stats_of(kernel: Kernel, usage: Usage) -> Mapping[str, str]:
@@ -183,6 +185,7 @@ class Heart:
             isolation=identity.isolation,
             capacity=identity.capacity,
             storage=identity.storage(),
+            load=identity.load(),
             stats={name: one for name, one in stats.items() if name in live},
             room=self._kernels.room,
             taken=self._kernels.taken,
