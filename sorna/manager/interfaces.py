@@ -7,7 +7,7 @@ Every method raises :class:`sorna.errors.Unavailable` when what it stands on doe
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from attrs import frozen
@@ -341,6 +341,10 @@ class UploadFile:
 
 class AgentLink(Protocol):
     """Calls to agents. Every call raises AgentTimeout, AgentRefused or AgentFailed; KernelNotFound where a kernel is named."""
+
+    def watch(self, addresses: Iterable[AgentAddress]) -> None:
+        """Keep connected to exactly these agents, called or not, so that their news arrives."""
+        ...
 
     async def restart_program(self, agent: AgentAddress) -> None:
         """Have an agent replace its program, while its kernels live on. :raises Unavailable: it cannot now."""
