@@ -77,9 +77,8 @@ class OpeningTests(UnitTestCase):
                 ),
             ]
             for one in refused:
-                with suppress(
-                    zmq.Again
-                ):  # a client that has been refused already has nowhere to send to, and would wait for ever
+                # One that has been refused already has nowhere to send to, and would wait for ever.
+                with contextlib.suppress(zmq.Again):
                     one.socket.send_json(PING, zmq.NOBLOCK)
             for key, seen in ((stranger, 0), (mine, zmq.POLLIN)):
                 stdout = context.socket(zmq.SUB)
