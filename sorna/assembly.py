@@ -16,28 +16,26 @@ from attrs import define, evolve, frozen
 from twisted.application.service import IService
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
-from twisted.internet.error import CannotListenError
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.web.server import Site
 
 from sorna.beneath.storage_root import prepare_root
 from sorna.boot import Boot, Listening, Stopping, repeating, until_available
-from sorna.cluster.enrolment import TrustedDirectory
+from sorna.cluster.enrolment import LOOK_INTERVAL, Trust, TrustedDirectory
 from sorna.cluster.link import ZmqAgentLink
-from sorna.config import ServerConfig, is_loopback
-from sorna.curve_keys import AuthorisedKeys, CurveKeypair, load_or_make
+from sorna.config import ServerConfig
+from sorna.curve_keys import CurveKeypair, load_or_make
 from sorna.embedded.local_agent import LocalAgent
 from sorna.embedded.postgres import EmbeddedPostgres
 from sorna.embedded.redis import EmbeddedRedis
 from sorna.errors import Unavailable
-from sorna.first_start import FirstKeypair, banner, endpoint_of, ensure_keypairs, write_client_file
+from sorna.first_start import banner, endpoint_of, ensure_keypairs, manager_keys, write_client_file
 from sorna.folders.housekeeping import Housekeeping
 from sorna.folders.storage import DiskFolders, Threads
 from sorna.gateway.service import make_site
 from sorna.gateway.starting import FrontDoor
-from sorna.legacy.access import Access
-from sorna.legacy.service import Curve, LegacyDoor, Place
+from sorna.legacy_assembly import BehindTheDoor, open_legacy_door
 from sorna.lifecycle import Draining, Operations, OrderedServices, Readiness, fail_process, settle_memory
 from sorna.live.address import RedisAddress, parse_redis_address
 from sorna.live.channels import RedisAnnouncements
@@ -48,11 +46,15 @@ from sorna.live.rate_counters import RedisRateCounters
 from sorna.manager.absence import Absence
 from sorna.manager.administration import Administration
 from sorna.manager.agents import UNDRAINED_TOPIC, AgentAdministration
+from sorna.manager.attendance import Attendance
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
-from sorna.manager.events import KERNEL_TOPIC, KernelEvents
+from sorna.manager.enrolment_interfaces import AgentStore
+from sorna.manager.enrolments import AGENT_TOPIC, Enrolments, RedisTold
+from sorna.manager.entitlements import Entitlements
+from sorna.manager.events import KernelEvents
 from sorna.manager.folders import Folders
-from sorna.manager.interfaces import AgentDirectory, AgentStore
+from sorna.manager.interfaces import AgentDirectory
 from sorna.manager.keypairs import MAX_AGE, CachedKeypairs
 from sorna.manager.places import Places
 from sorna.manager.placing import Placing
@@ -63,6 +65,7 @@ from sorna.manager.transfers import Transfers
 from sorna.model.keypair import EXAMPLE_ACCESS_KEY
 from sorna.model.limits import MIB
 from sorna.observability import show_debug
+from sorna.sealing import Seal
 from sorna.stages import Stages, WatchedResource, watched
 from sorna.store.address import DatabaseAddress
 from sorna.store.service import Store, Tables, open_store
@@ -72,8 +75,9 @@ EVENTS_INTERVAL = 1.0
 KEYPAIR_USE_INTERVAL = 1.0
 AGENT_DEADLINE = 60.0
 HOUSEKEEPING_INTERVAL = 3600.0
-ACCESS_INTERVAL = 0.5
-SWEEP_INTERVAL = 30.0
+ENTITLEMENT_INTERVAL = 5.0
+COUNTING_INTERVAL = 15.0
+ATTENDANCE_INTERVAL = 1.0
 # A predecessor's agent, killed a moment ago, may still hold the port at the first attempts.
 AGENT_ATTEMPTS = 4
 
@@ -106,10 +110,7 @@ class _Manager:
     directory: AgentDirectory
     heartbeats: RedisHeartbeatStore
     site: Site
-    registry: Registry
-    keypairs: CachedKeypairs
-    operations: Operations
-    announcements: RedisAnnouncements
+    behind: BehindTheDoor
 
 
 @define
@@ -145,16 +146,19 @@ class _Server:
         if first is not None:
             # At once: a secret that is in the database alone is lost to its operator if a later step fails.
             write_client_file(self.config.state_dir, endpoint_of(self.config), first.keypair)
-        manager_keys = load_or_make(self.config.state_dir / "manager")
+        shared_keys = await manager_keys(
+            self.config.state_dir / "manager", store.tables.cluster_keys, self.reactor.seconds()
+        )
         agent_keys = load_or_make(self.config.state_dir / "agent") if self.config.local_agent else None
-        await self._patiently(lambda: self._enrol(store.tables.agents, manager_keys, agent_keys))
-        manager = self._serve(store.tables, redis, manager_keys)
+        await self._patiently(lambda: self._enrol(store.tables.agents, shared_keys, agent_keys))
+        manager = self._serve(store.tables, redis, shared_keys)
         if agent_keys is not None:
             agent_id = local_agent_id(agent_keys)
             # What the agent of a killed predecessor has left behind is no sign of life of the one that starts now.
             await manager.heartbeats.leave(agent_id)
             await self._first_agent(store.tables.agents, manager, agent_id, redis)
-        await self._open_legacy_door(manager, first)
+        own = first.keypair.access_key if self.config.embedded and first is not None else None
+        await open_legacy_door(self.reactor, self.config, self.parent, manager.behind, own)
         settle_memory()
         self.readiness.arrived("server")
         self.front_door.open(manager.site)
@@ -229,25 +233,40 @@ class _Server:
         enrolled.mkdir(mode=0o700, exist_ok=True)
         for path in sorted(enrolled.glob("*.public")):
             # "#" is also a character of keys: what follows the key is a comment.
-            await agents.enrol(path.stem, (path.read_text(encoding="ascii").split(maxsplit=1) or [""])[0], now)
+            key = (path.read_text(encoding="ascii").split(maxsplit=1) or [""])[0]
+            if not await agents.enrol(path.stem, key, now, again=False):
+                _log.warn(
+                    "agent {agent_id} was revoked; {path} does not bring it back", agent_id=path.stem, path=str(path)
+                )
         if local is not None:
             await agents.enrol(local_agent_id(local), local.public, now)
             authorised = self.config.state_dir / "agent" / "authorised"
             authorised.mkdir(mode=0o700, exist_ok=True)
             (authorised / "local-manager.public").write_text(f"{manager.public}\n", encoding="ascii")
 
-    def _serve(self, store: Tables, redis: RedisAddress, keys: CurveKeypair) -> _Manager:
+    def _serve(self, store: Tables, redis: RedisAddress, keys: CurveKeypair) -> _Manager:  # noqa: PLR0915 - a list of what there is
         """Build the manager and the gateway on the databases."""
         reactor, parent = self.reactor, self.parent
         threads = Threads(reactor)
         kernels_db, instances_db, rates_db = (RedisConnection(reactor, redis, db) for db in (1, 2, 4))
+
+        def distrusted(agent_id: str) -> None:
+            link.forget(agent_id)
+            places.forget_all()
+
+        trust = Trust(reactor, store.agents, distrusted)
         stages = Stages(reactor, self.config.trace_stages) if self.config.trace_stages else None
         seen = partial(watched, stages)
         store = evolve(store, kernels=seen("store", store.kernels))
-        directory = seen("directory", TrustedDirectory(reactor, RedisAgentDirectory(instances_db), store.agents))
+        directory = seen("directory", TrustedDirectory(trust, RedisAgentDirectory(instances_db)))
         live = seen("live", RedisLiveKernels(kernels_db))
         # The link brings news to what is built on it.
-        link = ZmqAgentLink(reactor, keys, lambda ended: ending.on_kernel_ended(ended))  # noqa: PLW0108 - made below
+        link = ZmqAgentLink(
+            reactor,
+            keys,
+            lambda ended: ending.on_kernel_ended(ended),  # noqa: PLW0108 - made below
+            permits=trust.permits,
+        )
         refused = () if self.config.example_keypair else (EXAMPLE_ACCESS_KEY,)
         keypairs = CachedKeypairs(reactor, store.keypairs, refused)
         # Whatever was announced while nobody listened is caught up with.
@@ -257,6 +276,7 @@ class _Server:
             keypairs.changed()
             places.forget_all()
             absence.distrust()
+            trust.changed()
             events.heard_again()
 
         announcements = RedisAnnouncements(
@@ -268,14 +288,14 @@ class _Server:
         )
         keypairs.listen(announcements)
         places.listen(announcements)
+        announcements.subscribe(AGENT_TOPIC, trust.changed)
         calls = seen("link", link)
         events = KernelEvents(reactor, store.kernels, seen("announcements", announcements))
         events.listen()
         ending = Ending(reactor, store.kernels, live, directory, calls, events)
         storage = DiskFolders(self.config.folders.root, self.storage_id, threads)
-        folders = Folders(
-            reactor, store.folders, storage, keypairs, self.config.folders.bounds, self.config.folders.most
-        )
+        own, entitlements = self.config.folders, Entitlements(store.folders, store.reports, ending.destroy)
+        folders = Folders(reactor, store.folders, storage, keypairs, entitlements, own.bounds, own.most)
         placing = Placing(reactor, directory, self.config.placement)
         queue = Queue(
             reactor,
@@ -327,13 +347,26 @@ class _Server:
             live,
             announcements,
             store.folders,
+            folders.remove_forsaken,
             agents,
             store.queue,
         )
+        enrolments = Enrolments(
+            reactor,
+            store.agents,
+            store.tickets,
+            store.kernels,
+            directory,
+            link,
+            ending,
+            announcements,
+            Seal(keys),
+            self._redis_told(redis),
+        )
         reaper = Reaper(reactor, store.kernels, live, directory, link, ending, absence, agents, queue)
         operations = Operations()
-        last_words = (Stopping(keypairs.write_use), Stopping(places.write_queries))
-        for service in (threads, kernels_db, instances_db, rates_db, announcements, link, *last_words):
+        last = [Stopping(write) for write in (keypairs.write_use, places.write_queries)]
+        for service in (threads, kernels_db, instances_db, rates_db, announcements, link, *last):
             parent.addService(service)
         parent.addService(repeating(reactor, REAPER_INTERVAL, reaper.mend, "while mending"))
         parent.addService(repeating(reactor, EVENTS_INTERVAL, events.repair, "while repairing streams of events"))
@@ -343,8 +376,8 @@ class _Server:
         parent.addService(
             repeating(reactor, MAX_AGE, keypairs.check_watched, "while looking at the keypairs of open streams")
         )
-        housekeeping = Housekeeping(reactor, storage, store.folders)
-        parent.addService(repeating(reactor, HOUSEKEEPING_INTERVAL, housekeeping.tidy, "while tidying folders"))
+        parent.addService(repeating(reactor, LOOK_INTERVAL, trust.look, "while looking at the keys of agents"))
+        self._look_after(folders, storage, directory, store)
         parent.addService(Draining(operations))
         parent.addService(Stopping(queue.stop))
         site = make_site(
@@ -353,6 +386,7 @@ class _Server:
             folders=folders,
             transfers=Transfers(reactor, keypairs, folders),
             administration=administration,
+            enrolments=enrolments,
             keypairs=seen("keypairs", keypairs),
             rate_limits=seen("rate limit", RedisRateCounters(rates_db)),
             operations=operations,
@@ -362,59 +396,26 @@ class _Server:
         if stages is not None:
             site.resource = WatchedResource(stages, site.resource)
             parent.addService(Stopping(stages.write))
-        return _Manager(
-            directory, RedisHeartbeatStore(instances_db), site, registry, keypairs, operations, announcements
-        )
+        behind = BehindTheDoor(registry, keypairs, operations, announcements)
+        return _Manager(directory, RedisHeartbeatStore(instances_db), site, behind)
 
-    async def _open_legacy_door(self, manager: _Manager, first: FirstKeypair | None) -> None:
-        """Open the ZeroMQ door to a keypair that the operator named, or in the embedded mode to this host's own.
+    def _look_after(self, folders: Folders, storage: DiskFolders, directory: AgentDirectory, store: Tables) -> None:
+        """Do again and again what nobody asks for: about folders, and about agents that go and come back."""
+        reactor, housekeeping = self.reactor, Housekeeping(self.reactor, storage, store.folders)
+        attendance = Attendance(reactor, directory, store.agents)
+        for interval, work, what in (
+            (ENTITLEMENT_INTERVAL, folders.entitlements.enforce, "while looking after folders in kernels"),
+            (COUNTING_INTERVAL, folders.count, "while counting what folders hold"),
+            (ATTENDANCE_INTERVAL, attendance.note, "while noting which agents live"),
+            (HOUSEKEEPING_INTERVAL, housekeeping.tidy, "while tidying folders"),
+        ):
+            self.parent.addService(repeating(reactor, interval, work, what))
 
-        :raises Unavailable: the one that was named does not exist.
-        """
-        config = self.config.legacy
-        access_key = config.access_key
-        if access_key is None and self.config.embedded and first is not None:
-            access_key = first.keypair.access_key
-        if access_key is None:
-            _log.info("the ZeroMQ interface is closed: --legacy-keypair names no keypair")
-            return
-        if await manager.keypairs.find(access_key) is None:
-            raise Unavailable(f"--legacy-keypair: there is no keypair {access_key}")
-        door = self._legacy_door(manager, access_key)
-        try:
-            self.parent.addService(door)
-        except CannotListenError as error:
-            where = f"port {error.port} of {error.interface}: {error.socketError}"
-            if config.access_key is not None:
-                raise Unavailable(f"the ZeroMQ interface cannot listen on {where}") from error
-            # Nobody asked for it by name: another server on this host is no reason not to start.
-            _log.error("the ZeroMQ interface is closed, as it cannot listen on {where}", where=where)
-            self.parent.removeService(door)
-            return
-        self.parent.addService(repeating(self.reactor, ACCESS_INTERVAL, door.check_access, "while checking a keypair"))
-        self.parent.addService(repeating(self.reactor, SWEEP_INTERVAL, door.sweep, "while closing terminals"))
-
-    def _legacy_door(self, manager: _Manager, access_key: str) -> LegacyDoor:
-        config = self.config.legacy
-        if not is_loopback(config.ip) and not config.curve:
-            _log.warn("whoever reaches {ip} may use the ZeroMQ interface; --legacy-curve asks for keys", ip=config.ip)
-        return LegacyDoor(
-            self.reactor,
-            self.reactor,
-            Place(config.ip, config.manager_port, config.execution_port, config.override),
-            kernels=manager.registry,
-            access=Access(manager.keypairs, access_key),
-            operations=manager.operations,
-            changes=partial(manager.announcements.subscribe, KERNEL_TOPIC),
-            curve=self._legacy_curve() if config.curve else None,
-        )
-
-    def _legacy_curve(self) -> Curve:
-        folder = self.config.state_dir / "legacy"
-        keypair = load_or_make(folder)
-        authorised = folder / "authorised"
-        authorised.mkdir(mode=0o700, exist_ok=True)
-        return Curve(keypair, AuthorisedKeys(self.reactor, authorised))
+    def _redis_told(self, redis: RedisAddress) -> RedisTold:
+        """Say where agents that enrol themselves find Redis: where this process finds it, unless the operator knows better."""
+        given = self.config.redis
+        address = given.address if given is not None else f"unix://{redis.path}"
+        return RedisTold(self.config.agent_redis_address or address, redis.password)
 
     def _start_local_agent(self, redis: RedisAddress, agent_id: str, *, waiting: bool) -> LocalAgent:
         """Run the agent of this host as a child, or have it wait for its turn."""
@@ -453,7 +454,9 @@ class _Server:
         """
         drained = agent_id in await agents.drains()
         agent = self._start_local_agent(redis, agent_id, waiting=drained)
-        manager.announcements.subscribe(UNDRAINED_TOPIC, lambda which: agent.resume() if which == agent_id else None)
+        manager.behind.announcements.subscribe(
+            UNDRAINED_TOPIC, lambda which: agent.resume() if which == agent_id else None
+        )
         if drained:
             _log.warn("the local agent {agent_id} is drained and is not started", agent_id=agent_id)
             return

@@ -46,6 +46,14 @@ class NotFound(SornaError):
     """What an administrator wants to change is not there."""
 
 
+class AgentNotFound(SornaError):
+    """No enrolled agent has the name."""
+
+
+class Forbidden(SornaError):
+    """The caller is known, and this is for administrators."""
+
+
 class KernelNotFound(SornaError):
     """No live kernel of this owner has the id."""
 
@@ -76,6 +84,14 @@ class FolderAlreadyExists(SornaError):
 
 class FolderForbidden(SornaError):
     """The access key sees the virtual folder and may not do this with it."""
+
+
+class FolderInUse(SornaError):
+    """Kernels of the virtual folder's owner see it; the detail names their sessions."""
+
+
+class NotOffered(SornaError):
+    """Later servers offer this and Sorna does not; the detail says why."""
 
 
 class InvitationNotFound(SornaError):

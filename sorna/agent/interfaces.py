@@ -114,6 +114,27 @@ class Sandbox(Protocol):
         """
         ...
 
+    @property
+    def held(self) -> int:
+        """How many kernels there are, those included that come or go."""
+        ...
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing goes on that another program could not go on with."""
+        ...
+
+    def carry(self) -> Mapping[str, Any]:
+        """Give what another program of this process needs to hold what there is; nothing here goes on."""
+        ...
+
+    async def take_over(self, state: Mapping[str, Any], channels: Mapping[str, int]) -> Mapping[str, ConfinedKernel]:
+        """Hold what another program of this process has carried, instead of :meth:`start`.
+
+        :param channels: kernel id -> descriptor of its channel.
+        """
+        ...
+
     def template(self, limits: Limits) -> Limits:
         """Give the limits of a kernel that can be made now and be adjusted to ``limits`` later; one value for many wishes."""
         ...

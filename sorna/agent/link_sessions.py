@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from itertools import islice
 from typing import Any
 
-from attrs import define, field
+from attrs import evolve
 from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -30,10 +29,12 @@ from twisted.python.failure import Failure
 
 from sorna.agent.interfaces import AgentOperations
 from sorna.agent.link_calls import perform
+from sorna.agent.link_peers import FIRST_REPEAT, Peer, Running
 from sorna.agent.link_terminals import PeerTerminals
 from sorna.agent.link_tunnels import PeerTunnels
 from sorna.cluster.messages import (
     MAX_MESSAGE,
+    RESTARTING,
     Acknowledge,
     Answer,
     Call,
@@ -61,87 +62,14 @@ MAX_DEADLINE = 86_400.0
 SMALL = 64 * 1024
 MAX_EVENTS = 10_000
 EVENTS_AT_ONCE = 100
-FIRST_REPEAT, LAST_REPEAT = 2.0, 30.0
+LAST_REPEAT = 30.0
 TICK = 1.0
 SILENCE = 90.0
 PROBE_DELAY = 0.05
+_RESTARTING = Failed(0, RESTARTING, "the agent restarts", None)
 UNFINISHED_WITHOUT_CALLER = frozenset({"destroy_kernel", "restart_kernel"})
 
-
-@define(eq=False)
-class Running:
-    """One call in flight. ``answered`` once its answer is sent or no longer wanted, while the operation winds up."""
-
-    call: Call
-    size: int
-    work: Deferred[None] | None = None
-    timer: IDelayedCall | None = None
-    answered: bool = False
-
-    def stop(self) -> None:
-        """Want no answer any more and cancel the operation."""
-        self.answered = True
-        if self.timer is not None and self.timer.active():
-            self.timer.cancel()
-        if self.work is not None:
-            self.work.cancel()
-
-
-@define(eq=False)
-class Peer:
-    """One connection of a manager. ``greeted`` once it has sent a ping, and gets news since.
-
-    :ivar untaken: call -> what to call with whether its answer was passed on, for answers of which that is not known yet.
-    """
-
-    identity: bytes
-    key: str
-    heard_at: float
-    calls: dict[int, Running] = field(factory=dict)
-    call_bytes: int = 0
-    small: deque[bytes] = field(factory=deque)
-    large: deque[bytes] = field(factory=deque)
-    greeted: bool = False
-    told: set[int] = field(factory=set)
-    repeat_after: float = FIRST_REPEAT
-    repeat_at: float = 0.0
-    garbage: int = 0
-    untaken: dict[int, Callable[[bool], None]] = field(factory=dict)
-    terminals: PeerTerminals = field(init=False)
-    tunnels: PeerTunnels = field(init=False)
-
-    def give_up(self, id_: int) -> None:
-        """Do what there is to do for a call whose answer nobody wants; the answer may have been sent already."""
-        running = self.calls.get(id_)
-        if running is not None:
-            running.stop()
-        self.close(id_)
-        self.settle(id_, arrived=False)
-
-    def settle(self, id_: int, *, arrived: bool) -> None:
-        """Say of an answer whether it was passed on; harmless when that is not asked."""
-        settle = self.untaken.pop(id_, None)
-        if settle is not None:
-            settle(arrived)
-
-    @property
-    def unsent(self) -> int:
-        """How many messages wait for room at the transport."""
-        return len(self.small) + len(self.large)
-
-    @property
-    def in_use(self) -> bool:
-        """Whether it waits for something, looks at something or has something open."""
-        return bool(self.calls or self.terminals or self.tunnels)
-
-    def opened(self, id_: int) -> bool:
-        """Whether the call with this id opened something that is still there."""
-        return self.terminals.has(id_) or self.tunnels.has(id_)
-
-    def close(self, id_: int) -> None:
-        """Close what the call with this id opened."""
-        self.terminals.close(id_)
-        self.tunnels.close(id_)
+RestartProgram = Callable[[], Awaitable[None]]
 
 
 class Sessions:
@@ -175,6 +103,8 @@ class Sessions:
         self._in_flight: set[Running] = set()
         self._all_done: Deferred[None] | None = None
         self._probe: IDelayedCall | None = None
+        self._paused = False
+        self.restart_program: RestartProgram | None = None
         self._ticking = LoopingCall(self._tick)
         self._ticking.clock = clock
 
@@ -183,6 +113,36 @@ class Sessions:
         self._ticking.start(TICK, now=False).addErrback(
             lambda failure: self._log.failure("the link's timer stopped", failure)
         )
+
+    def pause(self) -> None:
+        """Begin no call from now on: who makes one is told to make it again at the next connection, as nothing was done.
+
+        Every manager is told, so that it makes none until then.
+        """
+        self._paused = True
+        for peer in list(self._peers.values()):
+            peer.terminals.close_all()
+            peer.tunnels.close_all()
+            self._post(peer, encode(_RESTARTING))
+
+    def resume(self) -> None:
+        """Begin calls again, and tell every manager."""
+        self._paused = False
+        for peer in list(self._peers.values()):
+            self._post(peer, encode(Answer(0, None)))
+
+    def carry(self) -> Mapping[str, Any]:
+        """Give the news that nobody has acknowledged as plain values."""
+        events = [[number, raw, self._kernel_of[number].bytes] for number, raw in self._events.items()]
+        return {"last": self._last_event, "events": events}
+
+    def take_over(self, state: Mapping[str, Any]) -> None:
+        """Go on telling what another program had to tell."""
+        self._last_event = state["last"]
+        for number, raw, kernel_id in state["events"]:
+            self._events[number] = raw
+            self._kernel_of[number] = uuid.UUID(bytes=kernel_id)
+            self._ended[self._kernel_of[number]] = number
 
     async def stop(self, patience: float = 2.0) -> None:
         """Cancel the calls in flight, forget every peer, and wait, for so many seconds, until the last call has ended."""
@@ -269,6 +229,8 @@ class Sessions:
     def _call(self, peer: Peer, call: Call, size: int) -> None:
         if call.id in peer.calls or peer.opened(call.id):
             self._refuse_garbage(peer, "a call has the id of one in flight")
+        elif self._paused:
+            self._post(peer, encode(evolve(_RESTARTING, id=call.id)))
         elif call.method == "ping":
             self._post(peer, encode(Answer(call.id, {"incarnation": self._incarnation})))
             self._greet(peer)
@@ -299,6 +261,9 @@ class Sessions:
             opening = {"open_terminal": peer.terminals.open, "open_tunnel": peer.tunnels.open}.get(call.method)
             if opening is not None:
                 await opening(self._operations, call.id, call.parameters)
+                answer = Answer(call.id, None)
+            elif call.method == "restart_program":
+                await self._restart_program()
                 answer = Answer(call.id, None)
             else:
                 answer = Answer(call.id, await perform(self._operations, call.method, call.parameters))
@@ -333,6 +298,11 @@ class Sessions:
             settle(False)
         else:
             peer.untaken[call.id] = settle
+
+    async def _restart_program(self) -> None:
+        if self.restart_program is None:
+            raise Unavailable("this agent cannot replace its program")
+        await self.restart_program()
 
     def _encoded(self, call: Call, answer: Answer | Failed) -> bytes:
         try:

@@ -14,10 +14,15 @@ from attrs import define, field, frozen
 
 from sorna.agent.output_log import OutputLog, Record
 from sorna.agent.runners.frames import EMIT, STDERR, STDOUT, FrameError
+from sorna.cluster.messages import pack_value, unpack_run_request
 from sorna.model.run import RunException, RunReply, RunRequest, RunStatus
 
 MAX_FILES = 1000
 MAX_EXCEPTIONS = 32
+_PLAIN_FIELDS = (
+    "id", "wire_id", "is_password", "build_mark", "build_exit_code", "build_told", "delivered", "typed", "typed_ahead",
+    "inputs",
+)  # fmt: skip
 _TEXT_STREAMS: Mapping[int, str] = {STDOUT: "stdout", STDERR: "stderr"}
 
 
@@ -98,6 +103,36 @@ class Run:
         if self.build_mark is None:
             self.build_mark = self.log.seal()
             self.build_exit_code = exit_code
+
+    def carry(self, now: float) -> Mapping[str, Any]:
+        """Give everything as plain values; :meth:`carried` makes a run of them."""
+        plain = {name: getattr(self, name) for name in _PLAIN_FIELDS}
+        return {
+            **plain,
+            "request": pack_value(self.request),
+            "state": self.state.value,
+            "told": None if self.told is None else self.told.value,
+            "ending": None if self.ending is None else pack_value(self.ending),
+            "log": self.log.carry(),
+            "age": now - self.finished_at,
+        }
+
+    @classmethod
+    def carried(cls, state: Mapping[str, Any], now: float) -> Run:
+        """Make a run of what :meth:`carry` gave."""
+        ending = state["ending"]
+        if ending is not None:
+            exceptions = tuple(RunException(**one) for one in ending["exceptions"])
+            ending = Ending(**{**ending, "exceptions": exceptions, "files": tuple(ending["files"])})
+        return cls(
+            **{name: state[name] for name in _PLAIN_FIELDS},
+            request=unpack_run_request(state["request"]),
+            state=RunState(state["state"]),
+            told=None if state["told"] is None else RunStatus(state["told"]),
+            ending=ending,
+            log=OutputLog.carried(state["log"]),
+            finished_at=now - state["age"],
+        )
 
     @property
     def _build_to_tell(self) -> bool:

@@ -15,8 +15,8 @@ carrier loses is given back; see Note [An answer and its carrier] in :mod:`sorna
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from attrs import define
 from twisted.internet.defer import Deferred
@@ -369,6 +369,54 @@ class Runs:
         self._named.clear()
         self._finished.clear()
         self._undelivered.clear()
+
+    # -- another program goes on
+
+    def answer_all(self) -> None:
+        """Answer every call that waits with what there is: the next program can be asked for the rest."""
+        for run in list(self._calls):
+            self._answer(run)
+        for run in list(self._readers):
+            self._wake_readers(run)
+
+    def carry(self) -> Mapping[str, Any]:
+        """Give everything as plain values, to be taken over by other Runs; no call may wait, and nothing here goes on."""
+        cancel(self._prune_timer)
+        self._prune_timer = None
+        # Its managers live, so the answers that are on their way arrive.
+        self._handovers.forget()
+        known = {id(run): run for run in (*self._finished, *self._queue, *self._undelivered, *self._named.values())}
+        if self.current is not None:
+            known[id(self.current)] = self.current
+        index = {one: number for number, one in enumerate(known)}
+        now = self._reactor.seconds()
+        return {
+            "runs": [run.carry(now) for run in known.values()],
+            "current": None if self.current is None else index[id(self.current)],
+            "queue": [index[id(run)] for run in self._queue],
+            "undelivered": [index[id(run)] for run in self._undelivered],
+            "finished": [index[id(run)] for run in self._finished],
+            "gone": list(self._gone),
+            "named": {name: index[id(run)] for name, run in self._named.items()},
+            "background": self._background.carry(),
+            "count": self._count,
+            "closed": self._closed,
+        }
+
+    def take_over(self, state: Mapping[str, Any]) -> None:
+        """Go on with what :meth:`carry` gave; nothing has happened here yet."""
+        now = self._reactor.seconds()
+        runs = [Run.carried(one, now) for one in state["runs"]]
+        self.current = None if state["current"] is None else runs[state["current"]]
+        self._queue.extend(runs[number] for number in state["queue"])
+        self._undelivered.extend(runs[number] for number in state["undelivered"])
+        self._finished.extend(runs[number] for number in state["finished"])
+        self._named.update((name, runs[number]) for name, number in state["named"].items())
+        self._background = OutputLog.carried(state["background"])
+        self._gone.update(dict.fromkeys(state["gone"]))
+        self._count = state["count"]
+        self._closed = self._held = state["closed"]
+        self._prune()
 
     # -- what is kept
 

@@ -52,6 +52,7 @@ class Tunnels:
         self._send = send
         self._replies = replies
         self._reachable = reachable
+        self._runtime = ""
         self._offered: Mapping[str, Offered] = {}
         self._ports: Sequence[Service] = ()
         self._open: dict[int, _Tunnel] = {}
@@ -59,8 +60,9 @@ class Tunnels:
         self._over = False
         self.touch = touch
 
-    def offer(self, offered: Sequence[Offered], ports: Sequence[int]) -> None:
-        """Say which applications there are, and which ports were named for the user's own."""
+    def offer(self, runtime: str, offered: Sequence[Offered], ports: Sequence[int]) -> None:
+        """Say which applications a kernel of this runtime has, and which ports were named for the user's own."""
+        self._runtime = runtime
         if self._reachable:
             self._offered = {one.application.name: one for one in offered}
             self._ports = preopened(ports)
@@ -84,6 +86,21 @@ class Tunnels:
             raise AgentFailed("The kernel listed ports that are none.")
         known = {service.port for service in self.services}
         return (*self.services, *preopened(port for port in ports if port not in known))
+
+    @property
+    def takers(self) -> Mapping[int, Callable[[bytes], None]]:
+        """Who takes which of init's frames."""
+        return {
+            frames.SERVICE_OUTPUT: self.output_received,
+            frames.SERVICE_ROOM: self.room_received,
+            frames.SERVICE_FINISHED: self.finished_received,
+            frames.SERVICE_CLOSED: self.closed_received,
+        }
+
+    @property
+    def unsettled(self) -> str:
+        """What goes on that no other program could go on with; empty when nothing does."""
+        return "a connection into it is not closed yet" if self._open else ""
 
     @property
     def count(self) -> int:
@@ -162,6 +179,14 @@ class Tunnels:
         if tunnel is None:
             raise FrameError("the end of a connection that is none")
         tunnel.end(error[:1000] if isinstance(error, str) else "")
+
+    def carry(self) -> Mapping[str, Any]:
+        """Give what another can go on with; connections are not carried, there are none any more."""
+        return {"runtime": self._runtime, "ports": [service.port for service in self._ports], "last": self._last}
+
+    def take_over(self, state: Mapping[str, Any]) -> None:
+        """Go on where another has stopped, with the numbers of connections; what is offered is said again."""
+        self._last = state["last"]
 
     def end(self, reason: str) -> None:
         """Tell everybody that the kernel is gone."""

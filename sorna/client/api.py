@@ -93,7 +93,7 @@ class ApiClient:
         largest_answer: int = LARGEST_ANSWER,
     ) -> None:
         self._http = http
-        self._endpoint = endpoint.rstrip("/")
+        self._endpoint = self.endpoint = endpoint.rstrip("/")
         self._host = host_header(endpoint)
         self._credentials = Credentials(access_key, secret_key)
         self._clock = clock
@@ -220,6 +220,18 @@ class ApiClient:
             now=self._clock.seconds(),
         )
 
+    async def make_ticket(self, agent_id: str | None, minutes: int) -> dict[str, Any]:
+        """Have a ticket made with which one agent can enrol itself; for administrators."""
+        return await self._json("POST", "/admin/agents/ticket", SLOW, {"agent_id": agent_id, "minutes": minutes})
+
+    async def restart_agent(self, agent_id: str) -> None:
+        """Have an agent replace its program; for administrators."""
+        await self.call("POST", f"/admin/agents/{quote(agent_id, safe='')}/restart", SLOW)
+
+    async def revoke_agent(self, agent_id: str) -> dict[str, Any]:
+        """Take an agent back and end its kernels; for administrators."""
+        return json_object(await self.call("DELETE", f"/admin/agents/{quote(agent_id, safe='')}", SLOW))
+
     async def _json(
         self, method: str, path: str, deadline: float, body: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
@@ -247,13 +259,15 @@ class ApiClient:
         headers: Mapping[bytes, bytes],
         body: bytes | None = None,
         keep: Callable[[bytes], None] | None = None,
+        *,
+        deadline: float = TRANSFER,
     ) -> Reply:
         """Make a call without a signature, and give its answer whatever that is.
 
         :param keep: is given the pieces of the body, if the answer is the whole of what was asked for or the rest of it; any
             other body is bounded and comes with the reply.
         """
-        return await self._within(TRANSFER, self._send(method, url, headers, body, keep))
+        return await self._within(deadline, self._send(method, url, headers, body, keep))
 
     async def _send(
         self,

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 
 from sorna.cluster.messages import (
     MAX_MESSAGE,
+    RESTARTING,
     Acknowledge,
     Answer,
     Call,
@@ -26,6 +27,7 @@ from sorna.cluster.messages import (
     Failed,
     Finished,
     MalformedMessage,
+    Message,
     Output,
     Room,
     Took,
@@ -45,6 +47,8 @@ MAX_CALL_BYTES = 128 * 1024 * 1024
 # How long a call waits for a connection: longer than a restart of the agent's process on a quick machine, and short
 # enough to try another agent.
 CONNECT_PATIENCE = 2.0
+# As long as an agent may take to replace its program, once it has said that it does.
+RESTART_PATIENCE = 20.0
 # Three times within the silence after which an agent forgets a manager.
 PING_INTERVAL = 25.0
 PING_DEADLINE = 5.0
@@ -100,6 +104,7 @@ class Conversation:
         self._greeting = LoopingCall(self._ping) if greets else None
         if self._greeting is not None:
             self._greeting.clock = clock
+        self._restarts_until = 0.0
         self.connected = False
         self.closed = False
 
@@ -112,6 +117,11 @@ class Conversation:
     def in_use(self) -> bool:
         """Whether a call has not ended, a terminal is looked at or a tunnel is open."""
         return bool(self.calls or self._terminals or self._tunnels)
+
+    @property
+    def restarting(self) -> bool:
+        """Whether the agent has said that it replaces its program, and was not heard of since."""
+        return self._restarts_until > self._clock.seconds()
 
     def call(self, method: str, parameters: Mapping[str, Any], deadline: float) -> Deferred[Any]:
         """Make a call; gives its result as plain values.
@@ -135,7 +145,8 @@ class Conversation:
         if self.calls >= MAX_CALLS or self._bytes + len(raw) > MAX_CALL_BYTES:
             return fail(Unavailable(f"too much is on its way to agent {self._agent_id}"))
         answer: Deferred[Any] = Deferred(lambda _: self._cancelled(id_))
-        patience = deadline if self.connected else min(deadline, CONNECT_PATIENCE)
+        restart = self._restarts_until - self._clock.seconds()
+        patience = deadline if self.connected else min(deadline, max(CONNECT_PATIENCE, restart))
         timer = self._clock.callLater(patience, self._too_late, id_)
         due = self._clock.seconds() + deadline
         self._bytes += len(raw)
@@ -170,6 +181,7 @@ class Conversation:
     def connection_made(self) -> None:
         """Take it that messages can be sent from now on."""
         self.connected = True
+        self._restarts_until = 0.0
         if self._greeting is not None and not self._greeting.running:
             # A ping of its own goes out before everything that waited.
             waited, self._waiting = self._waiting, {}
@@ -202,12 +214,11 @@ class Conversation:
 
     def writable(self) -> None:
         """Send what waits, for as long as there is room."""
-        while self.connected and self._waiting:
+        while self.connected and not self._restarts_until and self._waiting:
             id_, pending = next(iter(self._waiting.items()))
             if self._send(pending.raw) is not Sent.AWAY:
                 return
             del self._waiting[id_]
-            pending.raw = b""
             self._sent[id_] = pending
         if self.connected:
             self._terminals.writable()
@@ -221,16 +232,28 @@ class Conversation:
             self._count_garbage(str(error))
             return
         match message:
+            case Answer(id=0):
+                # Nobody's answer: the agent looks who is there, or goes on although it said that it restarts.
+                self._restarts_until = 0.0
+                self.writable()
             case Answer():
                 pending = self._end(message.id)
                 if pending is not None:
                     pending.answer.callback(message.result)
                     if pending.method in HANDED_OVER:
                         self._soon_passed_on(message.id)
+            case Failed() if message.name == RESTARTING:
+                self._restarting(message.id)
             case Failed():
                 pending = self._end(message.id)
                 if pending is not None:
                     pending.answer.errback(failed_to_error(message))
+            case _:
+                self._receive_more(message)
+
+    def _receive_more(self, message: Message) -> None:
+        """Take a message that answers no call."""
+        match message:
             case Event():
                 self._on_event(message)
             case Room() | Finished():
@@ -241,17 +264,24 @@ class Conversation:
             case _:
                 self._count_garbage("not a message for a manager")
 
-    def close(self) -> None:
+    def close(self, why: str = "the link to the agent is closed") -> None:
         """Fail everything and take no more calls."""
         self.closed = True
         self.connected = False
         self._stop_greeting()
-        self._fail([*self._sent, *self._waiting], Unavailable("the link to the agent is closed"))
-        self._end_all("the link to the agent is closed")
+        self._fail([*self._sent, *self._waiting], Unavailable(why))
+        self._end_all(why)
 
     def _end_all(self, reason: str) -> None:
         self._terminals.end_all(reason)
         self._tunnels.end_all(reason)
+
+    def _restarting(self, id_: int) -> None:
+        """Take it that the agent has not begun a call, and begins none until the next connection."""
+        self._restarts_until = self._clock.seconds() + RESTART_PATIENCE
+        pending = self._sent.pop(id_, None)
+        if pending is not None:
+            self._waiting[id_] = pending
 
     # How calls end.
 

@@ -8,7 +8,7 @@ and no connection: an agent is there or it is not.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet import defer
@@ -65,6 +65,18 @@ class MemoryAgentLink:
         self._operations = operations
         self._on_kernel_ended = on_kernel_ended
         self._news: dict[uuid.UUID, KernelEnded] = {}
+        self.restarted: list[str] = []
+        self.watched: frozenset[AgentAddress] = frozenset()
+
+    def watch(self, addresses: Iterable[AgentAddress]) -> None:
+        """Remember which agents are watched; news arrives in any case."""
+        self.watched = frozenset(addresses)
+
+    async def restart_program(self, agent: AgentAddress) -> None:
+        """Have an agent replace its program."""
+        if agent.agent_id not in self._operations:
+            raise AgentTimeout(f"agent {agent.agent_id} cannot be reached")
+        self.restarted.append(agent.agent_id)
 
     async def create_kernel(self, agent: AgentAddress, order: KernelOrder) -> Sequence[Service]:
         """Make a kernel."""

@@ -303,6 +303,10 @@ def _may_steer(action: str, value: Any) -> bool:
             return action in {"restart", "finish", "close"} and value is None
 
 
+#: In place of an error's name: the agent has not begun the call, and can be asked again at the next connection.
+RESTARTING = "AgentRestarting"
+
+
 def error_to_failed(call_id: int, error: BaseException) -> Failed:
     """Describe an exception for the other end."""
     name = type(error).__name__

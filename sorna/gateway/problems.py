@@ -80,6 +80,8 @@ TABLE: Mapping[type[BaseException], Problem] = {
     errors.InvalidAuthentication: Problem(400, "invalid-auth-params", "Missing or invalid authorization parameters."),
     errors.AuthenticationFailed: Problem(401, "auth-failed", "Credential/signature mismatch."),
     errors.InvalidRequest: Problem(400, "invalid-api-params", "Missing or invalid API parameters."),
+    errors.AgentNotFound: Problem(404, "agent-not-found", "No such agent."),
+    errors.Forbidden: Problem(403, "generic-forbidden", "Forbidden operation."),
     errors.KernelNotFound: Problem(404, "kernel-not-found", "No such kernel."),
     errors.RunNotFound: Problem(404, "run-not-found", "No such run."),
     errors.OutputGone: Problem(410, "output-gone", "The output of the run is gone."),
@@ -89,6 +91,8 @@ TABLE: Mapping[type[BaseException], Problem] = {
         400, "folder-already-exists", "The virtual folder already exists with the same name."
     ),
     errors.FolderForbidden: Problem(403, "generic-forbidden", "Forbidden operation."),
+    errors.FolderInUse: Problem(409, "folder-in-use", "The virtual folder is in use."),
+    errors.NotOffered: Problem(501, "not-implemented", "This API query is not implemented."),
     errors.InvitationNotFound: Problem(404, "invitation-not-found", "No such invitation."),
     errors.UploadConflict: Problem(409, "upload-conflict", "The upload is at another offset."),
     errors.KernelAlreadyExists: Problem(

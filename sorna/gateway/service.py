@@ -9,9 +9,12 @@ from twisted.internet.interfaces import IReactorTime
 from sorna.gateway.administration import AdministrationRoutes
 from sorna.gateway.authentication import Authentication
 from sorna.gateway.document import document_of
+from sorna.gateway.enrolment import EnrolmentRoutes
 from sorna.gateway.events import EventRoutes
 from sorna.gateway.files import FileRoutes
 from sorna.gateway.folder_files import FolderFileRoutes
+from sorna.gateway.folder_sharing import FolderSharingRoutes
+from sorna.gateway.folder_storage import FolderStorageRoutes
 from sorna.gateway.folders import FolderRoutes
 from sorna.gateway.gate import Gate
 from sorna.gateway.interfaces import Administration, Kernels, Keypairs, Operations, RateLimits, Readiness
@@ -29,6 +32,7 @@ from sorna.gateway.terminals import TerminalRoutes
 from sorna.gateway.transfers import TransferRoutes
 from sorna.gateway.tunnels import TunnelRoutes
 from sorna.gateway.websockets import WebSocketLimits, WebSockets
+from sorna.manager.enrolments import Enrolments
 from sorna.manager.folders import Folders
 from sorna.manager.transfers import Transfers
 
@@ -40,6 +44,7 @@ def make_application(
     folders: Folders,
     transfers: Transfers,
     administration: Administration,
+    enrolments: Enrolments,
     keypairs: Keypairs,
     rate_limits: RateLimits,
     operations: Operations,
@@ -56,6 +61,8 @@ def make_application(
         FileRoutes.router.bind(FileRoutes(kernels)),
         RunRoutes.router.bind(RunRoutes(kernels)),
         FolderRoutes.router.bind(FolderRoutes(folders, operations)),
+        FolderSharingRoutes.router.bind(FolderSharingRoutes(folders, operations)),
+        FolderStorageRoutes.router.bind(FolderStorageRoutes(administration, folders.storage.storage_id)),
         FolderFileRoutes.router.bind(FolderFileRoutes(folders, operations)),
         TransferRoutes.router.bind(TransferRoutes(transfers, operations, tls)),
         OutputRoutes.router.bind(OutputRoutes(kernels)),
@@ -63,6 +70,7 @@ def make_application(
         TerminalRoutes.router.bind(TerminalRoutes(kernels, operations)),
         TunnelRoutes.router.bind(TunnelRoutes(kernels, operations, reactor)),
         AdministrationRoutes.router.bind(AdministrationRoutes(administration, operations)),
+        EnrolmentRoutes.router.bind(EnrolmentRoutes(enrolments, operations)),
         OperationRoutes.router.bind(OperationRoutes(readiness)),
     )
     routes = [bound for area in areas for bound in area]
@@ -79,6 +87,7 @@ def make_site(
     folders: Folders,
     transfers: Transfers,
     administration: Administration,
+    enrolments: Enrolments,
     keypairs: Keypairs,
     rate_limits: RateLimits,
     operations: Operations,
@@ -97,6 +106,7 @@ def make_site(
         folders=folders,
         transfers=transfers,
         administration=administration,
+        enrolments=enrolments,
         keypairs=keypairs,
         rate_limits=rate_limits,
         operations=operations,

@@ -19,7 +19,8 @@ from twisted.internet.task import deferLater
 
 from sorna.errors import SornaError
 from sorna.manager.audit_interfaces import LiveAudit, QuotaAudit, QuotaDrift
-from sorna.manager.interfaces import AgentDirectory, AgentStore, KernelStore
+from sorna.manager.enrolment_interfaces import AgentStore
+from sorna.manager.interfaces import AgentDirectory, KernelStore
 from sorna.manager.reaper import DEADLINES
 from sorna.model.agent import Agent
 from sorna.model.kernel import Kernel, KernelStatus, short_id

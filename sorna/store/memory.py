@@ -12,14 +12,16 @@ import attrs
 
 from sorna.errors import InvalidRequest, QuotaExceeded
 from sorna.manager.audit_interfaces import QuotaDrift
+from sorna.manager.folder_interfaces import MountingKernel
 from sorna.manager.interfaces import KernelFilter
-from sorna.model.agent import Drain
+from sorna.model.folder import Mount
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage, may_change
 from sorna.model.keypair import Keypair, KeypairChanges
 from sorna.model.policy import ResourcePolicy, Slots, shortages, slots_of
+from sorna.model.selectable import of_kernel, of_keypair
+from sorna.model.selection import EVERYTHING, Selection, select
 from sorna.model.usage import KeypairUsage, usage_of
 from sorna.store import rows
-from sorna.store.agents import require_agent
 from sorna.store.kernels import PAGE
 
 
@@ -70,18 +72,21 @@ class MemoryKeypairs:
         found = [await self.by_access_key(access_key) for access_key in access_keys]
         return [keypair for keypair in found if keypair is not None]
 
-    async def page(self, user_id: str | None, is_active: bool | None, offset: int, limit: int) -> Sequence[Keypair]:
+    async def page(
+        self, user_id: str | None, is_active: bool | None, offset: int, limit: int, selection: Selection = EVERYTHING
+    ) -> Sequence[Keypair]:
         """List the keypairs of a user or of all, the newest first."""
         found = [
             keypair
             for keypair in await self.by_access_keys(list(self._keypairs))
             if user_id in {None, keypair.user_id} and is_active in {None, keypair.is_active}
         ]
-        return sorted(found, key=lambda one: (-one.created_at, one.access_key))[offset : offset + limit]
+        newest = sorted(found, key=lambda one: (-one.created_at, one.access_key))
+        return select(newest, selection, of_keypair)[offset : offset + limit]
 
-    async def count_of(self, user_id: str | None, is_active: bool | None) -> int:
+    async def count_of(self, user_id: str | None, is_active: bool | None, selection: Selection = EVERYTHING) -> int:
         """Tell how many :meth:`page` would list without a limit."""
-        return len(await self.page(user_id, is_active, 0, len(self._keypairs)))
+        return len(await self.page(user_id, is_active, 0, len(self._keypairs), selection))
 
     async def add(self, keypair: Keypair) -> bool:
         """Store a keypair; give False, changing nothing, when its access key is already there."""
@@ -160,6 +165,7 @@ class MemoryKernels:
     def __init__(self, keypairs: MemoryKeypairs) -> None:
         self._keypairs = keypairs
         self._kernels: dict[uuid.UUID, Kernel] = {}
+        self._mounts: dict[uuid.UUID, tuple[Mount, ...]] = {}
 
     async def reserve(self, kernel_id: uuid.UUID, spec: KernelSpec, now: float) -> tuple[Kernel, bool]:
         """Find the owner's live kernel of this token, or keep a PREPARING one and take a place of the quota."""
@@ -170,6 +176,7 @@ class MemoryKernels:
         await self._keypairs.take(spec)
         kernel = rows.new_kernel(kernel_id, spec, now)
         self._kernels[kernel_id] = kernel
+        self._mounts[kernel_id] = tuple(spec.mounts)
         return kernel, True
 
     async def change_status(
@@ -263,6 +270,18 @@ class MemoryKernels:
         """Give every kernel that ever was."""
         return self._kernels.values()
 
+    def mounting(self) -> Sequence[MountingKernel]:
+        """Give every kernel that ever saw a folder."""
+        return [
+            MountingKernel(
+                self._kernels[kernel_id],
+                frozenset(uuid.UUID(mount.folder_id) for mount in mounts),
+                frozenset(uuid.UUID(mount.folder_id) for mount in mounts if not mount.read_only),
+            )
+            for kernel_id, mounts in self._mounts.items()
+            if mounts
+        ]
+
     def _of(self, access_key: str, session_token: str) -> list[Kernel]:
         return [
             kernel
@@ -309,6 +328,12 @@ class MemoryReports:
                 taken[kernel.agent_id] = taken.get(kernel.agent_id, Slots()) + slots
         return taken
 
+    async def mounting(self, folder_ids: Collection[uuid.UUID] | None) -> Sequence[MountingKernel]:
+        """List the live kernels that see one of these folders, or any folder where that is None."""
+        found = [one for one in self._kernels.mounting() if not one.kernel.status.final]
+        wanted = [one for one in found if folder_ids is None or one.folders & set(folder_ids)]
+        return sorted(wanted, key=lambda one: one.kernel.id)
+
     async def usage(
         self, since: float, until: float, access_key: str | None, offset: int, limit: int
     ) -> Sequence[KeypairUsage]:
@@ -324,8 +349,8 @@ class MemoryReports:
     def _all(self) -> list[Kernel]:
         return sorted(self._kernels.all(), key=lambda one: (one.created_at, one.id), reverse=True)
 
-    def _wanted(self, wanted: KernelFilter) -> list[Kernel]:
-        return [
+    def _wanted(self, wanted: KernelFilter) -> Sequence[Kernel]:
+        found = [
             kernel
             for kernel in self._all()
             if wanted.access_key in {None, kernel.access_key}
@@ -333,6 +358,7 @@ class MemoryReports:
             and (wanted.statuses is None or kernel.status in wanted.statuses)
             and (wanted.before is None or (kernel.created_at, kernel.id) < wanted.before)
         ]
+        return select(found, wanted.selection, of_kernel)
 
     @staticmethod
     def _newest(
@@ -365,40 +391,3 @@ class MemoryQuotaAudit:
             for one in await self._keypairs.page(None, None, 0, 1 << 30)
         )
         return sorted((one for one in found if one.counted != one.held), key=lambda one: one.access_key)
-
-
-class MemoryAgents:
-    """Enrolled agents in a dict."""
-
-    def __init__(self) -> None:
-        self._public_keys: dict[str, str] = {}
-        self._enrolled: dict[str, float] = {}
-        self._drains: dict[str, Drain] = {}
-
-    async def enrol(self, agent_id: str, public_key: str, now: float) -> None:
-        """Trust this public key for this agent from now on."""
-        require_agent(agent_id, public_key)
-        self._public_keys[agent_id] = public_key
-        self._enrolled.setdefault(agent_id, rows.to_microseconds(now))
-
-    async def public_keys(self) -> Mapping[str, str]:
-        """Give agent id -> public key of every enrolled agent."""
-        return dict(self._public_keys)
-
-    async def drain(self, agent_id: str, drain: Drain | None) -> bool:
-        """Note that an agent is drained, or not any more; False when there is no such agent."""
-        if agent_id not in self._enrolled:
-            return False
-        known = self._drains.pop(agent_id, drain)
-        if drain is not None and known is not None:
-            deadline = None if drain.deadline is None else rows.to_microseconds(drain.deadline)
-            self._drains[agent_id] = Drain(rows.to_microseconds(known.since), deadline)
-        return True
-
-    async def drains(self) -> Mapping[str, Drain]:
-        """Give agent id -> its drain."""
-        return dict(self._drains)
-
-    async def enrolled(self) -> Mapping[str, float]:
-        """Give agent id -> when it was first enrolled."""
-        return dict(self._enrolled)

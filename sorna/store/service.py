@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from sorna.store.address import DatabaseAddress
-from sorna.store.agents import PostgresAgents
+from sorna.store.agents import PostgresAgents, PostgresClusterKeys, PostgresTickets
 from sorna.store.audit import PostgresQuotaAudit
 from sorna.store.connection import Connector
 from sorna.store.folders import PostgresFolders
@@ -32,6 +32,8 @@ class Tables:
     reports: PostgresReports
     folders: PostgresFolders
     quotas: PostgresQuotaAudit
+    tickets: PostgresTickets
+    cluster_keys: PostgresClusterKeys
     queue: PostgresQueue
 
 
@@ -51,6 +53,8 @@ class Store(Service):
             PostgresReports(self._pool),
             PostgresFolders(self._pool),
             PostgresQuotaAudit(self._pool),
+            PostgresTickets(self._pool),
+            PostgresClusterKeys(self._pool),
             PostgresQueue(self._pool),
         )
 

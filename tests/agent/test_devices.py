@@ -59,6 +59,16 @@ class DevicesTests(UnitTestCase):
         self.assertEqual(devices.take(1).numbers, (0,))
         self.assertEqual(devices.take(0), Allotment())
 
+    def test_keeping(self) -> None:
+        """What a kernel of the program before this one has is nobody else's until it is given back."""
+        devices = Devices(make_nodes(self, "nvidia0", "nvidia1", "nvidiactl"), hidden=True)
+        kept = devices.keep([0, 7])
+        self.assertEqual((kept.numbers, [Path(node).name for node in kept.nodes]), ((0,), ["nvidia0", "nvidiactl"]))
+        self.assertEqual(devices.take(1).numbers, (1,))
+        self.assertRaises(NoAgentAvailable, devices.take, 1)
+        devices.give_back(kept)
+        self.assertEqual(devices.take(1).numbers, (0,))
+
     def test_variables(self) -> None:
         """A kernel that sees its own devices alone counts them from 0, one that sees all has the host's numbers."""
         directory = make_nodes(self, "nvidia0", "nvidia1", "nvidia2")

@@ -36,7 +36,7 @@ class TunnelTestCase(UnitTestCase):
         self.touches = 0
         self.replies = Replies(self.clock)
         self.tunnels = self.make(reachable=True)
-        self.tunnels.offer(OFFERED, [8000])
+        self.tunnels.offer("python3", OFFERED, [8000])
 
     def make(self, *, reachable: bool) -> Tunnels:
         return Tunnels(self.send, self.replies, self.touch, reachable=reachable)
@@ -96,7 +96,7 @@ class OpenTests(TunnelTestCase):
     def test_no_network_of_its_own(self) -> None:
         """In a kernel that shares its host's network nothing is listed and nothing can be reached."""
         self.tunnels = self.make(reachable=False)
-        self.tunnels.offer(OFFERED, [8000])
+        self.tunnels.offer("python3", OFFERED, [8000])
         self.assertEqual(self.tunnels.services, ())
         self.assertEqual(self.successResultOf(Deferred.fromCoroutine(self.tunnels.list())), ())
         self.assertIn("network", self.refused(InvalidRequest))

@@ -11,6 +11,7 @@ from sorna import errors
 from sorna.cluster import conversation
 from sorna.cluster.conversation import Conversation
 from sorna.cluster.messages import (
+    RESTARTING,
     Acknowledge,
     Answer,
     Call,
@@ -232,6 +233,62 @@ class HandOverTests(ConversationTestCase):
         self.talk.connection_lost()
         self.clock.pump([0, 0, 0])
         self.assertEqual([one for one in self.sent if isinstance(one, Took)], [])
+
+
+class RestartTests(ConversationTestCase):
+    """An agent that replaces its program."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.talk.connection_made()
+
+    def test_calls_that_were_not_begun_are_made_again(self) -> None:
+        """What the agent has not begun waits for the next connection, and so does what comes meanwhile; nothing is lost."""
+        first, second = self.call(), self.call()
+        self.answer(Failed(1, RESTARTING, "", None))
+        self.assertTrue(self.talk.restarting)
+        third = self.call()
+        self.assertEqual([message.id for message in self.sent if isinstance(message, Call)], [1, 2])
+        self.answer(Answer(2, "done"))
+        self.assertEqual(self.successResultOf(second), "done")
+        self.talk.connection_lost()
+        self.clock.advance(conversation.CONNECT_PATIENCE + 1)
+        fourth = self.call()
+        self.clock.advance(conversation.CONNECT_PATIENCE + 1)
+        self.sent.clear()
+        self.talk.connection_made()
+        self.assertFalse(self.talk.restarting)
+        self.assertEqual(sorted(message.id for message in self.sent if isinstance(message, Call)), [1, 3, 4])
+        for number, one in ((1, first), (3, third), (4, fourth)):
+            self.answer(Answer(number, number))
+            self.assertEqual(self.successResultOf(one), number)
+
+    def test_a_call_that_was_begun_is_not_repeated(self) -> None:
+        """What was sent and got no word fails when the connection goes, as always."""
+        begun = self.call()
+        self.answer(Failed(0, RESTARTING, "", None))
+        self.talk.connection_lost()
+        self.failureResultOf(begun, errors.AgentTimeout)
+
+    def test_an_agent_that_goes_on(self) -> None:
+        """When it does not restart after all, what waits is sent on the same connection."""
+        call = self.call()
+        self.answer(Failed(1, RESTARTING, "", None))
+        self.sent.clear()
+        self.answer(Answer(0, None))
+        self.assertEqual([message.id for message in self.sent if isinstance(message, Call)], [1])
+        self.answer(Answer(1, "done"))
+        self.assertEqual(self.successResultOf(call), "done")
+
+    def test_it_never_comes_back(self) -> None:
+        """A call that waits for it ends at its own deadline."""
+        call = self.call(deadline=15.0)
+        self.answer(Failed(1, RESTARTING, "", None))
+        self.talk.connection_lost()
+        self.clock.advance(14.9)
+        self.assertNoResult(call)
+        self.clock.advance(0.2)
+        self.failureResultOf(call, errors.AgentTimeout)
 
 
 class GreetingTests(UnitTestCase):

@@ -12,8 +12,8 @@ from twisted.internet.task import Clock
 from sorna.gateway.call import Access
 from sorna.gateway.router import VERSIONS, Route
 from sorna.testing.gateway import EXAMPLE, encode, form
-from tests.gateway import folder_routes
-from tests.gateway.base import INACTIVE, NOW, OTHER, POOR, TOKEN, Answer, GatewayTestCase
+from tests.gateway import enrolment_routes, folder_routes
+from tests.gateway.base import ADMINISTRATOR, INACTIVE, NOW, OTHER, POOR, TOKEN, Answer, GatewayTestCase
 
 FORM = "form"
 
@@ -40,6 +40,7 @@ RIGHT_BODIES: Mapping[tuple[str, str], Any] = {
     **both("GET", "/download_single", {"file": "."}),
     **both("POST", "/shutdown-service", {"service_name": "files"}),
     **folder_routes.BODIES,
+    **enrolment_routes.BODIES,
     ("POST", "/admin/graphql"): GRAPHQL,
     ("POST", "/admin/gql"): GRAPHQL,
 }
@@ -78,11 +79,16 @@ TYPED_FIELDS: Mapping[tuple[str, str], Mapping[str, Any]] = {
     **both("GET", "/download_single", {"file": []}),
     **both("POST", "/shutdown-service", {"service_name": ["files"]}),
     **folder_routes.TYPED,
+    **enrolment_routes.TYPED,
 }
 
 
 class RouteTestCase(GatewayTestCase):
-    """Calls every route of the application rightly."""
+    """Calls every route of the application rightly, as an administrator, who may."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        enrolment_routes.administrator(self.keypairs)
 
     def routes(self, access: Access | None = None, *, kernel: bool | None = None) -> Iterator[tuple[Route, str]]:
         """Give routes with a target of each version they exist in."""
@@ -97,12 +103,20 @@ class RouteTestCase(GatewayTestCase):
         world = folder_routes.FolderWorld(self.do, self.folders, self.transfers)
         if "/folder" in route.path and reference == TOKEN and "keypair" not in signing:
             target += world.prepare((route.method, route.path))
+        if (route.method, route.path) in folder_routes.FOR_ADMINISTRATORS:
+            signing = {"keypair": ADMINISTRATOR, **signing}
         right = world.filled(RIGHT_BODIES.get((route.method, route.path)))
-        target = target.replace("<reference>", reference).replace("<folder>", self.folder_in(route, world))
+        if "/agents" in route.path:
+            right = enrolment_routes.prepare(self.do, self.world, route.path) or right
+        target = (
+            target.replace("<agent>", enrolment_routes.NAME)
+            .replace("<reference>", reference)
+            .replace("<folder>", self.folder_in(route, world))
+        )
         target += next((query for end, query in RIGHT_QUERIES.items() if route.path.endswith(end)), "")
         if route.access is Access.TOKEN:
             headers = folder_routes.HEADERS.get((route.method, route.path), {})
-            return self.send(route.method, target, headers)
+            return self.send(route.method, target, headers, b"" if right is None else encode(right))
         if route.websocket:
             signing["changes"] = {**HANDSHAKE, **signing.get("changes", {})}
         if right == FORM:
@@ -127,7 +141,10 @@ class EveryRouteTests(RouteTestCase):
         there = {(route.method, route.path) for route in self.application.routes}
         self.assertLessEqual(set(RIGHT_BODIES) | set(TYPED_FIELDS), there)
         posts = {key for key in there if key[0] == "POST"}
-        self.assertEqual(posts - set(RIGHT_BODIES), set(both("POST", "/interrupt", None)) | folder_routes.BODILESS)
+        self.assertEqual(
+            posts - set(RIGHT_BODIES),
+            set(both("POST", "/interrupt", None)) | folder_routes.BODILESS | enrolment_routes.BODILESS,
+        )
 
     def test_right_calls(self) -> None:
         """Every route answers a right call, with and without a slash at the end; WebSockets need a real connection."""
@@ -138,7 +155,8 @@ class EveryRouteTests(RouteTestCase):
             for slash in ("", "/"):
                 self.create()
                 answer = self.call(route, target if target == "/" else target + slash)
-                self.assertIn(answer.status, {200, 201, 204}, (target, answer))
+                refused = (route.method, route.path) in folder_routes.REFUSED
+                self.assertIn(answer.status, {501} if refused else {200, 201, 204}, (target, answer))
                 self.assertEqual(answer.headers["server"], "BackendAI-API/v4.20181215")
                 if "multipart/mixed" not in answer.headers["content-type"] or "<folder>" not in route.path:
                     self.assertEqual(answer.headers["content-length"], str(len(answer.body)))
@@ -261,6 +279,12 @@ class EveryRouteTests(RouteTestCase):
             {b"Upgrade": b"h2c"},
             {b"Origin": b"https://elsewhere.example"},
             {b"Origin": b"null"},
+            {b"Sec-WebSocket-Key": b"dGhlIHNhbXBsZSBub24="},
+            {b"Sec-WebSocket-Key": b"=" * 24},
+            {b"Sec-WebSocket-Protocol": b"\xe9"},
+            {b"Sec-WebSocket-Key": b"\xe9" * 24},
+            {b"Origin": b"\xe9"},
+            {b"Origin": b"http://["},
         )
         for route, target in self.routes():
             if route.websocket:

@@ -101,12 +101,14 @@ class LinkedKernelCase(LinkCase):
         self.kernel_id = new_kernel_id()
         await self.kernels.create_kernel(self.kernel_id, KernelSpec("AKIA", "t", "python3", "python3", Limits()))
         folders, transfers = memory_folders(self, reactor, EXAMPLE)
+        world = memory_world(reactor, [EXAMPLE])
         site = make_site(
             reactor,
             kernels=LinkedKernels(self),
             folders=folders,
             transfers=transfers,
-            administration=memory_world(reactor, [EXAMPLE]).administration,
+            administration=world.administration,
+            enrolments=world.enrolments,
             keypairs=MemoryKeypairs(EXAMPLE),
             rate_limits=MemoryRateLimits(reactor),
             operations=MemoryOperations(),

@@ -14,7 +14,8 @@ from sorna.manager.reaper import DEADLINES
 from sorna.model.kernel import KernelSpec, KernelStatus, new_kernel_id, short_id
 from sorna.model.limits import Limits
 from sorna.model.policy import Slots
-from sorna.store.memory import MemoryAgents, MemoryQuotaAudit
+from sorna.store.memory import MemoryQuotaAudit
+from sorna.store.memory_agents import MemoryAgents
 from tests.manager.world import HEARTBEAT, OWNER, ManagerTestCase
 
 

@@ -158,6 +158,11 @@ class FrameReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
+    @property
+    def incomplete(self) -> bytes:
+        """What was fed of a frame whose end is still to come."""
+        return bytes(self._buffer)
+
     def feed(self, chunk: bytes) -> list[tuple[int, bytes]]:
         """Take bytes as they arrive and give the frames that are complete now.
 

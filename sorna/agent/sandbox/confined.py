@@ -101,6 +101,24 @@ class ConfinedProcess:
             if not self.started.called:
                 self.started.callback(None)
 
+    def carry(self) -> dict[str, Any]:
+        """Give what another program of this process needs to hold the kernel; its channel is carried by who has it."""
+        return {
+            "pid": self.pid,
+            "first": self._first,
+            "pidfd": self._pidfd,
+            "scratch": self._scratch,
+            "scratch_most": self._scratch_most,
+        }
+
+    def take_over(self, state: Mapping[str, Any]) -> None:
+        """Hold a kernel that was started by another program of this process."""
+        self.pid, self._first = state["pid"], state["first"]
+        self._pidfd, self._scratch = state["pidfd"], state["scratch"]
+        self._scratch_most = state["scratch_most"]
+        self._running = True
+        self.started.callback(None)
+
     def has_failed(self, failure: SetupFailure) -> None:
         """Take the reason for which it will not start; its end follows."""
         self.failure = failure
