@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -33,9 +33,11 @@ DEADLINES = {KernelStatus.PREPARING: 30.0, KernelStatus.RESTARTING: 60.0, Kernel
 # An agent writes a new kernel into its heartbeat within this many seconds.
 SEEN_WITHIN = 4.0
 # A kernel must have been missing for as long: a heartbeat that was under way when it came is corrected by the next one.
-MISSING_FOR = 1.5
+# A little less than three times the pause between passes, so that no passes that come a moment early make it four.
+MISSING_FOR = 1.4
 PAGE = 500
 MOST_AT_ONCE = 100
+TOGETHER = 25
 
 
 @define
@@ -65,11 +67,15 @@ class Reaper:
         held = {agent_id: await self.directory.kernels_of(agent_id) for agent_id in agents}
         rows: dict[str, Kernel] = {}
         waited = False
+        lost: list[tuple[Kernel, str]] = []
         async for kernel in self._live():
             rows[short_id(kernel.id)] = kernel
             waited = waited or kernel.status is KernelStatus.PENDING
             with self._log.failuresHandled("while mending {kernel_id}", kernel_id=short_id(kernel.id)):
-                await self._mend_kernel(kernel, agents, held)
+                reason = await self._mend_kernel(kernel, agents, held)
+                if reason:
+                    lost.append((kernel, reason))
+        await self._end_lost(lost)
         with self._log.failuresHandled("while looking after drained agents"):
             await self.agents.mend(agents.values())
         with self._log.failuresHandled("while looking after those who wait"):
@@ -108,27 +114,40 @@ class Reaper:
                 yield kernel
             page = await self.kernels.live(after=page[-1].id)
 
-    async def _mend_kernel(self, kernel: Kernel, agents: dict[str, Agent], held: dict[str, frozenset[str]]) -> None:
+    async def _end_lost(self, lost: list[tuple[Kernel, str]]) -> None:
+        """Write the ends of lost kernels, many at a time: those of an agent that dies are lost all at once."""
+        for first in range(0, len(lost), TOGETHER):
+            ends = lost[first : first + TOGETHER]
+            await DeferredList([Deferred.fromCoroutine(self._end_one(kernel, reason)) for kernel, reason in ends])
+
+    async def _end_one(self, kernel: Kernel, reason: str) -> None:
+        with self._log.failuresHandled("while mending {kernel_id}", kernel_id=short_id(kernel.id)):
+            await self.ending.lost(kernel.id, reason)
+
+    async def _mend_kernel(self, kernel: Kernel, agents: dict[str, Agent], held: dict[str, frozenset[str]]) -> str:
+        """Do what one kernel needs; for one that is lost, give the reason instead."""
         age = self.clock.seconds() - kernel.status_changed_at
         if kernel.agent_id is not None and kernel.agent_id not in agents:
-            await self._lost_for_sure(kernel, "agent-lost")
-        elif kernel.status is KernelStatus.RUNNING and age > SEEN_WITHIN and kernel.agent_id is not None:
+            return "agent-lost" if self._lost_for_sure(kernel) else ""
+        if kernel.status is KernelStatus.RUNNING and age > SEEN_WITHIN and kernel.agent_id is not None:
             if short_id(kernel.id) in held[kernel.agent_id]:
                 self._missing.pop(short_id(kernel.id), None)
             else:
-                await self._lost_for_sure(kernel, "lost")
+                return "lost" if self._lost_for_sure(kernel) else ""
         elif age > DEADLINES.get(kernel.status, age):
             await self._past_deadline(kernel)
+        return ""
 
-    async def _lost_for_sure(self, kernel: Kernel, reason: str) -> None:
+    def _lost_for_sure(self, kernel: Kernel) -> bool:
         """Believe a loss at a later look only: a heartbeat may have been read while it was being written."""
         now = self.clock.seconds()
         if not self.absence.believable:
             self._missing.pop(short_id(kernel.id), None)
-            return
-        if now - self._missing.setdefault(short_id(kernel.id), now) >= MISSING_FOR:
-            del self._missing[short_id(kernel.id)]
-            await self.ending.lost(kernel.id, reason)
+            return False
+        if now - self._missing.setdefault(short_id(kernel.id), now) < MISSING_FOR:
+            return False
+        del self._missing[short_id(kernel.id)]
+        return True
 
     async def _past_deadline(self, kernel: Kernel) -> None:
         match kernel.status:

@@ -158,7 +158,7 @@ class DatabaseTests(FaultsCase):
         self.assertEqual([one for busy in self.busy for one in busy.heard if one.status == 404], [])
 
     def test_redis_out_of_reach(self) -> None:
-        """Nobody hears from it for longer than every deadline: kernels that are known run code meanwhile, and none is lost."""
+        """Nobody hears from it for longer than every deadline: requests are refused with Retry-After, and no kernel is lost."""
         kernel = self.kernel("a1")
         self.first.run(kernel, "x = 42")
         self.work_on("a1", "a2")

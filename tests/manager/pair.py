@@ -40,7 +40,8 @@ from sorna.model.kernel import KernelSpec, Usage, short_id
 from sorna.model.limits import LimitPolicy
 from sorna.model.queue import QueueBounds
 from sorna.model.service import Service
-from sorna.store.memory import MemoryAgents, MemoryKernels, MemoryKeypairs
+from sorna.store.memory import MemoryKernels, MemoryKeypairs
+from sorna.store.memory_agents import MemoryAgents
 from sorna.store.memory_queue import MemoryQueue
 from tests.cluster.scripted import ScriptedOperations
 from tests.manager.world import HEARTBEAT, INTERVAL, DrainedDirectory

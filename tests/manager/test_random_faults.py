@@ -23,7 +23,8 @@ from sorna.manager.requests import CreateRequest
 from sorna.model.kernel import ALLOWED_CHANGES, Kernel, KernelStatus, short_id
 from sorna.model.keypair import Keypair
 from sorna.model.run import RunMode, RunRequest
-from sorna.store.memory import MemoryAgents, MemoryKernels, MemoryKeypairs, MemoryQuotaAudit
+from sorna.store.memory import MemoryKernels, MemoryKeypairs, MemoryQuotaAudit
+from sorna.store.memory_agents import MemoryAgents
 from sorna.store.memory_queue import MemoryQueue
 from sorna.testing.folders import memory_folders
 from sorna.testing.unit import UnitTestCase
