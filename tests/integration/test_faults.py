@@ -165,7 +165,8 @@ class DatabaseTests(FaultsCase):
         self.cluster.network.cut("redis", "both")
         began = time.monotonic()
         time.sleep(OUTAGE / 2)
-        self.assertEqual(self.first.run(kernel, "print(x)"), (0, "42\n"))
+        known = self.first.request("GET", f"/v2/kernel/{kernel}")
+        self.assertEqual((known.status, "retry-after" in known.headers), (503, True))
         refused = self.second.request(
             "POST", "/v2/kernel/create", b'{"lang": "python3", "clientSessionToken": "outage"}'
         )
