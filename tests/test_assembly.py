@@ -8,11 +8,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
-from sorna import assembly
 from sorna.config import server_config
 from sorna.errors import Unavailable
-from sorna.gateway.starting import FrontDoor
-from sorna.lifecycle import OrderedServices, Readiness
+from sorna.legacy_assembly import LegacyOpening
+from sorna.lifecycle import OrderedServices
 from sorna.testing.gateway import MemoryKeypairs
 from sorna.testing.unit import UnitTestCase
 
@@ -26,10 +25,10 @@ class LegacyDoorTests(UnitTestCase):
         """Let the wiring decide, with no keypair in the store."""
         clock = Clock()
         self.parent = OrderedServices(clock)
-        server = assembly._Server(clock, server_config(options, {}), Readiness(), FrontDoor(str), self.parent)
         rest: Any = None
-        manager = assembly._Manager(rest, rest, rest, rest, cast("Any", MemoryKeypairs()), rest, rest)
-        return Deferred.fromCoroutine(server._open_legacy_door(manager, None))
+        keypairs = cast("Any", MemoryKeypairs())
+        opening = LegacyOpening(clock, server_config(options, {}), self.parent, rest, keypairs, rest, rest)
+        return Deferred.fromCoroutine(opening.open(None))
 
     def test_closed_unless_named(self) -> None:
         """Nobody is charged whom the operator did not name, and that is said once."""

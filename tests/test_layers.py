@@ -37,9 +37,25 @@ ALLOWED = {
     "client": {"model", "errors"},
 }
 # Modules directly below the package that every room may be built on, once its own row says so.
-GROUND = {"__init__", "boot", "config", "curve_keys", "lifecycle", "observability", "settings", "stages", "zeromq"}
+GROUND = {
+    *(
+        "__init__",
+        "boot",
+        "config",
+        "curve_keys",
+        "lifecycle",
+        "observability",
+        "parent_watch",
+        "settings",
+        "shared_port",
+    ),
+    *("stages", "zeromq"),
+}
 # Kept apart: they wire rooms together, start processes, or exist for tests.
-COMPOSITION = {"assembly", "agent_assembly", "tap", "agent_tap", "first_start", "testing"}
+COMPOSITION = {
+    *("assembly", "agent_assembly", "legacy_assembly", "local_agent_assembly", "first_start", "workers"),
+    *("tap", "agent_tap", "worker_tap", "worker", "testing"),
+}
 
 WALL_TIME = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
 PASSING_TIME = {"time.sleep", "time.monotonic", "time.monotonic_ns", "time.perf_counter"}
@@ -117,7 +133,7 @@ class LayerTests(UnitTestCase):
     def test_the_reactor_is_an_argument(self) -> None:
         """Only the entry points import the reactor."""
         users = {name for name, _, tree in modules() if "twisted.internet.reactor" in set(imported(tree))}
-        self.assertTrue(users <= {"tap", "agent_tap", "client.cli"}, users)
+        self.assertTrue(users <= {"tap", "agent_tap", "worker_tap", "client.cli"}, users)
 
     def test_every_room_has_its_row(self) -> None:
         """A new room is put into the table before it is used."""

@@ -44,6 +44,7 @@ def make_application(
     operations: Operations,
     readiness: Readiness,
     tls: bool = False,
+    worker: int = 1,
     websocket_limits: WebSocketLimits | None = None,
 ) -> Application:
     """Put the routes of every area behind one gate; the result is the root resource."""
@@ -61,7 +62,7 @@ def make_application(
         EventRoutes.router.bind(EventRoutes(kernels, reactor)),
         TerminalRoutes.router.bind(TerminalRoutes(kernels, operations)),
         AdministrationRoutes.router.bind(AdministrationRoutes(administration, operations)),
-        OperationRoutes.router.bind(OperationRoutes(readiness)),
+        OperationRoutes.router.bind(OperationRoutes(readiness, worker)),
     )
     routes = [bound for area in areas for bound in area]
     described = [*(bound.route for bound in routes), *ReferenceRoutes.router.routes]
@@ -82,6 +83,7 @@ def make_site(
     operations: Operations,
     readiness: Readiness,
     tls: bool = False,
+    worker: int = 1,
     limits: ReadingLimits | None = None,
     websocket_limits: WebSocketLimits | None = None,
 ) -> LimitedSite:
@@ -100,6 +102,7 @@ def make_site(
         operations=operations,
         readiness=readiness,
         tls=tls,
+        worker=worker,
         websocket_limits=websocket_limits,
     )
     receivers = Receivers(transfers, operations)

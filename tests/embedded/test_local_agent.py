@@ -11,7 +11,8 @@ from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTer
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from sorna.embedded.local_agent import EX_CONFIG, LocalAgent
+from sorna.embedded.child import EX_CONFIG
+from sorna.embedded.local_agent import LocalAgent
 from sorna.testing.unit import UnitTestCase
 
 
