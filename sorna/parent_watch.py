@@ -15,6 +15,8 @@ from twisted.internet.stdio import StandardIO
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from sorna.lifecycle import stop_process
+
 
 class _EndOfInput(Protocol):
     """Fires when standard input ends."""
@@ -54,4 +56,4 @@ class ParentWatch(Service):
         if self._within is not None:
             # By the system and not by the reactor, which something may keep busy. Nobody handles this signal.
             signal.alarm(self._within)
-        self._reactor.stop()
+        stop_process(self._reactor)
