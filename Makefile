@@ -9,7 +9,7 @@ ARGS ?=
 TESTS ?= tests
 FUZZ_SECONDS ?= 60
 
-.PHONY: run test lint types fuzz bench bench-short docs clean
+.PHONY: run test lint types fuzz bench bench-short cluster chaos docs clean
 
 run: $(VENV)/.installed-run
 	@exec $(BIN)/twistd --nodaemon --pidfile= --logger=sorna.observability.text_log_observer sorna $(ARGS)
@@ -32,6 +32,12 @@ bench: $(VENV)/.installed-test
 
 bench-short: $(VENV)/.installed-test
 	@$(BIN)/python -m bench.short $(ARGS)
+
+cluster: $(VENV)/.installed-test
+	@exec $(BIN)/python -m sorna.testing.cluster $(ARGS)
+
+chaos: $(VENV)/.installed-test
+	@exec $(BIN)/python -m sorna.testing.cluster.chaos $(ARGS)
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/sphinx-build -W -b html docs docs/_build/html

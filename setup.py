@@ -30,6 +30,7 @@ setup(
         "apispec>=6.10",
         "attrs>=25",
         "click>=8.4",
+        "cryptography>=44",
         "graphql-core>=3.3,<3.4",
         "klein>=24.8",
         "msgpack>=1.1",
@@ -68,7 +69,7 @@ setup(
         ],
         "docs": ["sphinx>=8", "furo", "pydoctor>=24.11"],
     },
-    entry_points={"console_scripts": ["sorna=sorna.client.cli:main"]},
+    entry_points={"console_scripts": ["sorna=sorna.command:main"]},
     classifiers=[
         "Framework :: Twisted",
         "Programming Language :: Python :: 3.11",

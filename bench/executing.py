@@ -147,7 +147,7 @@ def _paced(session: Session, settings: Settings, count: int, rate: int, goal: fl
         alive = session.alive(kernels)
     high = percentile(paced.times, 0.99) * 1000 if paced.times else float("inf")
     lost = paced.lost + paced.wrong
-    measured = f"{lost} lost, {count - alive} dead, p99 {high:,.0f} ms, {len(paced.times) / seconds:,.0f} of {count * rate:,}/s"
+    measured = f"{lost} lost, {count - alive} dead, p99 {high:,.0f} ms, {len(paced.times) / effort.seconds:,.0f} of {count * rate:,}/s"
     wanted = "no loss, no kernel dead" + (f", p99 below {goal:g} ms" if goal is not None else "")
     told = (
         f"{paced.due:,} were due, {paced.sent:,} sent (the others found {DEPTH} of their kernel unanswered until the time was "

@@ -120,7 +120,7 @@ def goals_table(rows: Sequence[Row]) -> str:
     for row in rows:
         marks = ""
         for note in row.notes:
-            notes.append(_plain(note))
+            notes.append(plain(note))
             marks += f" [{len(notes)}]"
         client = "" if row.client is None else f"{row.client:.0%}"
         lines.append((row.what, row.goal, row.measured + marks, row.verdict, client))
@@ -129,7 +129,7 @@ def goals_table(rows: Sequence[Row]) -> str:
     return "\n".join([table, "", *listed]) if listed else table
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Take what would be markup in reStructuredText literally: a note may quote what a server said."""
     return re.sub(r"[\\*`|]|_(?![A-Za-z0-9])", r"\\\g<0>", text)
 

@@ -18,7 +18,7 @@ from bench import peer
 from bench.client import Connection, Effort, Script, Stuck, drive
 from bench.creating import burst_times, first_results
 from bench.executing import warm_kernel, websocket_times
-from bench.figures import Row, Section, milliseconds, percentile, text_table
+from bench.figures import Row, Section, milliseconds, percentile, plain, text_table
 from bench.parts import Settings, run_alone
 from bench.reading import CONNECTIONS, reads
 from bench.session import Session
@@ -47,7 +47,7 @@ def compare(session: Session, settings: Settings) -> list[Row | Section]:
         python = peer.installed()
         theirs = [_theirs(python, settings, nodelay=nodelay) for nodelay in (False, True)]
     except (peer.Unavailable, Stuck) as error:
-        return [Section(TITLE, f"Not measured: {error}")]
+        return [Section(TITLE, f"Not measured: {plain(str(error))}")]
     return [Section(TITLE, table(_ours(session, settings), *theirs))]
 
 

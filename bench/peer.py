@@ -58,7 +58,8 @@ def installed() -> Path:
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=INSTALL_TIMEOUT)
         except subprocess.CalledProcessError as error:
-            raise Unavailable(f"{REQUIREMENTS[0]} cannot be installed: {error.stderr.strip()[-300:]}") from error
+            last = (error.stderr.strip().splitlines() or ["it does not say why"])[-1]
+            raise Unavailable(f"{REQUIREMENTS[0]} cannot be installed: {last[-300:]}") from error
         except subprocess.TimeoutExpired as error:
             raise Unavailable(f"{REQUIREMENTS[0]} was not installed within {INSTALL_TIMEOUT:.0f} s") from error
     done.touch()

@@ -14,6 +14,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from attrs import define, field, frozen
 
@@ -27,6 +28,8 @@ from bench.processes import descendants, own_and_children, processor_time
 from bench.reference import Reference, fork_and_compute
 from bench.session import Failed, Session, created, expect, started
 from bench.wire import run_body, run_text
+
+T = TypeVar("T")
 
 ROUNDS = 6
 PER_ROUND = 60
@@ -60,22 +63,30 @@ class _Side:
         time.sleep(CALM)
         self.idle = (self.used() - before) / (time.perf_counter() - began)
 
+    def once(self, action: Callable[[], T]) -> T:
+        """Do something, note how long it took, and give what it gives."""
+        began = time.perf_counter()
+        result = action()
+        self.times.append(time.perf_counter() - began)
+        return result
+
     def round(self, action: Callable[[], object], count: int) -> None:
         """Do something so many times."""
         before, first = self.used(), time.perf_counter()
         for _ in range(count):
-            began = time.perf_counter()
-            action()
-            self.times.append(time.perf_counter() - began)
+            self.once(action)
         self.processor += max(0.0, self.used() - before - self.idle * (time.perf_counter() - first))
 
     def ratios(self, other: _Side, name: str) -> dict[str, float]:
-        """Compare the times of those that nothing came between, and the processor that each took on average."""
-        mine, theirs = percentile(self.times, QUICK), percentile(other.times, QUICK)
-        return {f"{name}, time": mine / theirs, **self.processor_ratio(other, name)}
+        """Compare times and processor."""
+        return {**self.time_ratio(other, name), **self.processor_ratio(other, name)}
+
+    def time_ratio(self, other: _Side, name: str) -> dict[str, float]:
+        """Compare the times of those that nothing came between."""
+        return {f"{name}, time": percentile(self.times, QUICK) / percentile(other.times, QUICK)}
 
     def processor_ratio(self, other: _Side, name: str) -> dict[str, float]:
-        """Compare the processor alone, where times are of many requests at once and so never undisturbed."""
+        """Compare the processor that each took on average; alone where times are of many requests at once and so never undisturbed."""
         mine, theirs = self.processor / len(self.times), other.processor / len(other.times)
         return {f"{name}, processor": mine / theirs}
 
@@ -132,14 +143,25 @@ class Short:
         return ours.ratios(theirs, "execute over WebSocket : constant answer")
 
     def create(self) -> Mapping[str, float]:
-        """Compare a kernel's life, from create over a first result to its end, with a fork that computes."""
+        """Compare a kernel's life, from create over two executions to its end, with a fork that computes.
+
+        Times are compared within it, since all of it waits for its turn of the processor alike: that until the first result
+        with that of the second execution.
+        """
         ours, _constant = self._sides()
-        theirs = _Side(own_and_children)
+        fork = _Side(own_and_children)
+        first, second = _Side(lambda: 0.0), _Side(lambda: 0.0)
         with contextlib.closing(Connection(self.session.endpoint)) as connection:
 
-            def live() -> None:
+            def begin() -> str:
                 kernel = created(connection.ask(self.session.creation()))
                 expect(connection.ask(self.session.run(kernel, "1+1")), "2")
+                return kernel
+
+            def live() -> None:
+                kernel = first.once(begin)
+                again = self.session.run(kernel, "1+1")
+                expect(second.once(lambda: connection.ask(again)), "2")
                 connection.ask(self.session.destruction(kernel))
 
             for _ in range(CREATES):
@@ -147,8 +169,11 @@ class Short:
             ours.calm()
             for _ in range(ROUNDS):
                 ours.round(live, CREATES)
-                theirs.round(fork_and_compute, CREATES)
-        return ours.ratios(theirs, "kernel's life : fork that computes")
+                fork.round(fork_and_compute, CREATES)
+        return {
+            **first.time_ratio(second, "create to first result : second execution"),
+            **ours.processor_ratio(fork, "kernel's life : fork that computes"),
+        }
 
     def read(self) -> Mapping[str, float]:
         """Compare a signed read with a constant answer, several connections at once."""

@@ -15,8 +15,9 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import define, evolve, field, frozen
 from twisted.application.service import IService
@@ -28,20 +29,20 @@ from twisted.logger import Logger
 from twisted.web.server import Site
 
 from sorna.beneath.storage_root import prepare_root
-from sorna.boot import Boot, Listening, Stopping, repeating
-from sorna.cluster.enrolment import TrustedDirectory
+from sorna.boot import Boot, Listening, Stopping, repeating, until_available
+from sorna.cluster.enrolment import LOOK_INTERVAL, Trust, TrustedDirectory
 from sorna.cluster.link import ZmqAgentLink
 from sorna.config import ServerConfig
 from sorna.curve_keys import CurveKeypair, load_or_make
 from sorna.embedded.postgres import EmbeddedPostgres
 from sorna.embedded.redis import EmbeddedRedis
 from sorna.errors import Unavailable
-from sorna.first_start import banner, endpoint_of, ensure_keypairs, write_client_file
+from sorna.first_start import banner, endpoint_of, ensure_keypairs, manager_keys, write_client_file
 from sorna.folders.housekeeping import Housekeeping
 from sorna.folders.storage import DiskFolders, Threads
 from sorna.gateway.service import make_site
 from sorna.gateway.starting import FrontDoor
-from sorna.legacy_assembly import LegacyOpening
+from sorna.legacy_assembly import BehindTheDoor, open_legacy_door
 from sorna.lifecycle import Draining, Operations, OrderedServices, Readiness, fail_process, settle_memory
 from sorna.live.address import RedisAddress, parse_redis_address
 from sorna.live.channels import RedisAnnouncements
@@ -51,13 +52,16 @@ from sorna.live.kernels import RedisLiveKernels
 from sorna.live.rate_counters import RedisRateCounters
 from sorna.live.turns import RedisTurn
 from sorna.local_agent_assembly import FirstAgent, local_agent_id
+from sorna.manager.absence import Absence
 from sorna.manager.administration import Administration
 from sorna.manager.agents import AgentAdministration
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
+from sorna.manager.enrolment_interfaces import AgentStore
+from sorna.manager.enrolments import AGENT_TOPIC, Enrolments, RedisTold
 from sorna.manager.events import KernelEvents
 from sorna.manager.folders import Folders
-from sorna.manager.interfaces import AgentDirectory, AgentStore
+from sorna.manager.interfaces import AgentDirectory
 from sorna.manager.keypairs import MAX_AGE, CachedKeypairs
 from sorna.manager.places import Places
 from sorna.manager.placing import Placing
@@ -69,6 +73,7 @@ from sorna.manager.turns import Alone, SharedMending, Turn, in_turn
 from sorna.model.keypair import EXAMPLE_ACCESS_KEY
 from sorna.observability import show_debug
 from sorna.parent_watch import ParentWatch
+from sorna.sealing import Seal
 from sorna.shared_port import SharedPorts
 from sorna.stages import Stages, WatchedResource, watched
 from sorna.store.address import DatabaseAddress
@@ -83,6 +88,8 @@ HOUSEKEEPING_INTERVAL = 3600.0
 REAPER_TURN, HOUSEKEEPING_TURN = 3 * REAPER_INTERVAL, 1.5 * HOUSEKEEPING_INTERVAL
 # Seconds that a worker may take to stop when the first process is gone; the private databases have gone with that.
 ORPHAN_TIMEOUT = 4
+
+T = TypeVar("T")
 
 _log = Logger()
 
@@ -127,10 +134,7 @@ class _Manager:
     directory: AgentDirectory
     heartbeats: RedisHeartbeatStore
     site: Site
-    registry: Registry
-    keypairs: CachedKeypairs
-    operations: Operations
-    announcements: RedisAnnouncements
+    behind: BehindTheDoor
 
 
 @define
@@ -166,34 +170,29 @@ class _Server:
         """Start everything in the order in which it depends on each other."""
         self._make_state_dir()
         database, redis = await self._databases()
-        store = await open_store(self.reactor, database)
+        store = await self._store(database)
         self.parent.addService(store)
-        first = await ensure_keypairs(store.tables.keypairs, self.config, self.reactor.seconds())
+        first = await self._patiently(
+            lambda: ensure_keypairs(store.tables.keypairs, self.config, self.reactor.seconds())
+        )
         if first is not None:
             # At once: a secret that is in the database alone is lost to its operator if a later step fails.
             write_client_file(self.config.state_dir, endpoint_of(self.config), first.keypair)
-        manager_keys = load_or_make(self.config.state_dir / "manager")
+        shared_keys = await manager_keys(
+            self.config.state_dir / "manager", store.tables.cluster_keys, self.reactor.seconds()
+        )
         agent_keys = load_or_make(self.config.state_dir / "agent") if self.config.local_agent else None
-        await self._enrol(store.tables.agents, manager_keys, agent_keys)
-        manager = self._serve(store.tables, redis, manager_keys)
+        await self._patiently(lambda: self._enrol(store.tables.agents, shared_keys, agent_keys))
+        manager = self._serve(store.tables, redis, shared_keys)
         if agent_keys is not None:
             agent_id = local_agent_id(agent_keys)
             # What the agent of a killed predecessor has left behind is no sign of life of the one that starts now.
             await manager.heartbeats.leave(agent_id)
-            local = FirstAgent(
-                self.reactor, self.config, self.readiness, self.parent, manager.directory, manager.announcements
-            )
+            announcements = manager.behind.announcements
+            local = FirstAgent(self.reactor, self.config, self.readiness, self.parent, manager.directory, announcements)
             await local.start(store.tables.agents, agent_id, redis)
-        legacy = LegacyOpening(
-            self.reactor,
-            self.config,
-            self.parent,
-            manager.registry,
-            manager.keypairs,
-            manager.operations,
-            manager.announcements,
-        )
-        await legacy.open(first)
+        own = first.keypair.access_key if self.config.embedded and first is not None else None
+        await open_legacy_door(self.reactor, self.config, self.parent, manager.behind, own)
         self._open(manager)
         if self.config.workers > 1:
             self._start_workers(database, redis)
@@ -208,7 +207,7 @@ class _Server:
         self.parent.addService(store)
         manager = self._serve(store.tables, redis, load_or_make(self.config.state_dir / "manager"))
         # Nobody is to wait in this process's queue while it still has to find out that it cannot serve.
-        await manager.directory.alive()
+        await self._patiently(manager.directory.alive)
         self._open(manager)
         try:
             port = await self.endpoint.listen(self.front_door)
@@ -270,6 +269,24 @@ class _Server:
         embedded.when_lost().addCallback(self._lost)
         return address
 
+    async def _store(self, database: DatabaseAddress) -> Store:
+        return await self._patiently(lambda: open_store(self.reactor, database))
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Do what needs the database, again until that is there if somebody else runs it: it may come up later than we do."""
+        if self.config.database is None:
+            return await attempt()
+
+        def note(error: Unavailable | None) -> None:
+            if error is None:
+                self.readiness.arrived("database")
+                _log.info("the database is there")
+            else:
+                self.readiness.expect("database", "no answer yet")
+                _log.warn("waiting for the database: {error}", error=error)
+
+        return await until_available(self.reactor, attempt, note)
+
     async def _redis(self) -> RedisAddress:
         given = self.config.redis
         if given is not None:
@@ -291,33 +308,51 @@ class _Server:
         enrolled = self.config.state_dir / "manager" / "agents"
         enrolled.mkdir(mode=0o700, exist_ok=True)
         for path in sorted(enrolled.glob("*.public")):
-            await agents.enrol(path.stem, path.read_text(encoding="ascii").split("#")[0].strip(), now)
+            # "#" is also a character of keys: what follows the key is a comment.
+            key = (path.read_text(encoding="ascii").split(maxsplit=1) or [""])[0]
+            if not await agents.enrol(path.stem, key, now, again=False):
+                _log.warn(
+                    "agent {agent_id} was revoked; {path} does not bring it back", agent_id=path.stem, path=str(path)
+                )
         if local is not None:
             await agents.enrol(local_agent_id(local), local.public, now)
             authorised = self.config.state_dir / "agent" / "authorised"
             authorised.mkdir(mode=0o700, exist_ok=True)
             (authorised / "local-manager.public").write_text(f"{manager.public}\n", encoding="ascii")
 
-    def _serve(self, store: Tables, redis: RedisAddress, keys: CurveKeypair) -> _Manager:
+    def _serve(self, store: Tables, redis: RedisAddress, keys: CurveKeypair) -> _Manager:  # noqa: PLR0915 - a list of what there is
         """Build the manager and the gateway on the databases."""
         reactor, parent = self.reactor, self.parent
         threads = Threads(reactor)
         kernels_db, instances_db, rates_db = (RedisConnection(reactor, redis, db) for db in (1, 2, 4))
+
+        def distrusted(agent_id: str) -> None:
+            link.forget(agent_id)
+            places.forget_all()
+
+        trust = Trust(reactor, store.agents, distrusted)
         stages = Stages(reactor, self.config.trace_stages) if self.config.trace_stages else None
         seen = partial(watched, stages)
         store = evolve(store, kernels=seen("store", store.kernels))
-        directory = seen("directory", TrustedDirectory(reactor, RedisAgentDirectory(instances_db), store.agents))
+        directory = seen("directory", TrustedDirectory(trust, RedisAgentDirectory(instances_db)))
         live = seen("live", RedisLiveKernels(kernels_db))
         # The link brings news to what is built on it.
-        link = ZmqAgentLink(reactor, keys, lambda ended: ending.on_kernel_ended(ended))  # noqa: PLW0108 - made below
+        link = ZmqAgentLink(
+            reactor,
+            keys,
+            lambda ended: ending.on_kernel_ended(ended),  # noqa: PLW0108 - made below
+            permits=trust.permits,
+        )
         refused = () if self.config.example_keypair else (EXAMPLE_ACCESS_KEY,)
         keypairs = CachedKeypairs(reactor, store.keypairs, refused)
         # Whatever was announced while nobody listened is caught up with.
-        places = Places(reactor, store.kernels, live, directory)
+        places, absence = Places(reactor, store.kernels, live, directory), Absence(reactor)
 
         def resync() -> None:
             keypairs.changed()
             places.forget_all()
+            absence.distrust()
+            trust.changed()
             events.heard_again()
 
         announcements = RedisAnnouncements(
@@ -329,6 +364,7 @@ class _Server:
         )
         keypairs.listen(announcements)
         places.listen(announcements)
+        announcements.subscribe(AGENT_TOPIC, trust.changed)
         calls = seen("link", link)
         events = KernelEvents(reactor, store.kernels, seen("announcements", announcements))
         events.listen()
@@ -357,6 +393,7 @@ class _Server:
             calls,
             announcements,
             ending,
+            absence,
             keypairs,
             folders,
             self.config.limits,
@@ -390,12 +427,23 @@ class _Server:
             agents,
             store.queue,
         )
-        reaper = Reaper(reactor, store.kernels, directory, link, ending, agents, queue)
+        enrolments = Enrolments(
+            reactor,
+            store.agents,
+            store.tickets,
+            store.kernels,
+            directory,
+            link,
+            ending,
+            announcements,
+            Seal(keys),
+            self._redis_told(redis),
+        )
+        reaper = Reaper(reactor, store.kernels, live, directory, link, ending, absence, agents, queue)
         operations = Operations()
-        for service in (threads, kernels_db, instances_db, rates_db, announcements, link):
+        last = [Stopping(write) for write in (keypairs.write_use, places.write_queries)]
+        for service in (threads, kernels_db, instances_db, rates_db, announcements, link, *last):
             parent.addService(service)
-        parent.addService(Stopping(keypairs.write_use))
-        parent.addService(Stopping(places.write_queries))
         self._share_work(rates_db, reaper, ending, queue, Housekeeping(reactor, storage, store.folders))
         parent.addService(repeating(reactor, EVENTS_INTERVAL, events.repair, "while repairing streams of events"))
         parent.addService(
@@ -404,6 +452,7 @@ class _Server:
         parent.addService(
             repeating(reactor, MAX_AGE, keypairs.check_watched, "while looking at the keypairs of open streams")
         )
+        parent.addService(repeating(reactor, LOOK_INTERVAL, trust.look, "while looking at the keys of agents"))
         parent.addService(Draining(operations))
         parent.addService(Stopping(queue.stop))
         site = make_site(
@@ -412,6 +461,7 @@ class _Server:
             folders=folders,
             transfers=Transfers(reactor, keypairs, folders),
             administration=administration,
+            enrolments=enrolments,
             keypairs=seen("keypairs", keypairs),
             rate_limits=seen("rate limit", RedisRateCounters(rates_db)),
             operations=operations,
@@ -422,9 +472,14 @@ class _Server:
         if stages is not None:
             site.resource = WatchedResource(stages, site.resource)
             parent.addService(Stopping(stages.write))
-        return _Manager(
-            directory, RedisHeartbeatStore(instances_db), site, registry, keypairs, operations, announcements
-        )
+        behind = BehindTheDoor(registry, keypairs, operations, announcements)
+        return _Manager(directory, RedisHeartbeatStore(instances_db), site, behind)
+
+    def _redis_told(self, redis: RedisAddress) -> RedisTold:
+        """Say where agents that enrol themselves find Redis: where this process finds it, unless the operator knows better."""
+        given = self.config.redis
+        address = given.address if given is not None else f"unix://{redis.path}"
+        return RedisTold(self.config.agent_redis_address or address, redis.password)
 
 
 def _show(text: str) -> None:

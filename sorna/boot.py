@@ -6,16 +6,22 @@ They know how to fail clearly, and no part of Sorna by name.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from twisted.application.internet import StreamServerEndpointService, TimerService
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from sorna.errors import SornaError, Unavailable
+
+T = TypeVar("T")
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0
 
 
 class Listening(StreamServerEndpointService):
@@ -83,6 +89,29 @@ class Stopping(Service):
 
     async def _undo(self) -> None:
         await self._stop()
+
+
+async def until_available(
+    clock: IReactorTime, attempt: Callable[[], Awaitable[T]], note: Callable[[Unavailable | None], None]
+) -> T:
+    """Try something until what it needs is there, and give its result.
+
+    :param note: told why nothing came of the first attempt, and None when one succeeds after that.
+    """
+    pause, waited = FIRST_PAUSE, False
+    while True:
+        try:
+            result = await attempt()
+        except Unavailable as error:
+            if not waited:
+                note(error)
+            waited = True
+            await deferLater(clock, pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+        else:
+            if waited:
+                note(None)
+            return result
 
 
 def repeating(clock: IReactorTime, interval: float, work: Callable[[], Awaitable[object]], doing: str) -> TimerService:

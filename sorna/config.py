@@ -24,6 +24,9 @@ from sorna.model.limits import MIB, LimitPolicy, Limits, OutputBounds
 from sorna.model.placement import PlacementRules, read_rules
 from sorna.settings import AGENT_SETTINGS, SERVER_SETTINGS, Setting
 
+# Below the state directory of an agent that has enrolled itself.
+ENROLLED_FILE = Path("agent") / "enrolled.toml"
+
 MOST_WORKERS = 64
 # Each keeps up to eight connections, and the private server takes sixty in all.
 MOST_PRIVATE_WORKERS = 6
@@ -128,6 +131,7 @@ class ServerConfig:
     ssl_key: Path | None
     legacy: LegacyConfig
     agent_port: int
+    agent_redis_address: str | None = field(repr=False)  # a URL may hold a password
     database: DatabaseConfig | None
     redis: RedisConfig | None
     state_dir: Path
@@ -152,8 +156,13 @@ class ServerConfig:
         return self.ssl_cert is not None
 
 
-def gather(settings: Sequence[Setting], flags: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str | None]:
-    """Choose each option's text from flags, variables, the file and defaults, in this order.
+def gather(
+    settings: Sequence[Setting],
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+    last: Mapping[str, str] | None = None,
+) -> dict[str, str | None]:
+    """Choose each option's text from flags, variables, the file, ``last`` and defaults, in this order.
 
     :param flags: what the command line gave; an option that was not given is absent, None or 0.
     :raises ConfigurationError: the file cannot be read or has an unknown option.
@@ -161,8 +170,14 @@ def gather(settings: Sequence[Setting], flags: Mapping[str, Any], environ: Mappi
     given = {s.name: str(flags[s.name]) for s in settings if flags.get(s.name) not in {None, 0}}
     variables = {s.name: environ[s.variable] for s in settings if environ.get(s.variable)}
     path = given.get("config", variables.get("config"))
-    file = _read_file(Path(path), settings) if path else {}
+    file = {**(last or {}), **(_read_file(Path(path), settings) if path else {})}
     return {s.name: given.get(s.name, variables.get(s.name, file.get(s.name, s.default))) for s in settings}
+
+
+def _enrolled(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Read what ``sorna agent enroll`` has left in an agent's state directory, if it was used there."""
+    path = _Reader(gather(AGENT_SETTINGS, flags, environ)).state_dir() / ENROLLED_FILE
+    return _read_file(path, AGENT_SETTINGS) if path.exists() else {}
 
 
 def _read_file(path: Path, settings: Sequence[Setting]) -> dict[str, str]:
@@ -190,10 +205,12 @@ def agent_config(flags: Mapping[str, Any], environ: Mapping[str, str]) -> AgentC
 
     :raises ConfigurationError: an option cannot be right.
     """
-    read = _Reader(gather(AGENT_SETTINGS, flags, environ))
+    read = _Reader(gather(AGENT_SETTINGS, flags, environ, _enrolled(flags, environ)))
     redis = read.redis()
     if redis is None:
-        raise ConfigurationError("--redis-addr is missing: an agent reports to the Redis of its managers")
+        raise ConfigurationError(
+            "--redis-addr is missing: an agent reports to the Redis of its managers; `sorna agent enroll` finds it out"
+        )
     agent_id = read.text("agent-id") or f"i-{socket.gethostname()}"
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", agent_id):
         raise ConfigurationError("--agent-id must be up to 64 of A-Z a-z 0-9 . _ -")
@@ -239,6 +256,7 @@ def server_config(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Serve
         ssl_key=key,
         legacy=read.legacy(embedded=embedded),
         agent_port=read.port("agent-port"),
+        agent_redis_address=read.redis_address("agent-redis-addr"),
         database=database,
         redis=redis,
         state_dir=read.state_dir(),
@@ -375,15 +393,19 @@ class _Reader:
         )
 
     def redis(self) -> RedisConfig | None:
-        address = self.text("redis-addr")
+        address = self.redis_address("redis-addr")
+        return None if address is None else RedisConfig(address, self.text("redis-password"))
+
+    def redis_address(self, name: str) -> str | None:
+        address = self.text(name)
         if address is None:
             return None
         if "://" not in address:
             host, port = host_and_port(address, 6379)
-            address = f"redis://[{host}]:{port}" if ":" in host else f"redis://{host}:{port}"
-        elif not address.startswith(("redis://", "unix://")):
-            raise ConfigurationError("--redis-addr must be HOST:PORT, redis:// or unix://")
-        return RedisConfig(address, self.text("redis-password"))
+            return f"redis://[{host}]:{port}" if ":" in host else f"redis://{host}:{port}"
+        if not address.startswith(("redis://", "unix://")):
+            raise ConfigurationError(f"--{name} must be HOST:PORT, redis:// or unix://")
+        return address
 
     def legacy(self, *, embedded: bool) -> LegacyConfig:
         ip = self.address("legacy-ip") or "127.0.0.1"

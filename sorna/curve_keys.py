@@ -73,6 +73,29 @@ def load_or_make(directory: Path, name: str = "curve") -> CurveKeypair:
     return keypair
 
 
+def replace(directory: Path, keypair: CurveKeypair, name: str = "curve") -> None:
+    """Put this keypair in the place of the one that a directory has.
+
+    :raises KeyFileError: a file cannot be written.
+    """
+    try:
+        # Without its public half the secret is complete, with the wrong one it is not.
+        (directory / f"{name}.public").unlink(missing_ok=True)
+        _write(directory / f"{name}.secret", keypair.secret, 0o600, replace=True)
+        _write(directory / f"{name}.public", keypair.public, 0o644, replace=True)
+    except OSError as error:
+        raise KeyFileError(f"cannot write the keys into {directory}: {error}") from error
+
+
+def authorise(directory: Path, name: str, public_key: str) -> None:
+    """Let the holder of a key in where :class:`AuthorisedKeys` reads this directory; replaces an earlier key of this name.
+
+    :raises OSError: it cannot be written.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _write(directory / f"{name}.public", public_key, 0o644, replace=True)
+
+
 def load(secret_file: Path) -> CurveKeypair:
     """Load a keypair from the file of its secret half.
 

@@ -46,6 +46,14 @@ class NotFound(SornaError):
     """What an administrator wants to change is not there."""
 
 
+class AgentNotFound(SornaError):
+    """No enrolled agent has the name."""
+
+
+class Forbidden(SornaError):
+    """The caller is known, and this is for administrators."""
+
+
 class KernelNotFound(SornaError):
     """No live kernel of this owner has the id."""
 

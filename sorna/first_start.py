@@ -1,4 +1,4 @@
-"""What a first start leaves for its operator: a keypair, a private file with it for the command line, and a few lines to read.
+"""What a first start leaves for its operator: the managers' key, a keypair, a private file with it for the command line, and a few lines to read.
 
 Knows the keypair store and one directory; prints nothing itself.
 """
@@ -13,8 +13,11 @@ import tomllib
 from pathlib import Path
 
 from attrs import frozen
+from twisted.logger import Logger
 
 from sorna.config import ServerConfig, default_state_dir
+from sorna.curve_keys import CurveKeypair, load_or_make, replace
+from sorna.manager.enrolment_interfaces import ClusterKeyStore
 from sorna.manager.interfaces import KeypairStore
 from sorna.model.keypair import EXAMPLE_ACCESS_KEY, EXAMPLE_SECRET_KEY, Keypair, generate_keypair
 
@@ -56,6 +59,16 @@ def _access_key_in(path: Path) -> str | None:
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
         return None
     return value if isinstance(value, str) else None
+
+
+async def manager_keys(directory: Path, shared: ClusterKeyStore, now: float) -> CurveKeypair:
+    """Give the key of all managers: the one in PostgreSQL, or this host's own for all, where there is none yet."""
+    own = load_or_make(directory)
+    keys = CurveKeypair(*await shared.manager_key(own.public, own.secret, now))
+    if keys != own:
+        Logger().info("this manager takes the key {key}, which all of them share", key=keys.public)
+        replace(directory, keys)
+    return keys
 
 
 def write_client_file(state_dir: Path, endpoint: str, keypair: Keypair) -> Path:

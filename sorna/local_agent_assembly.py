@@ -16,7 +16,8 @@ from sorna.errors import Unavailable
 from sorna.lifecycle import OrderedServices, Readiness, fail_process
 from sorna.live.address import RedisAddress
 from sorna.manager.agents import UNDRAINED_TOPIC
-from sorna.manager.interfaces import AgentDirectory, AgentStore, Announcements
+from sorna.manager.enrolment_interfaces import AgentStore
+from sorna.manager.interfaces import AgentDirectory, Announcements
 from sorna.model.limits import MIB
 
 AGENT_DEADLINE = 60.0

@@ -124,6 +124,12 @@ SERVER_SETTINGS = (
     Setting("db-password", None, "password of that user"),
     *_COMMON,
     Setting("redis-addr", None, _REDIS, shown="a private one"),
+    Setting(
+        "agent-redis-addr",
+        None,
+        "that Redis as agents on other hosts reach it; told to those that enroll",
+        shown="the same",
+    ),
     Setting("local-agent", "auto", "yes or no: run an agent as a child process; auto: with the private Redis"),
     Setting("allow-remote", None, "let the embedded mode listen on other than loopback addresses", is_flag=True),
     Setting("example-keypair", None, "add the published example keypair; on loopback only", is_flag=True),

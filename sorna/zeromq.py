@@ -14,7 +14,6 @@ of its peer full is repeated at the next sign, and, because that very sign may h
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from enum import Enum
 from ipaddress import ip_address
@@ -35,8 +34,6 @@ BLOCKED_SECONDS = 0.01
 MAX_PARTS = 16
 MAX_SOCKETS = 10_000
 
-_ENDPOINT = re.compile(r"tcp://(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<four>[0-9.]+)):(?P<port>[0-9]{1,5})", re.ASCII)
-
 
 class Sent(Enum):
     """What became of a message."""
@@ -52,21 +49,6 @@ def tcp_endpoint(interface: str, port: int) -> str:
     if not 0 <= port <= 65535:
         raise ValueError(f"{port} is no port")
     return f"tcp://[{address}]:{port}" if address.version == 6 else f"tcp://{address}:{port}"
-
-
-def valid_endpoint(text: str) -> bool:
-    """Tell whether a text is ``tcp://ADDRESS:PORT`` with an IP address.
-
-    Host names are refused because ZeroMQ would look them up in the thread that moves everybody's messages, and other
-    transports because what a peer advertises may name a TCP address and nothing of this host.
-    """
-    match = _ENDPOINT.fullmatch(text)
-    if match is None or not 0 < int(match["port"]) <= 65535:
-        return False
-    try:
-        return ip_address(match["six"] or match["four"]).version == (6 if match["six"] else 4)
-    except ValueError:
-        return False
 
 
 class Sockets(ZmqFactory):

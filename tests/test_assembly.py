@@ -10,7 +10,7 @@ from twisted.logger import capturedLogs
 
 from sorna.config import server_config
 from sorna.errors import Unavailable
-from sorna.legacy_assembly import LegacyOpening
+from sorna.legacy_assembly import BehindTheDoor, open_legacy_door
 from sorna.lifecycle import OrderedServices
 from sorna.testing.gateway import MemoryKeypairs
 from sorna.testing.unit import UnitTestCase
@@ -26,9 +26,8 @@ class LegacyDoorTests(UnitTestCase):
         clock = Clock()
         self.parent = OrderedServices(clock)
         rest: Any = None
-        keypairs = cast("Any", MemoryKeypairs())
-        opening = LegacyOpening(clock, server_config(options, {}), self.parent, rest, keypairs, rest, rest)
-        return Deferred.fromCoroutine(opening.open(None))
+        behind = BehindTheDoor(rest, cast("Any", MemoryKeypairs()), rest, rest)
+        return Deferred.fromCoroutine(open_legacy_door(clock, server_config(options, {}), self.parent, behind, None))
 
     def test_closed_unless_named(self) -> None:
         """Nobody is charged whom the operator did not name, and that is said once."""

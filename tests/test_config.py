@@ -49,6 +49,23 @@ class PrecedenceTests(UnitTestCase):
         self.assertEqual(agent_config({"config": str(self.file)}, {}).agent_id, "i-one")
         self.assertIsNone(server_config({"config": str(self.file)}, {}).database)
 
+    def test_what_enrolment_left_is_the_last_word(self) -> None:
+        """Options of an agent that has enrolled itself come before the defaults, and after everything else."""
+        state = Path(self.mktemp())
+        (state / "agent").mkdir(parents=True)
+        file = state / "agent" / "enrolled.toml"
+        file.write_text('agent-id = "a-1"\nredis-addr = "redis://r:1"\nagent-port = 7\n', encoding="utf-8")
+        options = {"state-dir": str(state)}
+        config = agent_config(options, {})
+        self.assertEqual((config.agent_id, config.redis.address, config.port), ("a-1", "redis://r:1", 7))
+        own = Path(self.mktemp())
+        own.write_text('agent-port = 8\nagent-id = "b"\n', encoding="utf-8")
+        config = agent_config({**options, "config": str(own), "agent-id": "c"}, {"SORNA_REDIS_ADDR": "s"})
+        self.assertEqual((config.agent_id, config.redis.address, config.port), ("c", "redis://s:6379", 8))
+        file.write_text("agent-port = ", encoding="utf-8")
+        with self.assertRaisesRegex(ConfigurationError, "enrolled.toml is not TOML"):
+            agent_config(options, {})
+
     def test_every_setting_is_described_with_its_variable(self) -> None:
         """The help names the variable and the default of each option."""
         for setting in (*SERVER_SETTINGS, *AGENT_SETTINGS):

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from twisted.internet.interfaces import IReactorFDSet, IReadWriteDescriptor
 from twisted.internet.main import CONNECTION_DONE, CONNECTION_LOST
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from sorna.agent.runners.frames import HEADER, MAX_PAYLOAD, FrameError, FrameReader
+from sorna.agent.runners.frames import HEADER, MAX_PAYLOAD, SERVICE_WINDOW, FrameError, FrameReader
+from sorna.model.service import MOST_TUNNELS
 
 READ_SIZE = 256 * 1024
 SEND_SIZE = 128 * 1024
-# One largest frame, and room for everything small behind it.
-WRITE_BOUND = MAX_PAYLOAD + 1024 * 1024
+# One largest frame, what may be on its way to applications, and room for everything small behind it.
+WRITE_BOUND = MAX_PAYLOAD + MOST_TUNNELS * SERVICE_WINDOW + 1024 * 1024
 
 
 class FrameReceiver(Protocol):
@@ -44,6 +46,14 @@ class FrameSender(Protocol):
 
     def drain(self) -> None:
         """Read what is still there."""
+        ...
+
+    def carry(self) -> Mapping[str, Any]:
+        """Give the socket away, with what was read and not understood yet, and what was not written yet."""
+        ...
+
+    def take_over(self, state: Mapping[str, Any]) -> None:
+        """Go on where another channel has given the same socket away."""
         ...
 
     def close(self) -> None:
@@ -102,6 +112,27 @@ class Channel:
         """Read what is still in the socket, up to its end if that is there already."""
         while not self.closed and self._read_once():
             pass
+
+    def carry(self) -> Mapping[str, Any]:
+        """Give the socket away, as its descriptor; the receiver is told nothing."""
+        state = {
+            "descriptor": self._fileno,
+            "unread": self._frames.incomplete,
+            "unwritten": b"".join(self._outgoing),
+        }
+        self._reactor.removeReader(self)
+        self._want_to_write(False)
+        self.closed = True
+        self._socket.detach()
+        return state
+
+    def take_over(self, state: Mapping[str, Any]) -> None:
+        """Go on where another channel has given the same socket away."""
+        self._frames.feed(state["unread"])
+        if state["unwritten"]:
+            self._outgoing.appendleft(memoryview(state["unwritten"]))
+            self.buffered += len(state["unwritten"])
+            self._want_to_write(True)
 
     def fileno(self) -> int:
         """Give the descriptor, -1 once closed."""

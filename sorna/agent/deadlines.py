@@ -53,6 +53,20 @@ class Budget:
             self._since = self._computed()
             self._restart(LOOK)
 
+    def carry(self) -> tuple[float, bool]:
+        """Give what is left, in seconds, and whether it pauses; and count no more."""
+        self._charge(self._computed() if self._paused else self._clock.seconds())
+        self.stop()
+        return self._left, self._paused
+
+    def go_on(self, *, paused: bool) -> None:
+        """Begin where another has stopped."""
+        if paused:
+            self._since = self._computed()
+            self._restart(LOOK)
+        else:
+            self.go()
+
     def stop(self) -> None:
         """Count no more."""
         cancel(self._timer)
@@ -93,6 +107,12 @@ class IdleWatch:
     def idle_for(self) -> float:
         """Seconds since something was touched."""
         return 0.0 if self._busy() else self._clock.seconds() - self._touched
+
+    def touched_before(self, seconds: float) -> None:
+        """Take it that something was touched so long ago, and nothing since."""
+        self._touched = self._clock.seconds() - seconds
+        cancel(self._timer)
+        self._timer = self._clock.callLater(max(self._seconds - seconds, 0.0), self._check)
 
     def touch(self) -> None:
         """Note that something happened."""

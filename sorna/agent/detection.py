@@ -24,7 +24,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from sorna.agent.deadlines import cancel
-from sorna.agent.languages import RUNTIMES, Runtime, Tool
+from sorna.agent.languages import RUNTIMES, Application, Runtime, Tool
 from sorna.model.agent import Capacity
 
 PROBE_DEADLINE = 5.0
@@ -48,16 +48,29 @@ def host_capacity(gpus: int) -> Capacity:
 
 
 @frozen
+class Offered:
+    """An application that can run in kernels here.
+
+    :ivar environ: variables for its start, with the place of its tool.
+    """
+
+    application: Application
+    environ: Mapping[str, str]
+
+
+@frozen
 class DetectedRuntime:
     """A runtime that this host offers.
 
     :ivar environ: variables for its kernels, ``PATH`` and ``SORNA_TOOL`` among them.
     :ivar read_only: host paths outside the system's own that its kernels must be able to read.
+    :ivar applications: which of its applications can run here.
     """
 
     runtime: Runtime
     environ: Mapping[str, str]
     read_only: tuple[str, ...] = ()
+    applications: tuple[Offered, ...] = ()
 
 
 @frozen
@@ -167,7 +180,10 @@ async def detect(
         return await ask(reactor, processes, arguments, environ)
 
     search = _Search(question, environ)
-    wanted = sorted({module for row in runtimes.values() for module in row.modules})
+    wanted = sorted(
+        {module for row in runtimes.values() for module in row.modules}
+        | {module for row in runtimes.values() for one in row.applications for module in one.modules}
+    )
     modules: frozenset[str] = frozenset()
     if wanted:
         modules = frozenset((await question([python, "-c", _ASK_MODULES, *wanted]) or "").split())
@@ -208,7 +224,26 @@ async def _examine(
     for tool, place in zip(row.tools, places, strict=False):
         if tool.home is not None:
             environ[tool.home] = place.prefix
-    return DetectedRuntime(row, environ, read_only)
+    applications = [_offer(one, places[0].path, modules) for one in row.applications]
+    return DetectedRuntime(row, environ, read_only, tuple(one for one in applications if one is not None))
+
+
+def _offer(application: Application, own: str, modules: frozenset[str]) -> Offered | None:
+    """Give an application as it is here, None where something that it needs is missing."""
+    if not modules.issuperset(application.modules):
+        return None
+    path = own if application.tool is None else _of_the_system(application.tool)
+    return None if path is None else Offered(application, {"SORNA_APP_TOOL": path})
+
+
+def _of_the_system(tool: Tool) -> str | None:
+    """Find a tool where every kernel sees it; one from elsewhere would have to be shown to kernels of every runtime."""
+    for name in tool.names:
+        for directory in BASE_PATH.split(":"):
+            path = f"{directory}/{name}"
+            if os.access(path, os.X_OK) and _real(path).startswith(_SYSTEM):
+                return path
+    return None
 
 
 class _Search:

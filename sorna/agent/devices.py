@@ -73,6 +73,12 @@ class Devices:
         self._free.difference_update(numbers)
         return Allotment(numbers, (*(self._nodes[number] for number in numbers), *self._shared))
 
+    def keep(self, numbers: Iterable[int]) -> Allotment:
+        """Take it that a kernel of the program before this one has these devices; those that are gone are left out."""
+        kept = tuple(number for number in numbers if number in self._nodes)
+        self._free.difference_update(kept)
+        return Allotment(kept, (*(self._nodes[number] for number in kept), *self._shared))
+
     def give_back(self, allotment: Allotment) -> None:
         """Let others have a kernel's devices; nothing of the kernel may be left."""
         self._free.update(allotment.numbers)

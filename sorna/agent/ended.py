@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import uuid
 from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
 
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
 
+from sorna.agent.run import Run
 from sorna.agent.runs import Runs
+from sorna.cluster.messages import pack_value, unpack_usage
 from sorna.model.kernel import Usage
 from sorna.model.limits import OutputBounds
 
@@ -29,6 +33,19 @@ class Ended:
     reason: str
     at: float
     runs: Runs
+
+
+class _NoKernel:
+    """What the runs of a kernel that is gone can still tell it."""
+
+    def start_run(self, _run: Run) -> None:
+        """Nothing is started any more."""
+
+    def send_input(self, _run: Run, _text: str) -> None:
+        """Nobody reads."""
+
+    def room_changed(self) -> None:
+        """Nobody prints."""
 
 
 class EndedKernels:
@@ -56,6 +73,30 @@ class EndedKernels:
     def find(self, kernel_id: uuid.UUID) -> Ended | None:
         """Give what is remembered of a kernel."""
         return self._known.get(kernel_id)
+
+    def answer_all(self) -> None:
+        """Answer every call that waits for output."""
+        for known in self._known.values():
+            known.runs.answer_all()
+
+    def carry(self) -> Sequence[Sequence[Any]]:
+        """Give what is remembered as plain values; nothing here goes on."""
+        now = self._reactor.seconds()
+        return [
+            [kernel_id.bytes, pack_value(one.usage), one.reason, now - one.at, one.runs.carry()]
+            for kernel_id, one in self._known.items()
+        ]
+
+    def take_over(self, state: Sequence[Sequence[Any]]) -> None:
+        """Remember what another program did; nothing was remembered here before."""
+        for raw, usage, reason, age, carried in state:
+            kernel_id, runs = uuid.UUID(bytes=raw), Runs(self._reactor, _NoKernel())
+            runs.retention = self.bounds.retention
+            runs.take_over(carried)
+            self._known[kernel_id] = Ended(unpack_usage(usage), reason, self._reactor.seconds() - age, runs)
+            self._output[kernel_id] = runs.cost
+            self._size += runs.cost
+        self._prune()
 
     def clear(self) -> None:
         """Forget everything."""

@@ -52,6 +52,18 @@ class FolderWatch:
             if self._timer is None:
                 self._timer = self._clock.callLater(INTERVAL, self._look)
 
+    def carry(self, kernel: Kernel) -> Sequence[Sequence[Any]]:
+        """Give what :meth:`watch` was told of a kernel, as plain values."""
+        return [
+            [folder_id, self._bounds[folder_id].files, self._bounds[folder_id].size]
+            for folder_id, writers in self._writers.items()
+            if kernel in writers
+        ]
+
+    def take_over(self, kernel: Kernel, state: Sequence[Sequence[Any]]) -> None:
+        """Watch a kernel as another program did."""
+        self.watch(kernel, [Mount(folder_id, folder_id, False, files, size) for folder_id, files, size in state])
+
     def _forget(self, kernel: Kernel) -> None:
         for folder_id, writers in list(self._writers.items()):
             if kernel in writers:

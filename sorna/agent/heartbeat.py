@@ -112,6 +112,23 @@ class Heart:
         if timer is not None and timer.active() and timer.getTime() - self._reactor.seconds() > DEBOUNCE:
             timer.reset(DEBOUNCE)
 
+    def go_on(self) -> None:
+        """Beat on after :meth:`outlive`, because there is more to live for."""
+        if not self._running:
+            self._running = True
+            self._beat()
+
+    async def outlive(self, interval: float) -> None:
+        """Beat a last time, so that the agent counts as alive for two such intervals (seconds), and no more.
+
+        :raises SornaError: the store does not take it.
+        """
+        self._running = False
+        cancel(self._timer)
+        if self._beating is not None:
+            self._beating.cancel()
+        await Deferred.fromCoroutine(self._beat_once(interval)).addTimeout(self._interval, self._reactor)
+
     async def stop(self) -> None:
         """Beat no more, and say good-bye if the store answers."""
         self._running = False
@@ -147,7 +164,7 @@ class Heart:
         if self._running:
             self._timer = self._reactor.callLater(DEBOUNCE if self._again else self._interval, self._beat)
 
-    async def _beat_once(self) -> None:
+    async def _beat_once(self, interval: float | None = None) -> None:
         stats: dict[str, Mapping[str, str]] = {}
         for number, (kernel_id, kernel) in enumerate(self._kernels.live().items()):
             if number and number % KERNELS_PER_TURN == 0:
@@ -172,4 +189,4 @@ class Heart:
             labels=identity.labels,
             refuses_kernels=self._kernels.draining,
         )
-        await self._store.beat(beat, self._interval)
+        await self._store.beat(beat, self._interval if interval is None else interval)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from attrs import field, frozen
@@ -16,6 +16,7 @@ from sorna.model.folder import Mount
 from sorna.model.kernel import KernelSpec, Usage
 from sorna.model.limits import Limits
 from sorna.model.run import OutputRequest, RunReply, RunRequest
+from sorna.model.service import Service, Tunnel, TunnelUser, TunnelWish
 from sorna.model.terminal import Terminal, TerminalViewer
 
 
@@ -60,10 +61,12 @@ class ConfinedKernel(Protocol):
 
     :ivar channel: the agent's end of a connected, non-blocking ``AF_UNIX`` ``SOCK_STREAM`` pair that carries the frames of
         ``runners/frames.py``; the agent owns and closes it.
+    :ivar own_network: whether its loopback is its own, and not its host's.
     :ivar exited: fires once, when every process of the kernel is gone and nothing of it is left on the host.
     """
 
     kernel_id: str
+    own_network: bool
     pid: int
     channel: socket.socket
     exited: Deferred[KernelExit]
@@ -111,6 +114,27 @@ class Sandbox(Protocol):
         """
         ...
 
+    @property
+    def held(self) -> int:
+        """How many kernels there are, those included that come or go."""
+        ...
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing goes on that another program could not go on with."""
+        ...
+
+    def carry(self) -> Mapping[str, Any]:
+        """Give what another program of this process needs to hold what there is; nothing here goes on."""
+        ...
+
+    async def take_over(self, state: Mapping[str, Any], channels: Mapping[str, int]) -> Mapping[str, ConfinedKernel]:
+        """Hold what another program of this process has carried, instead of :meth:`start`.
+
+        :param channels: kernel id -> descriptor of its channel.
+        """
+        ...
+
     def template(self, limits: Limits) -> Limits:
         """Give the limits of a kernel that can be made now and be adjusted to ``limits`` later; one value for many wishes."""
         ...
@@ -144,9 +168,10 @@ class AgentOperations(Protocol):
     Every method that names a kernel raises KernelNotFound when this agent does not hold it.
     """
 
-    async def create_kernel(self, kernel_id: uuid.UUID, spec: KernelSpec) -> None:
+    async def create_kernel(self, kernel_id: uuid.UUID, spec: KernelSpec) -> Sequence[Service]:
         """Make a kernel, ready to run code when this returns; harmless when it is there already.
 
+        :returns: the applications that can be reached in it.
         :raises RuntimeUnknown, NoAgentAvailable, AgentFailed: nothing is left of it.
         """
         ...
@@ -163,6 +188,14 @@ class AgentOperations(Protocol):
         """Start, continue or feed a run. When this coroutine is cancelled, the output it had taken goes back.
 
         :raises InvalidRequest: nothing waits for input, or the run is unknown.
+        """
+        ...
+
+    def hand_over(self, kernel_id: uuid.UUID, run_id: str) -> Callable[[bool], None] | None:
+        """Note, in the same turn of the reactor, that the answer of :meth:`execute` for this run is on its way.
+
+        :returns: what to call with whether it arrived; when it did not, its output is unread again. None when nothing is
+            known of the run any more.
         """
         ...
 
@@ -208,6 +241,22 @@ class AgentOperations(Protocol):
 
     async def open_terminal(self, kernel_id: uuid.UUID, viewer: TerminalViewer, rows: int, columns: int) -> Terminal:
         """Look at a kernel's terminal. :raises Unavailable: too many do."""
+        ...
+
+    async def services(self, kernel_id: uuid.UUID) -> Sequence[Service]:
+        """List the applications that can be reached in a kernel."""
+        ...
+
+    async def open_tunnel(self, kernel_id: uuid.UUID, user: TunnelUser, wish: TunnelWish) -> Tunnel:
+        """Connect with an application in a kernel, which is started if need be; whether that succeeds, the user learns later.
+
+        :raises InvalidRequest: it may not be reached.
+        :raises Unavailable: too many connections are open.
+        """
+        ...
+
+    async def stop_service(self, kernel_id: uuid.UUID, name: str) -> None:
+        """End an application that was started for a connection. :raises InvalidRequest: it is none that is started here."""
         ...
 
 

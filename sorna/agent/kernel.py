@@ -21,7 +21,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from sorna.agent import verdicts
+from sorna.agent import completions, verdicts
 from sorna.agent.channel import FrameReceiver, FrameSender, WriteBufferFull
 from sorna.agent.deadlines import Budget, IdleWatch, cancel
 from sorna.agent.interfaces import ConfinedKernel, KernelExit, LimitHits
@@ -35,7 +35,9 @@ from sorna.agent.runners.language import Language
 from sorna.agent.runs import WINDOW, Runs
 from sorna.agent.sharing import Shared
 from sorna.agent.terminal import SharedTerminal
+from sorna.agent.tunnels import Tunnels
 from sorna.agent.verdicts import Verdict
+from sorna.cluster.messages import pack_value
 from sorna.errors import AgentFailed, AgentRefused, AgentTimeout
 from sorna.model.kernel import Usage
 from sorna.model.limits import Limits
@@ -78,7 +80,8 @@ class Kernel:
         self._credit = CreditWindow(WINDOW)
         self._replies = Replies(reactor)
         self.files = KernelFiles(self._replies, self._send, self._touch)
-        self.terminal = SharedTerminal(reactor, self._send_about_terminal, self._touch)
+        self.terminal = SharedTerminal(reactor, self._send_either, self._touch)
+        self.tunnels = Tunnels(self._send_either, self._replies, self._touch, reachable=confined.own_network)
         self._ready: Shared[None] = Shared()
         self._ended: Shared[Usage] = Shared()
         self._restart: Shared[None] | None = None
@@ -106,6 +109,7 @@ class Kernel:
             frames.RESTARTED: self._on_restarted,
             frames.TERMINAL_OUTPUT: self.terminal.output_received,
             frames.TERMINAL_CLOSED: self.terminal.closed_received,
+            **self.tunnels.takers,
         }
         self._channel = open_channel(confined.channel, self)
         confined.exited.addCallbacks(self._on_exit, self._on_exit_unknown)
@@ -118,8 +122,7 @@ class Kernel:
         :raises AgentFailed: it cannot; the kernel is being killed.
         """
         size = self._credit.extend(self._credit.size)
-        row = {"runtime": language._asdict(), "environ": dict(environ), "credit": size}
-        self._send(frames.CONFIGURE, to_json(row))
+        self._send_either(frames.CONFIGURE, {"runtime": language._asdict(), "environ": dict(environ), "credit": size})
         timer = self._reactor.callLater(READY_DEADLINE, self._not_ready)
         try:
             await self._ready.join()
@@ -144,9 +147,7 @@ class Kernel:
         if self.limits.lifetime > 0:
             self._lifetime = self._reactor.callLater(self.limits.lifetime, self.end, "lifetime-exceeded")
         if self.limits.idle_timeout > 0:
-            self._idle = IdleWatch(
-                self._reactor, self.limits.idle_timeout, self._is_busy, lambda: self.end("idle-timeout")
-            )
+            self._idle = self._new_idle_watch()
 
     async def execute(self, request: RunRequest) -> RunReply:
         """Start, continue or feed a run; see :meth:`sorna.agent.runs.Runs.execute`."""
@@ -170,15 +171,8 @@ class Kernel:
         """Give completions; ``options`` has row, col, line and post, each of which may be missing."""
         self._touch()
         number, result = self._replies.ask(COMPLETE_DEADLINE)
-        question: dict[str, Any] = {"request": number, "code": code}
-        for name, kind, default in (("row", int, 0), ("col", int, 0), ("line", str, ""), ("post", str, "")):
-            value = options.get(name)
-            question[name] = value if isinstance(value, kind) else default
-        self._send(frames.COMPLETE, to_json(question))
-        found = await result
-        if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
-            raise AgentFailed("The kernel gave completions that are none.")
-        return found
+        self._send_either(frames.COMPLETE, completions.question(number, code, options))
+        return completions.checked(await result)
 
     async def restart(self) -> None:
         """Throw the in-memory state away and keep the files; the current and queued runs end with 130.
@@ -243,6 +237,52 @@ class Kernel:
     def when_ended(self) -> Deferred[Usage]:
         """Give a Deferred of the final usage, which fires when nothing of the kernel is left."""
         return self._ended.join()
+
+    # -- another program goes on
+
+    @property
+    def unsettled(self) -> str:
+        """What goes on that no other program could go on with; empty when nothing does."""
+        if self._reason is not None or self._gone:
+            return "it ends"
+        if self._restart is not None or self._verdict is not None:
+            return "a run of it is being ended"
+        return "a question to it is open" if len(self._replies) else self.tunnels.unsettled
+
+    def carry(self) -> Mapping[str, Any]:
+        """Give everything as plain values, and the socket's descriptor; nothing here goes on."""
+        budget = self._budget and self._budget.carry()
+        lifetime = self._lifetime and self._lifetime.getTime() - self._reactor.seconds()
+        idle = self._idle and self._idle.idle_for
+        self._stop_timers()
+        return {
+            "id": self.id, "confined": self._confined.kernel_id, "limits": pack_value(self.limits),
+            "num_queries": self.num_queries, "runs": self.runs.carry(), "tail": self._tail.carry(),
+            "credit": self._credit.outstanding, "terminal": self.terminal.carry(), "tunnels": self.tunnels.carry(), "discarding": self._discarding,
+            "output_left": self._output_left, "hits": [self._hits.out_of_memory, self._hits.processes],
+            "budget": budget, "lifetime": lifetime, "idle": idle, "channel": self._channel.carry(),
+        }  # fmt: skip
+
+    def take_over(self, state: Mapping[str, Any]) -> None:
+        """Go on where another program has stopped; this has just been made on the same process."""
+        self.id, self.num_queries = state["id"], state["num_queries"]
+        self._ready.succeed(None)
+        self._tail.append(state["tail"])
+        self._credit.outstanding, self._hits = state["credit"], LimitHits(*state["hits"])
+        self._discarding, self._output_left = state["discarding"], state["output_left"]
+        self._channel.take_over(state["channel"])
+        self.runs.take_over(state["runs"])
+        self.terminal.take_over(state["terminal"])
+        self.tunnels.take_over(state["tunnels"])
+        if state["idle"] is not None:
+            self._idle = self._new_idle_watch()
+            self._idle.touched_before(state["idle"])
+        if state["lifetime"] is not None:
+            self._lifetime = self._reactor.callLater(max(state["lifetime"], 0.0), self.end, "lifetime-exceeded")
+        if state["budget"] is not None:
+            self._budget = self._new_budget(state["budget"][0])
+            self._budget.go_on(paused=state["budget"][1])
+        self.room_changed()
 
     # -- from init
 
@@ -347,23 +387,12 @@ class Kernel:
         self._discarding = False
         self._verdict = None
         frame = {
-            "run": run.wire_id,
-            "mode": request.mode.value,
-            "code": request.code,
-            "clean": request.clean,
-            "build": request.build,
-            "exec": request.exec,
-            "build_log": request.build_log,
-            "unattended": request.unattended,
-        }
-        self._send(frames.RUN, to_json(frame))
+            "run": run.wire_id, "mode": request.mode.value, "code": request.code, "clean": request.clean,
+            "build": request.build, "exec": request.exec, "build_log": request.build_log, "unattended": request.unattended,
+        }  # fmt: skip
+        self._send_either(frames.RUN, frame)
         if self.limits.execution_timeout > 0:
-            self._budget = Budget(
-                self._reactor,
-                self.limits.execution_timeout,
-                lambda: self._confined.usage().cpu_used / 1000,
-                self._took_too_long,
-            )
+            self._budget = self._new_budget(self.limits.execution_timeout)
             self._budget.go()
 
     def send_input(self, run: Run, text: str) -> None:
@@ -380,6 +409,13 @@ class Kernel:
 
     # -- limits
 
+    def _new_budget(self, seconds: float) -> Budget:
+        spent = lambda: self._end_run(verdicts.execution_timeout(self.limits))  # noqa: E731
+        return Budget(self._reactor, seconds, lambda: self._confined.usage().cpu_used / 1000, spent)
+
+    def _new_idle_watch(self) -> IdleWatch:
+        return IdleWatch(self._reactor, self.limits.idle_timeout, self._is_busy, lambda: self.end("idle-timeout"))
+
     def _is_busy(self) -> bool:
         run = self.runs.current
         return (run is not None and run.state is RunState.RUNNING) or len(self._replies) > 0
@@ -387,9 +423,6 @@ class Kernel:
     def _touch(self) -> None:
         if self._idle is not None:
             self._idle.touch()
-
-    def _took_too_long(self) -> None:
-        self._end_run(verdicts.execution_timeout(self.limits))
 
     def _end_run(self, verdict: Verdict) -> None:
         """End the current run, or the kernel when init does not obey."""
@@ -411,7 +444,7 @@ class Kernel:
         if due:
             self._send(frames.CREDIT, due.to_bytes(4, "big"))
 
-    def _send_about_terminal(self, kind: int, content: Mapping[str, Any] | bytes) -> None:
+    def _send_either(self, kind: int, content: Mapping[str, Any] | bytes) -> None:
         self._send(kind, content if isinstance(content, bytes) else to_json(content))
 
     def _send(self, kind: int, *parts: bytes) -> None:
@@ -462,5 +495,6 @@ class Kernel:
         self._replies.fail_all(f"The kernel has ended ({reason}).")
         self._ready.fail(AgentFailed(f"The kernel ended before it was ready ({reason})."))
         self.terminal.end(f"The kernel has ended ({reason}).")
+        self.tunnels.end(f"The kernel has ended ({reason}).")
         self._on_ended(self, reason, end.usage)
         self._ended.succeed(end.usage)

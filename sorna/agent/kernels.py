@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -16,13 +17,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from sorna.agent.detection import DetectedRuntime
-from sorna.agent.devices import Devices
+from sorna.agent.devices import Allotment, Devices
 from sorna.agent.ended import EndedKernels
 from sorna.agent.folder_watch import FolderWatch
-from sorna.agent.interfaces import AgentNews
-from sorna.agent.kernel import Kernel
+from sorna.agent.interfaces import AgentNews, ConfinedKernel
+from sorna.agent.kernel import Kernel, OpenChannel
 from sorna.agent.pool import Pool
 from sorna.agent.sharing import Shared
+from sorna.cluster.messages import pack_value, unpack_limits
 from sorna.errors import AgentFailed, InvalidRequest, KernelNotFound, NoAgentAvailable, RuntimeUnknown, SornaError
 from sorna.model.agent import Room
 from sorna.model.file import FileEntry, FilePiece
@@ -31,6 +33,7 @@ from sorna.model.limits import MIB
 from sorna.model.placement import shortages
 from sorna.model.policy import Slots, slots_of
 from sorna.model.run import OutputRequest, RunMode, RunReply, RunRequest
+from sorna.model.service import NotReachable, Service, Tunnel, TunnelUser, TunnelWish, check_ports
 from sorna.model.terminal import Terminal, TerminalViewer
 
 DESTROY_DEADLINE = 8.0
@@ -76,6 +79,7 @@ class Kernels:
         self._asked: set[uuid.UUID] = set()
         self._ended = ended
         self._devices = devices
+        self._numbers: dict[uuid.UUID, Sequence[int]] = {}
         self._news: AgentNews | None = None
         self._untold: list[tuple[uuid.UUID, str, Usage]] = []
         self._watchers: list[Callable[[], None]] = []
@@ -113,7 +117,7 @@ class Kernels:
 
     # -- life and death
 
-    async def create_kernel(self, kernel_id: uuid.UUID, spec: KernelSpec) -> None:
+    async def create_kernel(self, kernel_id: uuid.UUID, spec: KernelSpec) -> Sequence[Service]:
         """Make a kernel, ready to run code when this returns; harmless when it is there already.
 
         Creates of one id share one effort, which goes on although a caller is cancelled.
@@ -123,7 +127,7 @@ class Kernels:
         shared = self._creating.get(kernel_id)
         if shared is None:
             if kernel_id in self._live:
-                return
+                return self._live[kernel_id].tunnels.services
             self._refuse_creation(kernel_id, spec)
             self._slots[kernel_id] = slots_of(spec.runtime, spec.limits)
             shared = self._creating[kernel_id] = Shared()
@@ -131,6 +135,8 @@ class Kernels:
                 lambda failure: self._log.failure("creating kernel {kernel_id}", failure, kernel_id=short_id(kernel_id))
             )
         await shared.join()
+        kernel = self._live.get(kernel_id)
+        return () if kernel is None else kernel.tunnels.services
 
     def _refuse_creation(self, kernel_id: uuid.UUID, spec: KernelSpec) -> None:
         if spec.runtime not in self.runtimes:
@@ -154,6 +160,7 @@ class Kernels:
                 raise InvalidRequest("A variable of the environment has an impossible name or value.")
         if size > MAX_ENVIRON:
             raise InvalidRequest(f"The environment is larger than {MAX_ENVIRON} bytes.")
+        _check_ports(spec.ports)
 
     async def _create(self, kernel_id: uuid.UUID, spec: KernelSpec, shared: Shared[None]) -> None:
         began = self._reactor.seconds()
@@ -191,7 +198,7 @@ class Kernels:
         except BaseException:
             self._devices.give_back(devices)
             raise
-        kernel.when_ended().addBoth(lambda _ended: self._devices.give_back(devices))
+        self._hold_devices(kernel_id, kernel, devices)
         environ = {
             "SORNA_MEMORY_MIB": str(limits.memory // MIB),
             "SORNA_CORES": str(max(1, round(limits.cpu_cores))),
@@ -202,11 +209,23 @@ class Kernels:
             short_id(kernel_id),
             limits,
             environ,
-            lambda kernel, reason, usage: self._on_ended(kernel_id, kernel, reason, usage),
+            partial(self._on_ended, kernel_id),
         )
+        kernel.tunnels.offer(spec.runtime, self.runtimes[spec.runtime].applications, spec.ports)
         kernel.runs.retention = self._ended.bounds.retention
         self._folders.watch(kernel, spec.mounts)
         return kernel
+
+    def _hold_devices(self, kernel_id: uuid.UUID, kernel: Kernel, devices: Allotment) -> None:
+        """Keep a kernel's devices from others until it has ended."""
+        if devices.numbers:
+            self._numbers[kernel_id] = devices.numbers
+
+        def ended(_usage: object) -> None:
+            self._numbers.pop(kernel_id, None)
+            self._devices.give_back(devices)
+
+        kernel.when_ended().addBoth(ended)
 
     def _on_ended(self, kernel_id: uuid.UUID, kernel: Kernel, reason: str, usage: Usage) -> None:
         """Note that nothing of a kernel is left. One that never was ready is not spoken of: its creation fails."""
@@ -289,6 +308,54 @@ class Kernels:
                 self._log.error("a kernel is left at the agent's stop: {error}", error=error.detail)
         self._ended.clear()
 
+    # -- another program goes on
+
+    @property
+    def unsettled(self) -> str:
+        """What goes on that no other program could go on with; empty when nothing does."""
+        if self._creating or self._ending:
+            return f"{len(self._creating)} kernels are being made and {len(self._ending)} ended"
+        reasons = {short_id(kernel_id): kernel.unsettled for kernel_id, kernel in self._live.items()}
+        return next((f"kernel {name}: {reason}" for name, reason in reasons.items() if reason), "")
+
+    def answer_all(self) -> None:
+        """Answer every call that waits for output with what there is."""
+        for kernel in self._live.values():
+            kernel.runs.answer_all()
+        self._ended.answer_all()
+
+    def carry(self) -> Mapping[str, Any]:
+        """Give every kernel as plain values and descriptors; nothing here goes on."""
+        live = []
+        for kernel_id, kernel in self._live.items():
+            slots = pack_value(self._slots.get(kernel_id, Slots()))
+            state = {
+                "folders": self._folders.carry(kernel),
+                "slots": slots,
+                "devices": self._numbers.get(kernel_id, []),
+            }
+            live.append([kernel_id.bytes, state, kernel.carry()])
+        return {"live": live, "ended": self._ended.carry(), "draining": self.draining}
+
+    def take_over(
+        self, state: Mapping[str, Any], confined: Mapping[str, ConfinedKernel], open_channel: OpenChannel
+    ) -> None:
+        """Go on with the kernels of another program; ``confined`` are those that the sandbox has taken over, by its ids."""
+        self.draining = state["draining"]
+        for raw, place, one in state["live"]:
+            kernel_id, held = uuid.UUID(bytes=raw), confined[one["confined"]]
+            ended = partial(self._on_ended, kernel_id)
+            kernel = Kernel(self._reactor, held, unpack_limits(one["limits"]), open_channel, ended)
+            kernel.runs.retention = self._ended.bounds.retention
+            self._live[kernel_id], self._slots[kernel_id] = kernel, Slots(**place["slots"])
+            self._hold_devices(kernel_id, kernel, self._devices.keep(place["devices"]))
+            kernel.take_over(one)
+            had = one["tunnels"]
+            if had["runtime"] in self.runtimes:
+                kernel.tunnels.offer(had["runtime"], self.runtimes[had["runtime"]].applications, had["ports"])
+            self._folders.take_over(kernel, place["folders"])
+        self._ended.take_over(state["ended"])
+
     # -- use
 
     async def execute(self, kernel_id: uuid.UUID, request: RunRequest) -> RunReply:
@@ -305,6 +372,13 @@ class Kernels:
         if kernel is not None and request.mode is RunMode.CONTINUE:
             return await kernel.runs.execute(request)  # it is answered when the kernel is gone, at the latest
         return await self._kernel(kernel_id).execute(request)
+
+    def hand_over(self, kernel_id: uuid.UUID, run_id: str) -> Callable[[bool], None] | None:
+        """Note that the answer which :meth:`execute` has just given is on its way; see :meth:`sorna.agent.runs.Runs.hand_over`."""
+        ended = self._ended.find(kernel_id)
+        kernel = self._live.get(kernel_id) or self._ending.get(kernel_id)
+        runs = ended.runs if ended is not None else kernel.runs if kernel is not None else None
+        return None if runs is None else runs.hand_over(run_id)
 
     async def read_output(self, kernel_id: uuid.UUID, request: OutputRequest) -> RunReply:
         """Read a run's output from a number on, also of a kernel that is ending or has ended, while its output is kept.
@@ -349,8 +423,27 @@ class Kernels:
         """Look at the kernel's terminal. :raises Unavailable: too many do."""
         return self._kernel(kernel_id).terminal.open(viewer, rows, columns)
 
+    async def services(self, kernel_id: uuid.UUID) -> Sequence[Service]:
+        """List the applications that can be reached in the kernel."""
+        return await self._kernel(kernel_id).tunnels.list()
+
+    async def open_tunnel(self, kernel_id: uuid.UUID, user: TunnelUser, wish: TunnelWish) -> Tunnel:
+        """Connect with an application; see :meth:`sorna.agent.tunnels.Tunnels.open`."""
+        return self._kernel(kernel_id).tunnels.open(wish, user)
+
+    async def stop_service(self, kernel_id: uuid.UUID, name: str) -> None:
+        """End an application; see :meth:`sorna.agent.tunnels.Tunnels.stop`."""
+        await self._kernel(kernel_id).tunnels.stop(name)
+
     def _kernel(self, kernel_id: uuid.UUID) -> Kernel:
         kernel = self._live.get(kernel_id)
         if kernel is None:
             raise KernelNotFound("This agent holds no such kernel.")
         return kernel
+
+
+def _check_ports(ports: Sequence[int]) -> None:
+    try:
+        check_ports(ports)
+    except NotReachable as error:
+        raise InvalidRequest(str(error)) from error

@@ -15,6 +15,7 @@ from attrs import field, frozen
 
 from sorna.agent.runners.language import Language
 from sorna.model.limits import MIB, Limits
+from sorna.model.service import Service
 
 
 @frozen
@@ -35,6 +36,36 @@ class Tool:
 
 
 @frozen
+class Application:
+    """A server that runs inside a kernel: started when somebody first connects with it, then kept, one of each per kernel.
+
+    :ivar protocol: ``http`` or ``tcp``.
+    :ivar port: where it listens, on the kernel's own loopback; ``$SORNA_PORT`` for the script.
+    :ivar script: starts it; for bash like those of runtimes, in the working directory. ``"$@"`` are the options a client chose.
+    :ivar tool: a program of the system that it needs; None when the runtime's own tool does. ``$SORNA_APP_TOOL`` is it.
+    :ivar modules: Python modules the agent's interpreter for kernels must have.
+    :ivar arguments: options that clients may choose.
+    :ivar environ: variables that clients may choose.
+    :ivar patience: seconds after its start within which it listens.
+    """
+
+    name: str
+    protocol: str
+    port: int
+    script: str
+    tool: Tool | None = None
+    modules: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+    environ: tuple[str, ...] = ()
+    patience: float = 10.0
+
+    @property
+    def service(self) -> Service:
+        """It, as clients see it."""
+        return Service(self.name, self.protocol, self.port, self.arguments, self.environ)
+
+
+@frozen
 class Runtime:
     """A row: what travels into the kernel, and what the agent has to know beside it.
 
@@ -42,6 +73,7 @@ class Runtime:
     :ivar modules: Python modules the agent's interpreter for kernels must have.
     :ivar gpu: whether it is for hosts with a GPU.
     :ivar defaults: limits that replace the general defaults where nobody asked for something else.
+    :ivar applications: what may run beside the user's code, where this host has what it needs.
     """
 
     language: Language
@@ -51,6 +83,7 @@ class Runtime:
     gpu: bool = False
     environ: Mapping[str, str] = field(factory=dict)
     defaults: Mapping[str, int] = field(factory=dict)
+    applications: tuple[Application, ...] = ()
 
     @property
     def name(self) -> str:
@@ -333,4 +366,51 @@ _ROWS = (
     ),
 )
 
-RUNTIMES: Mapping[str, Runtime] = {row.name: row for row in _ROWS}
+# The working directory for a browser. It needs nothing but an interpreter, which nearly every host has. Connections are kept
+# where the interpreter knows how: each one that is not costs the client a request.
+_FILES = Application(
+    name="files",
+    protocol="http",
+    port=8009,
+    script="""\
+if "$SORNA_APP_TOOL" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then set -- --protocol HTTP/1.1 "$@"; fi
+exec "$SORNA_APP_TOOL" -m http.server --bind 127.0.0.1 "$@" "$SORNA_PORT"
+""",
+    tool=Tool(("python3",)),
+    arguments=("--directory",),
+)
+# Who may connect has shown a keypair, and nobody else can: a password of its own would only be in the way.
+_JUPYTER = Application(
+    name="jupyter",
+    protocol="http",
+    port=8888,
+    script=(
+        'exec "$SORNA_APP_TOOL" -m jupyter_server --no-browser --ip=127.0.0.1 --port="$SORNA_PORT" --port-retries=0 '
+        "--IdentityProvider.token= --ServerApp.password= --ServerApp.allow_remote_access=True "
+        '--ServerApp.root_dir="$HOME" "$@"\n'
+    ),
+    modules=("jupyter_server", "ipykernel"),
+    arguments=("--ServerApp.base_url",),
+    patience=60.0,
+)
+# The repositories of the working directory, to clone from and push to.
+_GIT = Application(
+    name="git",
+    protocol="tcp",
+    port=9418,
+    script=(
+        'exec "$SORNA_APP_TOOL" daemon --reuseaddr --listen=127.0.0.1 --port="$SORNA_PORT" --export-all --enable=receive-pack '
+        '--informative-errors --base-path="$HOME" "$HOME"\n'
+    ),
+    tool=Tool(("git",)),
+)
+
+
+def _with_applications(row: Runtime) -> Runtime:
+    if row.stack == "python3":
+        own = attrs.evolve(_FILES, tool=None)
+        return attrs.evolve(row, applications=(own, _JUPYTER, _GIT))
+    return attrs.evolve(row, applications=(_FILES, _GIT))
+
+
+RUNTIMES: Mapping[str, Runtime] = {row.name: _with_applications(row) for row in _ROWS}

@@ -52,8 +52,8 @@ async def perform(operations: AgentOperations, method: str, parameters: Paramete
 # reading raises is blamed on the caller.
 
 
-def _create_kernel(operations: AgentOperations, parameters: Parameters) -> Awaitable[None]:
-    return operations.create_kernel(_kernel_id(parameters), unpack_spec(parameters["spec"]))
+def _create_kernel(operations: AgentOperations, parameters: Parameters) -> Awaitable[Any]:
+    return _each_packed(operations.create_kernel(_kernel_id(parameters), unpack_spec(parameters["spec"])))
 
 
 def _destroy_kernel(operations: AgentOperations, parameters: Parameters) -> Awaitable[Any]:
@@ -121,6 +121,14 @@ def _logs(operations: AgentOperations, parameters: Parameters) -> Awaitable[str]
     return operations.logs(_kernel_id(parameters))
 
 
+def _services(operations: AgentOperations, parameters: Parameters) -> Awaitable[Any]:
+    return _each_packed(operations.services(_kernel_id(parameters)))
+
+
+def _stop_service(operations: AgentOperations, parameters: Parameters) -> Awaitable[None]:
+    return operations.stop_service(_kernel_id(parameters), _text(parameters, "name", MAX_TEXT))
+
+
 _METHODS: Mapping[str, tuple[frozenset[str], Callable[[AgentOperations, Parameters], Awaitable[Any]]]] = {
     "create_kernel": (frozenset({"kernel_id", "spec"}), _create_kernel),
     "destroy_kernel": (frozenset({"kernel_id", "reason"}), _destroy_kernel),
@@ -134,6 +142,8 @@ _METHODS: Mapping[str, tuple[frozenset[str], Callable[[AgentOperations, Paramete
     "read_file": (frozenset({"kernel_id", "path", "offset", "size"}), _read_file),
     "usage": (frozenset({"kernel_id"}), _usage),
     "logs": (frozenset({"kernel_id"}), _logs),
+    "services": (frozenset({"kernel_id"}), _services),
+    "stop_service": (frozenset({"kernel_id", "name"}), _stop_service),
     "drain": (frozenset({"draining"}), _drain),
 }
 
@@ -161,3 +171,7 @@ async def _entries(pending: Awaitable[Any]) -> Any:
 
 async def _listed(pending: Awaitable[Any]) -> Any:
     return list(await pending)
+
+
+async def _each_packed(pending: Awaitable[Any]) -> Any:
+    return [pack_value(one) for one in await pending]

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import secrets
 import uuid
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import zmq
 from twisted.application.service import Service
@@ -18,7 +19,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from sorna.agent.interfaces import AgentOperations
-from sorna.agent.link_sessions import Sessions
+from sorna.agent.link_sessions import RestartProgram, Sessions
 from sorna.cluster.messages import MAX_MESSAGE
 from sorna.curve_keys import AuthorisedKeys, CurveKeypair
 from sorna.model.kernel import Usage
@@ -66,6 +67,15 @@ class LinkServer(Service):
         self._sockets: Sockets | None = None
         self._socket: Socket | None = None
         self.endpoint = ""
+
+    @property
+    def restart_program(self) -> RestartProgram | None:
+        """What replaces the agent's program when a manager asks for it; None refuses."""
+        return self._sessions.restart_program
+
+    @restart_program.setter
+    def restart_program(self, restart: RestartProgram | None) -> None:
+        self._sessions.restart_program = restart
 
     def startService(self) -> None:
         """Bind the port.
@@ -115,6 +125,27 @@ class LinkServer(Service):
         """Cancel what managers wait for, close the port and end the ZeroMQ context."""
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
+
+    @property
+    def calls_in_flight(self) -> int:
+        """How many calls are being worked on."""
+        return self._sessions.calls_in_flight
+
+    def pause(self) -> None:
+        """Begin no call from now on; see :meth:`Sessions.pause`."""
+        self._sessions.pause()
+
+    def resume(self) -> None:
+        """Begin calls again."""
+        self._sessions.resume()
+
+    def carry(self) -> Mapping[str, Any]:
+        """Give the news that nobody has acknowledged as plain values."""
+        return self._sessions.carry()
+
+    def take_over(self, state: Mapping[str, Any]) -> None:
+        """Go on telling what another program had to tell."""
+        self._sessions.take_over(state)
 
     def _close(self) -> None:
         self._socket = None

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from itertools import islice
+from typing import Any
 
-from attrs import define, field
+from attrs import evolve
 from twisted.internet import defer
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -29,9 +29,12 @@ from twisted.python.failure import Failure
 
 from sorna.agent.interfaces import AgentOperations
 from sorna.agent.link_calls import perform
+from sorna.agent.link_peers import FIRST_REPEAT, Peer, Running
 from sorna.agent.link_terminals import PeerTerminals
+from sorna.agent.link_tunnels import PeerTunnels
 from sorna.cluster.messages import (
     MAX_MESSAGE,
+    RESTARTING,
     Acknowledge,
     Answer,
     Call,
@@ -40,10 +43,12 @@ from sorna.cluster.messages import (
     Failed,
     MalformedMessage,
     Steer,
+    Took,
     decode,
     encode,
     error_to_failed,
     pack_value,
+    unpack_kernel_id,
 )
 from sorna.errors import AgentTimeout, SornaError, Unavailable
 from sorna.model.kernel import Usage
@@ -57,54 +62,14 @@ MAX_DEADLINE = 86_400.0
 SMALL = 64 * 1024
 MAX_EVENTS = 10_000
 EVENTS_AT_ONCE = 100
-FIRST_REPEAT, LAST_REPEAT = 2.0, 30.0
+LAST_REPEAT = 30.0
 TICK = 1.0
 SILENCE = 90.0
 PROBE_DELAY = 0.05
+_RESTARTING = Failed(0, RESTARTING, "the agent restarts", None)
 UNFINISHED_WITHOUT_CALLER = frozenset({"destroy_kernel", "restart_kernel"})
 
-
-@define(eq=False)
-class Running:
-    """One call in flight. ``answered`` once its answer is sent or no longer wanted, while the operation winds up."""
-
-    call: Call
-    size: int
-    work: Deferred[None] | None = None
-    timer: IDelayedCall | None = None
-    answered: bool = False
-
-    def stop(self) -> None:
-        """Want no answer any more and cancel the operation."""
-        self.answered = True
-        if self.timer is not None and self.timer.active():
-            self.timer.cancel()
-        if self.work is not None:
-            self.work.cancel()
-
-
-@define(eq=False)
-class Peer:
-    """One connection of a manager. ``greeted`` once it has sent a ping, and gets news since."""
-
-    identity: bytes
-    key: str
-    heard_at: float
-    calls: dict[int, Running] = field(factory=dict)
-    call_bytes: int = 0
-    small: deque[bytes] = field(factory=deque)
-    large: deque[bytes] = field(factory=deque)
-    greeted: bool = False
-    told: set[int] = field(factory=set)
-    repeat_after: float = FIRST_REPEAT
-    repeat_at: float = 0.0
-    garbage: int = 0
-    terminals: PeerTerminals = field(init=False)
-
-    @property
-    def unsent(self) -> int:
-        """How many messages wait for room at the transport."""
-        return len(self.small) + len(self.large)
+RestartProgram = Callable[[], Awaitable[None]]
 
 
 class Sessions:
@@ -138,6 +103,8 @@ class Sessions:
         self._in_flight: set[Running] = set()
         self._all_done: Deferred[None] | None = None
         self._probe: IDelayedCall | None = None
+        self._paused = False
+        self.restart_program: RestartProgram | None = None
         self._ticking = LoopingCall(self._tick)
         self._ticking.clock = clock
 
@@ -146,6 +113,36 @@ class Sessions:
         self._ticking.start(TICK, now=False).addErrback(
             lambda failure: self._log.failure("the link's timer stopped", failure)
         )
+
+    def pause(self) -> None:
+        """Begin no call from now on: who makes one is told to make it again at the next connection, as nothing was done.
+
+        Every manager is told, so that it makes none until then.
+        """
+        self._paused = True
+        for peer in list(self._peers.values()):
+            peer.terminals.close_all()
+            peer.tunnels.close_all()
+            self._post(peer, encode(_RESTARTING))
+
+    def resume(self) -> None:
+        """Begin calls again, and tell every manager."""
+        self._paused = False
+        for peer in list(self._peers.values()):
+            self._post(peer, encode(Answer(0, None)))
+
+    def carry(self) -> Mapping[str, Any]:
+        """Give the news that nobody has acknowledged as plain values."""
+        events = [[number, raw, self._kernel_of[number].bytes] for number, raw in self._events.items()]
+        return {"last": self._last_event, "events": events}
+
+    def take_over(self, state: Mapping[str, Any]) -> None:
+        """Go on telling what another program had to tell."""
+        self._last_event = state["last"]
+        for number, raw, kernel_id in state["events"]:
+            self._events[number] = raw
+            self._kernel_of[number] = uuid.UUID(bytes=kernel_id)
+            self._ended[self._kernel_of[number]] = number
 
     async def stop(self, patience: float = 2.0) -> None:
         """Cancel the calls in flight, forget every peer, and wait, for so many seconds, until the last call has ended."""
@@ -192,12 +189,12 @@ class Sessions:
             case Call():
                 self._call(peer, message, len(raw))
             case Cancel():
-                running = peer.calls.get(message.id)
-                if running is not None:
-                    running.stop()
-                peer.terminals.close(message.id)  # its answer and this may have crossed
+                peer.give_up(message.id)
+            case Took():
+                peer.settle(message.id, arrived=True)
             case Steer():
                 peer.terminals.steer(message)
+                peer.tunnels.steer(message)
             case Acknowledge():
                 self._acknowledged(message.number)
             case _:
@@ -205,10 +202,11 @@ class Sessions:
 
     def _new_peer(self, identity: bytes, key: str) -> Peer:
         if len(self._peers) >= MAX_PEERS:
-            oldest = min(self._peers.values(), key=lambda peer: (bool(peer.calls or peer.terminals), peer.heard_at))
+            oldest = min(self._peers.values(), key=lambda peer: (peer.in_use, peer.heard_at))
             self._forget(oldest, "too many managers are connected")
         peer = self._peers[identity] = Peer(identity, key, self._clock.seconds())
         peer.terminals = PeerTerminals(lambda raw: self._send_after_answers(peer, raw))
+        peer.tunnels = PeerTunnels(lambda raw: self._send_after_answers(peer, raw))
         return peer
 
     def _refuse_garbage(self, peer: Peer, reason: str) -> None:
@@ -229,8 +227,10 @@ class Sessions:
     # Calls.
 
     def _call(self, peer: Peer, call: Call, size: int) -> None:
-        if call.id in peer.calls or peer.terminals.has(call.id):
+        if call.id in peer.calls or peer.opened(call.id):
             self._refuse_garbage(peer, "a call has the id of one in flight")
+        elif self._paused:
+            self._post(peer, encode(evolve(_RESTARTING, id=call.id)))
         elif call.method == "ping":
             self._post(peer, encode(Answer(call.id, {"incarnation": self._incarnation})))
             self._greet(peer)
@@ -258,11 +258,17 @@ class Sessions:
         call = running.call
         answer: Answer | Failed
         try:
-            if call.method == "open_terminal":
-                await peer.terminals.open(self._operations, call.id, call.parameters)
+            opening = {"open_terminal": peer.terminals.open, "open_tunnel": peer.tunnels.open}.get(call.method)
+            if opening is not None:
+                await opening(self._operations, call.id, call.parameters)
+                answer = Answer(call.id, None)
+            elif call.method == "restart_program":
+                await self._restart_program()
                 answer = Answer(call.id, None)
             else:
                 answer = Answer(call.id, await perform(self._operations, call.method, call.parameters))
+                if call.method == "execute":
+                    self._hand_over(peer, running, answer.result)
         except Exception as error:  # noqa: BLE001 -- whatever it is, the manager gets an answer
             answer = error_to_failed(call.id, error)
             if not isinstance(error, SornaError | CancelledError):
@@ -277,10 +283,26 @@ class Sessions:
                 done, self._all_done = self._all_done, None
                 done.callback(None)
         if running.answered:
-            peer.terminals.close(call.id)
+            peer.close(call.id)
         else:
             running.answered = True
             self._post(peer, self._encoded(call, answer))
+
+    def _hand_over(self, peer: Peer, running: Running, reply: Mapping[str, Any]) -> None:
+        """Keep the answer of a run until the manager has passed it on; give it back at once when nobody waits for it."""
+        call = running.call
+        settle = self._operations.hand_over(unpack_kernel_id(call.parameters["kernel_id"]), reply["run_id"])
+        if settle is None:
+            return
+        if running.answered or self._peers.get(peer.identity) is not peer:
+            settle(False)
+        else:
+            peer.untaken[call.id] = settle
+
+    async def _restart_program(self) -> None:
+        if self.restart_program is None:
+            raise Unavailable("this agent cannot replace its program")
+        await self.restart_program()
 
     def _encoded(self, call: Call, answer: Answer | Failed) -> bytes:
         try:
@@ -313,7 +335,7 @@ class Sessions:
                 self._forget(peer, "it does not read its answers")
 
     def _send_after_answers(self, peer: Peer, raw: bytes) -> Sent:
-        """Send what a terminal printed if nothing else waits: it never stands before an answer."""
+        """Send what a terminal or an application has if nothing else waits: it never stands before an answer."""
         sent = Sent.FULL if peer.unsent else self._send(peer.identity, raw)
         if sent is Sent.GONE:
             self._forget(peer, "it is no longer connected")
@@ -332,6 +354,7 @@ class Sessions:
                     break
                 queue.popleft()
             peer.terminals.writable()
+            peer.tunnels.writable()
 
     # Who is there.
 
@@ -362,6 +385,9 @@ class Sessions:
         peer.small.clear()
         peer.large.clear()
         peer.terminals.close_all()
+        peer.tunnels.close_all()
+        for id_ in list(peer.untaken):
+            peer.settle(id_, arrived=False)
         for running in list(peer.calls.values()):
             if running.call.method in UNFINISHED_WITHOUT_CALLER:
                 running.answered = True
@@ -373,7 +399,7 @@ class Sessions:
         for peer in list(self._peers.values()):
             if not self._permits(peer.key):
                 self._forget(peer, "its key is no longer authorised")
-            elif now - peer.heard_at > SILENCE and not peer.calls and not peer.terminals:
+            elif now - peer.heard_at > SILENCE and not peer.in_use:
                 self._forget(peer, "nothing was heard of it")
             elif peer.told and now >= peer.repeat_at:
                 peer.repeat_after = min(2 * peer.repeat_after, LAST_REPEAT)

@@ -6,12 +6,12 @@ else. It cannot grow: a viewer is given no more than the window of ``sorna/model
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from sorna.agent.interfaces import AgentOperations
-from sorna.cluster.messages import Ended, MalformedMessage, Output, Steer, encode, unpack_kernel_id
+from sorna.agent.link_turns import Turns
+from sorna.cluster.messages import Ended, MalformedMessage, Output, Steer, unpack_kernel_id
 from sorna.errors import InvalidRequest, Unavailable
 from sorna.model.terminal import Terminal, within_bounds
 from sorna.zeromq import Sent
@@ -27,9 +27,8 @@ class PeerTerminals:
     """
 
     def __init__(self, send: Callable[[bytes], Sent]) -> None:
-        self._send = send
+        self._turns = Turns(send)
         self._viewers: dict[int, _RemoteViewer] = {}
-        self._waiting: deque[_RemoteViewer] = deque()
         self._over = False
 
     def __len__(self) -> int:
@@ -89,7 +88,7 @@ class PeerTerminals:
     def close_all(self) -> None:
         """Let the manager be gone."""
         self._over = True
-        self._waiting.clear()
+        self._turns.stop()
         for id_ in list(self._viewers):
             self.close(id_)
 
@@ -99,24 +98,11 @@ class PeerTerminals:
 
     def post(self, viewer: _RemoteViewer) -> None:
         """Send what a viewer has, now or when there is room."""
-        if viewer not in self._waiting and not self._over:
-            self._waiting.append(viewer)
-            if len(self._waiting) == 1:
-                self.writable()
+        self._turns.post(viewer)
 
     def writable(self) -> None:
-        """Send what waits, viewer by viewer, for as long as there is room."""
-        while self._waiting:
-            viewer = self._waiting[0]
-            message = viewer.first_message()
-            if message is not None and self._send(encode(message)) is not Sent.AWAY:
-                return
-            # Sending may have found the manager gone, and forgotten everything.
-            if self._waiting and self._waiting[0] is viewer:
-                self._waiting.popleft()
-                viewer.forget_message()
-                if viewer.first_message() is not None:
-                    self._waiting.append(viewer)
+        """Send what waits, for as long as there is room."""
+        self._turns.writable()
 
 
 class _RemoteViewer:

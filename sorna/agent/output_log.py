@@ -14,7 +14,8 @@ any character; EMIT records are given whole or not at all.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from attrs import define, frozen
 
@@ -153,6 +154,16 @@ class OutputLog:
         if seq > self.cursor:
             self.take(seq - self.cursor)
 
+    def give_back(self, seq: int) -> None:
+        """Let what :meth:`take` gave from a number on be unread again, as far as it is still kept; a place where it began."""
+        self.seal()
+        while self._read and self._read[-1].seq >= seq:
+            record = self._read.pop()
+            self._read_cost -= len(record.content) + RECORD_COST
+            self._unread.appendleft(record)
+            self._unread_records += 1
+            self.cursor = record.seq
+
     def _split(self, record: Record, room: int) -> Record:
         """Cut the first unread record; its rest stays first."""
         position = _cut(record.content, room)
@@ -202,6 +213,23 @@ class OutputLog:
     def _all(self) -> Iterator[Record]:
         yield from self._read
         yield from self._unread
+
+    def carry(self) -> Mapping[str, Any]:
+        """Give everything as plain values; :meth:`carried` makes a log of them that goes on alike."""
+        self.seal()
+        rows = [[[one.seq, one.kind, one.content] for one in records] for records in (self._read, self._unread)]
+        return {"keep": self._keep, "read": rows[0], "unread": rows[1], "cursor": self.cursor, "next": self.next_seq}
+
+    @classmethod
+    def carried(cls, state: Mapping[str, Any]) -> OutputLog:
+        """Make a log of what :meth:`carry` gave."""
+        log = cls(state["keep"])
+        log._read.extend(Record(*row) for row in state["read"])
+        log._read_cost = sum(len(one.content) + RECORD_COST for one in log._read)
+        log._unread.extend(Record(*row) for row in state["unread"])
+        log._unread_records = len(log._unread)
+        log.cursor, log.next_seq = state["cursor"], state["next"]
+        return log
 
     def move_unread_to(self, other: OutputLog) -> None:
         """Append everything unread to another log and forget it here: what was printed in the background goes first."""
@@ -258,6 +286,10 @@ class Tail:
         self._content += content[-self._keep :]
         if len(self._content) > 2 * self._keep:
             del self._content[: -self._keep]
+
+    def carry(self) -> bytes:
+        """Give the bytes, to be appended to another."""
+        return bytes(self._content)
 
     def text(self) -> str:
         """Give it as text, starting with a whole line where there is one."""

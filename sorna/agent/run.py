@@ -14,10 +14,15 @@ from attrs import define, field, frozen
 
 from sorna.agent.output_log import OutputLog, Record
 from sorna.agent.runners.frames import EMIT, STDERR, STDOUT, FrameError
+from sorna.cluster.messages import pack_value, unpack_run_request
 from sorna.model.run import RunException, RunReply, RunRequest, RunStatus
 
 MAX_FILES = 1000
 MAX_EXCEPTIONS = 32
+_PLAIN_FIELDS = (
+    "id", "wire_id", "is_password", "build_mark", "build_exit_code", "build_told", "delivered", "typed", "typed_ahead",
+    "inputs",
+)  # fmt: skip
 _TEXT_STREAMS: Mapping[int, str] = {STDOUT: "stdout", STDERR: "stderr"}
 
 
@@ -47,6 +52,16 @@ class Ending:
     timed_out: bool = False
 
 
+@frozen
+class Before:
+    """How a run stood before its last answer; see :class:`Run` for the fields, ``cursor`` is that of its log."""
+
+    cursor: int
+    told: RunStatus | None
+    build_told: bool
+    delivered: bool
+
+
 @define(eq=False)
 class Run:
     """One run. ``wire_id`` names it on the channel: clients may use an id twice, the channel never does.
@@ -56,6 +71,7 @@ class Run:
     :ivar typed: lines that were typed before the run started.
     :ivar typed_ahead: how many bytes were typed since the run last waited for input.
     :ivar inputs: how many lines were sent to the run.
+    :ivar before: how it stood before its last answer.
     """
 
     id: str
@@ -74,6 +90,7 @@ class Run:
     typed_ahead: int = 0
     inputs: int = 0
     finished_at: float = 0.0
+    before: Before | None = None
 
     def finish(self, ending: Ending) -> None:
         """Let it be over."""
@@ -87,6 +104,36 @@ class Run:
             self.build_mark = self.log.seal()
             self.build_exit_code = exit_code
 
+    def carry(self, now: float) -> Mapping[str, Any]:
+        """Give everything as plain values; :meth:`carried` makes a run of them."""
+        plain = {name: getattr(self, name) for name in _PLAIN_FIELDS}
+        return {
+            **plain,
+            "request": pack_value(self.request),
+            "state": self.state.value,
+            "told": None if self.told is None else self.told.value,
+            "ending": None if self.ending is None else pack_value(self.ending),
+            "log": self.log.carry(),
+            "age": now - self.finished_at,
+        }
+
+    @classmethod
+    def carried(cls, state: Mapping[str, Any], now: float) -> Run:
+        """Make a run of what :meth:`carry` gave."""
+        ending = state["ending"]
+        if ending is not None:
+            exceptions = tuple(RunException(**one) for one in ending["exceptions"])
+            ending = Ending(**{**ending, "exceptions": exceptions, "files": tuple(ending["files"])})
+        return cls(
+            **{name: state[name] for name in _PLAIN_FIELDS},
+            request=unpack_run_request(state["request"]),
+            state=RunState(state["state"]),
+            told=None if state["told"] is None else RunStatus(state["told"]),
+            ending=ending,
+            log=OutputLog.carried(state["log"]),
+            finished_at=now - state["age"],
+        )
+
     @property
     def _build_to_tell(self) -> bool:
         return self.build_mark is not None and not self.build_told
@@ -97,6 +144,7 @@ class Run:
 
     def reply(self, most: int) -> RunReply:
         """Take up to ``most`` bytes of output and say how things stand; this moves the log on."""
+        self.before = Before(self.log.cursor, self.told, self.build_told, self.delivered)
         build = self._build_to_tell
         piece = self.log.take(most, before=self.build_mark if build else None)
         status, options, exit_code = RunStatus.CONTINUED, None, None
@@ -126,6 +174,11 @@ class Run:
             next_seq=piece.next_seq,
             timed_out=ending.timed_out,
         )
+
+    def take_back(self, before: Before) -> None:
+        """Stand as before an answer that did not arrive."""
+        self.log.give_back(before.cursor)
+        self.told, self.build_told, self.delivered = before.told, before.build_told, before.delivered
 
     def read(self, seq: int, most: int) -> RunReply:
         """Give up to ``most`` bytes of output from a number on and say how things stand; nothing moves on."""

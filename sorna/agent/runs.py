@@ -8,13 +8,15 @@ Note [Nothing lost, nothing doubled]
 A waiting call takes nothing. Output stays unread in its run's log, and the answer is cut from the log in the same turn in
 which it is handed to the caller. So a cancelled call has nothing to give back, a call that gives way to a later one on the
 same run takes what is there and leaves the rest, and whatever becomes of the calls, every byte is in exactly one answer.
-What a call changes while it waits is only how much may gather unread before the program is blocked.
+What a call changes while it waits is only how much may gather unread before the program is blocked. An answer that its
+carrier loses is given back; see Note [An answer and its carrier] in :mod:`sorna.agent.handovers`.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from attrs import define
 from twisted.internet.defer import Deferred
@@ -22,6 +24,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from sorna.agent.deadlines import cancel
+from sorna.agent.handovers import Handovers
 from sorna.agent.output_log import KIB, OutputLog
 from sorna.agent.run import Ending, Run, RunState
 from sorna.agent.run_rules import Action, decide
@@ -100,11 +103,12 @@ class Runs:
         self._closed = False
         self._count = 0
         self._prune_timer: IDelayedCall | None = None
+        self._handovers = Handovers(reactor, self._given_back)
 
     @property
     def undelivered(self) -> bool:
-        """Whether some run's end was not told to anybody."""
-        return bool(self._undelivered)
+        """Whether some run's end was not told to anybody, as far as is known."""
+        return bool(self._undelivered) or self._handovers.pending
 
     @property
     def cost(self) -> int:
@@ -131,6 +135,7 @@ class Runs:
         """
         if request.run_id is not None and not 0 < len(request.run_id) <= MAX_RUN_ID:
             raise InvalidRequest(f"A run id has 1 to {MAX_RUN_ID} characters.")
+        await self._handovers.settled()
         outstanding = self._undelivered[0] if self._undelivered else None
         named = None if request.run_id is None else self._named.get(request.run_id)
         decision = decide(request, outstanding, named)
@@ -140,6 +145,20 @@ class Runs:
         elif decision.action is Action.FEED:
             self._feed(run, request.code)
         return await self._answer_to(run, request.wait, eager=request.eager)
+
+    def hand_over(self, run_id: str) -> Callable[[bool], None] | None:
+        """Note that the answer that was given just now is on its way; see :class:`~sorna.agent.handovers.Handovers`.
+
+        :returns: None when the run is known no more.
+        """
+        run = self._named.get(run_id)
+        return None if run is None else self._handovers.begin(run)
+
+    def _given_back(self, run: Run) -> None:
+        """Count a run whose answer did not arrive among those whose end nobody was told, unless it was forgotten."""
+        if self._named.get(run.id) is run and not run.delivered and run not in self._undelivered:
+            self._undelivered.insert(0, run)
+        self._commands.room_changed()
 
     async def read(self, request: OutputRequest) -> RunReply:
         """Read the output of a run from a number on, and wait for something new if there is nothing.
@@ -343,12 +362,61 @@ class Runs:
         """Let go of everything but the names, timers included."""
         cancel(self._prune_timer)
         self._prune_timer = None
+        self._handovers.forget()
         for run_id in self._named:
             self._note_gone(run_id)
         self._background = OutputLog(keep=0)
         self._named.clear()
         self._finished.clear()
         self._undelivered.clear()
+
+    # -- another program goes on
+
+    def answer_all(self) -> None:
+        """Answer every call that waits with what there is: the next program can be asked for the rest."""
+        for run in list(self._calls):
+            self._answer(run)
+        for run in list(self._readers):
+            self._wake_readers(run)
+
+    def carry(self) -> Mapping[str, Any]:
+        """Give everything as plain values, to be taken over by other Runs; no call may wait, and nothing here goes on."""
+        cancel(self._prune_timer)
+        self._prune_timer = None
+        # Its managers live, so the answers that are on their way arrive.
+        self._handovers.forget()
+        known = {id(run): run for run in (*self._finished, *self._queue, *self._undelivered, *self._named.values())}
+        if self.current is not None:
+            known[id(self.current)] = self.current
+        index = {one: number for number, one in enumerate(known)}
+        now = self._reactor.seconds()
+        return {
+            "runs": [run.carry(now) for run in known.values()],
+            "current": None if self.current is None else index[id(self.current)],
+            "queue": [index[id(run)] for run in self._queue],
+            "undelivered": [index[id(run)] for run in self._undelivered],
+            "finished": [index[id(run)] for run in self._finished],
+            "gone": list(self._gone),
+            "named": {name: index[id(run)] for name, run in self._named.items()},
+            "background": self._background.carry(),
+            "count": self._count,
+            "closed": self._closed,
+        }
+
+    def take_over(self, state: Mapping[str, Any]) -> None:
+        """Go on with what :meth:`carry` gave; nothing has happened here yet."""
+        now = self._reactor.seconds()
+        runs = [Run.carried(one, now) for one in state["runs"]]
+        self.current = None if state["current"] is None else runs[state["current"]]
+        self._queue.extend(runs[number] for number in state["queue"])
+        self._undelivered.extend(runs[number] for number in state["undelivered"])
+        self._finished.extend(runs[number] for number in state["finished"])
+        self._named.update((name, runs[number]) for name, number in state["named"].items())
+        self._background = OutputLog.carried(state["background"])
+        self._gone.update(dict.fromkeys(state["gone"]))
+        self._count = state["count"]
+        self._closed = self._held = state["closed"]
+        self._prune()
 
     # -- what is kept
 

@@ -37,6 +37,8 @@ class AgentParts:
     """What an agent is made of.
 
     :ivar link: the server of the managers' link; it must raise from ``startService`` when it cannot listen.
+    :ivar take_over: goes on with the sandbox and the kernels that the program before this one has left, in place of the
+        sandbox's start; None where there was none.
     """
 
     sandbox: Sandbox
@@ -44,6 +46,7 @@ class AgentParts:
     kernels: Kernels
     link: IService
     heart: Heart
+    take_over: Callable[[], Awaitable[None]] | None = None
 
 
 class AgentService(Service):
@@ -105,7 +108,7 @@ class AgentService(Service):
     async def _start(self) -> None:
         parts = self._assemble(await self._detect())
         self._undo.append(("sandbox", STEP_DEADLINE, lambda: Deferred.fromCoroutine(parts.sandbox.stop())))
-        await parts.sandbox.start()
+        await (parts.sandbox.start() if parts.take_over is None else parts.take_over())
         parts.pool.start(FIRST_RUNTIME, KEPT_READY)
         self._undo.append(("kernels kept ready", DRAIN_DEADLINE, lambda: Deferred.fromCoroutine(parts.pool.stop())))
         parts.link.startService()

@@ -167,6 +167,25 @@ class SharedTerminal:
             self._delay = min(max(2 * self._delay, FIRST_DELAY), LAST_DELAY)
             self._starting = self.clock.callLater(self._delay, self._start_again)
 
+    def carry(self) -> Mapping[str, Any]:
+        """Give what another can go on with; viewers are not carried, they look again."""
+        return {
+            "scrollback": bytes(self._scrollback),
+            "credit": self._credit.outstanding,
+            "size": list(self._size),
+            "has_shell": self._has_shell,
+            "age": self.clock.seconds() - self._started_at,
+        }
+
+    def take_over(self, state: Mapping[str, Any]) -> None:
+        """Go on where another has stopped."""
+        self._scrollback += state["scrollback"]
+        self._credit.outstanding = state["credit"]
+        self._size = state["size"][0], state["size"][1]
+        self._has_shell = state["has_shell"]
+        self._started_at = self.clock.seconds() - state["age"]
+        self.room_changed()
+
     def end(self, reason: str) -> None:
         """Tell every viewer that the kernel is gone; nobody may look any more."""
         self._over = True

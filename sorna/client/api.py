@@ -24,15 +24,18 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
 from sorna.client.signing import Credentials, signed_headers
+from sorna.client.tunnels import Handshake
 from sorna.client.wire import (
     Answer,
     ApiError,
+    App,
     BuildFinished,
     Call,
     Output,
     Reply,
     Session,
     answer_of,
+    apps_of,
     host_header,
     json_object,
     multipart,
@@ -90,7 +93,7 @@ class ApiClient:
         largest_answer: int = LARGEST_ANSWER,
     ) -> None:
         self._http = http
-        self._endpoint = endpoint.rstrip("/")
+        self._endpoint = self.endpoint = endpoint.rstrip("/")
         self._host = host_header(endpoint)
         self._credentials = Credentials(access_key, secret_key)
         self._clock = clock
@@ -196,6 +199,39 @@ class ApiClient:
         """Ask the administration a GraphQL query, or tell it a mutation, and give the data of the answer."""
         return await self._json("POST", "/admin/graphql", SLOW, {"query": query, "variables": dict(variables)})
 
+    async def apps(self, kernel_id: str) -> Sequence[App]:
+        """List the applications in a kernel that can be reached."""
+        return apps_of(await self.call("GET", f"/stream{_kernel(kernel_id, '/apps')}", SLOW))
+
+    def tunnel_handshake(self, kernel_id: str, app: str) -> Handshake:
+        """Give what opens a connection with an application."""
+        target = f"{PREFIX}/stream{_kernel(kernel_id, '/tcpproxy')}?app={quote(app, safe='')}&half-close=1"
+        return Handshake(self._endpoint, target, self._signed("GET", target, b"", NO_BODY))
+
+    def _signed(self, method: str, target: str, body: bytes, content_type: str) -> dict[str, str]:
+        return signed_headers(
+            self._credentials,
+            method=method,
+            target=target,
+            host=self._host,
+            content_type=content_type,
+            body=body,
+            version=API_VERSION,
+            now=self._clock.seconds(),
+        )
+
+    async def make_ticket(self, agent_id: str | None, minutes: int) -> dict[str, Any]:
+        """Have a ticket made with which one agent can enrol itself; for administrators."""
+        return await self._json("POST", "/admin/agents/ticket", SLOW, {"agent_id": agent_id, "minutes": minutes})
+
+    async def restart_agent(self, agent_id: str) -> None:
+        """Have an agent replace its program; for administrators."""
+        await self.call("POST", f"/admin/agents/{quote(agent_id, safe='')}/restart", SLOW)
+
+    async def revoke_agent(self, agent_id: str) -> dict[str, Any]:
+        """Take an agent back and end its kernels; for administrators."""
+        return json_object(await self.call("DELETE", f"/admin/agents/{quote(agent_id, safe='')}", SLOW))
+
     async def _json(
         self, method: str, path: str, deadline: float, body: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
@@ -223,13 +259,15 @@ class ApiClient:
         headers: Mapping[bytes, bytes],
         body: bytes | None = None,
         keep: Callable[[bytes], None] | None = None,
+        *,
+        deadline: float = TRANSFER,
     ) -> Reply:
         """Make a call without a signature, and give its answer whatever that is.
 
         :param keep: is given the pieces of the body, if the answer is the whole of what was asked for or the rest of it; any
             other body is bounded and comes with the reply.
         """
-        return await self._within(TRANSFER, self._send(method, url, headers, body, keep))
+        return await self._within(deadline, self._send(method, url, headers, body, keep))
 
     async def _send(
         self,
@@ -262,16 +300,7 @@ class ApiClient:
             raise ApiError(0, "unreachable", f"Cannot reach {self._endpoint}: {_reason(error)}") from error
 
     async def _exchange(self, method: str, target: str, body: bytes | None, content_type: str) -> Reply:
-        signed = signed_headers(
-            self._credentials,
-            method=method,
-            target=target,
-            host=self._host,
-            content_type=content_type,
-            body=body or b"",
-            version=API_VERSION,
-            now=self._clock.seconds(),
-        )
+        signed = self._signed(method, target, body or b"", content_type)
         headers = Headers({name: [value] for name, value in signed.items()})
         response = await self._http.request(
             method, self._endpoint + target, headers=headers, data=body, allow_redirects=False, unbuffered=True

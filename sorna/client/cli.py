@@ -16,6 +16,7 @@ import click
 from sorna import __version__
 from sorna.client import administration
 from sorna.client.agents import agent
+from sorna.client.app_commands import app
 from sorna.client.door import Command, Door, Unusable, connection, perform
 from sorna.client.folder_commands import folder
 from sorna.client.running import FilesUnusable, RunOfCode, RunOrder, read_files
@@ -183,6 +184,7 @@ cli.add_command(administration.ps)
 cli.add_command(administration.admin)
 cli.add_command(agent)
 cli.add_command(folder)
+cli.add_command(app)
 
 
 def main() -> None:

@@ -45,6 +45,15 @@ class Session:
 
 
 @frozen
+class App:
+    """An application in a kernel. ``protocol`` is http, tcp, or preopen where only its user knows."""
+
+    name: str
+    protocol: str
+    port: int
+
+
+@frozen
 class Output:
     """One item of a run's console.
 
@@ -176,6 +185,14 @@ def answer_of(result: Any) -> Answer:
         exit_code=exit_code if isinstance(exit_code, int) else None,
         is_password=isinstance(options, dict) and bool(options.get("is_password")),
     )
+
+
+def apps_of(reply: Reply) -> Sequence[App]:
+    """Read a list of applications."""
+    try:
+        return [App(str(row["name"]), str(row["protocol"]), int(row["ports"][0])) for row in json.loads(reply.body)]
+    except (ValueError, TypeError, LookupError):
+        raise ApiError(reply.status, "unreadable-answer", "The answer is no list of applications.") from None
 
 
 def _console(items: Any) -> tuple[Output, ...]:

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 
 from sorna.cluster.messages import (
     MAX_MESSAGE,
+    RESTARTING,
     Acknowledge,
     Answer,
     Call,
@@ -24,14 +25,20 @@ from sorna.cluster.messages import (
     Ended,
     Event,
     Failed,
+    Finished,
     MalformedMessage,
+    Message,
     Output,
+    Room,
+    Took,
     decode,
     encode,
     failed_to_error,
 )
 from sorna.cluster.terminals import MAX_TERMINALS, Terminals
+from sorna.cluster.tunnels import MAX_TUNNELS, Tunnels
 from sorna.errors import AgentFailed, AgentTimeout, InvalidRequest, SornaError, Unavailable
+from sorna.model.service import Tunnel, TunnelUser
 from sorna.model.terminal import Terminal, TerminalViewer
 from sorna.zeromq import Sent
 
@@ -40,9 +47,13 @@ MAX_CALL_BYTES = 128 * 1024 * 1024
 # How long a call waits for a connection: longer than a restart of the agent's process on a quick machine, and short
 # enough to try another agent.
 CONNECT_PATIENCE = 2.0
+# As long as an agent may take to replace its program, once it has said that it does.
+RESTART_PATIENCE = 20.0
 # Three times within the silence after which an agent forgets a manager.
 PING_INTERVAL = 25.0
 PING_DEADLINE = 5.0
+# Methods whose answers exist once: the agent takes them back when they do not arrive.
+HANDED_OVER = frozenset({"execute"})
 
 
 @define(eq=False)
@@ -89,9 +100,11 @@ class Conversation:
         self._bytes = 0
         self._garbage = 0
         self._terminals = Terminals(send)
+        self._tunnels = Tunnels(send)
         self._greeting = LoopingCall(self._ping) if greets else None
         if self._greeting is not None:
             self._greeting.clock = clock
+        self._restarts_until = 0.0
         self.connected = False
         self.closed = False
 
@@ -101,9 +114,14 @@ class Conversation:
         return len(self._waiting) + len(self._sent)
 
     @property
-    def terminals(self) -> int:
-        """How many terminals are looked at."""
-        return len(self._terminals)
+    def in_use(self) -> bool:
+        """Whether a call has not ended, a terminal is looked at or a tunnel is open."""
+        return bool(self.calls or self._terminals or self._tunnels)
+
+    @property
+    def restarting(self) -> bool:
+        """Whether the agent has said that it replaces its program, and was not heard of since."""
+        return self._restarts_until > self._clock.seconds()
 
     def call(self, method: str, parameters: Mapping[str, Any], deadline: float) -> Deferred[Any]:
         """Make a call; gives its result as plain values.
@@ -127,7 +145,8 @@ class Conversation:
         if self.calls >= MAX_CALLS or self._bytes + len(raw) > MAX_CALL_BYTES:
             return fail(Unavailable(f"too much is on its way to agent {self._agent_id}"))
         answer: Deferred[Any] = Deferred(lambda _: self._cancelled(id_))
-        patience = deadline if self.connected else min(deadline, CONNECT_PATIENCE)
+        restart = self._restarts_until - self._clock.seconds()
+        patience = deadline if self.connected else min(deadline, max(CONNECT_PATIENCE, restart))
         timer = self._clock.callLater(patience, self._too_late, id_)
         due = self._clock.seconds() + deadline
         self._bytes += len(raw)
@@ -140,10 +159,17 @@ class Conversation:
         self, parameters: Mapping[str, Any], viewer: TerminalViewer, deadline: float
     ) -> Deferred[Terminal]:
         """Look at a terminal until it is closed, has ended, or the connection is lost; fails as :meth:`call` does."""
-        if self.closed or self.terminals >= MAX_TERMINALS:
+        if self.closed or len(self._terminals) >= MAX_TERMINALS:
             return fail(Unavailable(f"no more terminals of agent {self._agent_id} can be looked at"))
         answer = self.call("open_terminal", parameters, deadline)
         return self._terminals.opened_by(self._last_id, answer, viewer)
+
+    def open_tunnel(self, parameters: Mapping[str, Any], user: TunnelUser, deadline: float) -> Deferred[Tunnel]:
+        """Open a tunnel until it is closed, has ended, or the connection is lost; fails as :meth:`call` does."""
+        if self.closed or len(self._tunnels) >= MAX_TUNNELS:
+            return fail(Unavailable(f"no more tunnels to agent {self._agent_id} can be opened"))
+        answer = self.call("open_tunnel", parameters, deadline)
+        return self._tunnels.opened_by(self._last_id, answer, user)
 
     def acknowledge(self, number: int) -> None:
         """Tell the agent that an event is taken care of; when that gets lost, the agent repeats the event."""
@@ -155,6 +181,7 @@ class Conversation:
     def connection_made(self) -> None:
         """Take it that messages can be sent from now on."""
         self.connected = True
+        self._restarts_until = 0.0
         if self._greeting is not None and not self._greeting.running:
             # A ping of its own goes out before everything that waited.
             waited, self._waiting = self._waiting, {}
@@ -175,7 +202,7 @@ class Conversation:
         self._stop_greeting()
         lost = AgentTimeout(f"the connection to agent {self._agent_id} was lost before it answered")
         self._fail(list(self._sent), lost)
-        self._terminals.end_all(f"the connection to agent {self._agent_id} was lost")
+        self._end_all(f"the connection to agent {self._agent_id} was lost")
 
     def refused(self) -> None:
         """Fail everything: the agent does not accept this manager's key."""
@@ -183,19 +210,19 @@ class Conversation:
         self._stop_greeting()
         refusal = AgentFailed(f"agent {self._agent_id} does not accept this manager's key")
         self._fail([*self._sent, *self._waiting], refusal)
-        self._terminals.end_all(refusal.detail)
+        self._end_all(refusal.detail)
 
     def writable(self) -> None:
         """Send what waits, for as long as there is room."""
-        while self.connected and self._waiting:
+        while self.connected and not self._restarts_until and self._waiting:
             id_, pending = next(iter(self._waiting.items()))
             if self._send(pending.raw) is not Sent.AWAY:
                 return
             del self._waiting[id_]
-            pending.raw = b""
             self._sent[id_] = pending
         if self.connected:
             self._terminals.writable()
+            self._tunnels.writable()
 
     def receive(self, raw: bytes | memoryview) -> None:
         """Take one message of the agent. Never raises for what it holds."""
@@ -205,28 +232,56 @@ class Conversation:
             self._count_garbage(str(error))
             return
         match message:
+            case Answer(id=0):
+                # Nobody's answer: the agent looks who is there, or goes on although it said that it restarts.
+                self._restarts_until = 0.0
+                self.writable()
             case Answer():
                 pending = self._end(message.id)
                 if pending is not None:
                     pending.answer.callback(message.result)
+                    if pending.method in HANDED_OVER:
+                        self._soon_passed_on(message.id)
+            case Failed() if message.name == RESTARTING:
+                self._restarting(message.id)
             case Failed():
                 pending = self._end(message.id)
                 if pending is not None:
                     pending.answer.errback(failed_to_error(message))
+            case _:
+                self._receive_more(message)
+
+    def _receive_more(self, message: Message) -> None:
+        """Take a message that answers no call."""
+        match message:
             case Event():
                 self._on_event(message)
+            case Room() | Finished():
+                self._tunnels.received(message)
             case Output() | Ended():
-                self._terminals.received(message)
+                of_a_terminal = self._terminals.is_open(message.id)
+                (self._terminals if of_a_terminal else self._tunnels).received(message)
             case _:
                 self._count_garbage("not a message for a manager")
 
-    def close(self) -> None:
+    def close(self, why: str = "the link to the agent is closed") -> None:
         """Fail everything and take no more calls."""
         self.closed = True
         self.connected = False
         self._stop_greeting()
-        self._fail([*self._sent, *self._waiting], Unavailable("the link to the agent is closed"))
-        self._terminals.end_all("the link to the agent is closed")
+        self._fail([*self._sent, *self._waiting], Unavailable(why))
+        self._end_all(why)
+
+    def _end_all(self, reason: str) -> None:
+        self._terminals.end_all(reason)
+        self._tunnels.end_all(reason)
+
+    def _restarting(self, id_: int) -> None:
+        """Take it that the agent has not begun a call, and begins none until the next connection."""
+        self._restarts_until = self._clock.seconds() + RESTART_PATIENCE
+        pending = self._sent.pop(id_, None)
+        if pending is not None:
+            self._waiting[id_] = pending
 
     # How calls end.
 
@@ -262,6 +317,18 @@ class Conversation:
             self._send(encode(Cancel(id_)))
 
     # The rest.
+
+    def _soon_passed_on(self, id_: int) -> None:
+        """Tell the agent when what is made of its answer is out of this process.
+
+        A door writes it in the turn of the reactor in which the answer came, and the reactor gives it to the client's
+        connection at the end of the next one.
+        """
+        self._clock.callLater(0, lambda: self._clock.callLater(0, self._passed_on, id_))
+
+    def _passed_on(self, id_: int) -> None:
+        if self.connected:
+            self._send(encode(Took(id_)))
 
     def _ping(self) -> None:
         self.call("ping", {}, PING_DEADLINE).addErrback(

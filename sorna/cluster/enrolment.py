@@ -1,62 +1,128 @@
 """Which agents a manager trusts: those whose advertised public key is the enrolled one; and which it drains.
 
-Anybody who can write to Redis can claim to be an agent. What the operator enrolled is in PostgreSQL, so a claim counts only
-when its key is the one found there; CURVE then sees to it that whoever answers holds the secret half. It knows the two
-stores as Protocols, and no socket.
+Anybody who can write to Redis can claim to be an agent, and that a kernel is on it. Who was enrolled is in PostgreSQL, so a claim
+counts only when its key is the one found there; CURVE then sees to it that whoever answers holds the secret half. It knows the
+two stores as Protocols, and no socket.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from attrs import evolve
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from sorna.curve_keys import valid_public_key
-from sorna.errors import InvalidRequest
-from sorna.manager.interfaces import AgentDirectory, AgentStore
-from sorna.model.agent import Agent, Drain
+from sorna.errors import SornaError
+from sorna.manager.enrolment_interfaces import AgentStore
+from sorna.manager.interfaces import AgentDirectory
+from sorna.model.agent import Agent, AgentAddress, Drain
 
-KEYS_ARE_FRESH = 1.0
+# Seconds between two regular looks, so that whoever asks need not wait for one; and the age at which it does all the same.
+LOOK_INTERVAL = 0.4
+KEYS_ARE_FRESH = 0.9
 MAX_WARNINGS = 1000
 
 
-async def enrol(store: AgentStore, agent_id: str, public_key: str, now: float) -> None:
-    """Trust this key for this agent from now on.
+class Trust:
+    """The public keys of the enrolled agents, as PostgreSQL has them or had them a moment ago.
 
-    :raises InvalidRequest: the id or the key is malformed.
-    """
-    if not agent_id or len(agent_id) > 64 or not agent_id.isprintable():
-        raise InvalidRequest("an agent id is 1 to 64 printable characters")
-    if not valid_public_key(public_key):
-        raise InvalidRequest("a CURVE public key is 40 characters of Z85")
-    await store.enrol(agent_id, public_key, now)
+    They are read again by :meth:`look`, which is to be called every :data:`LOOK_INTERVAL` seconds, when :meth:`changed` is called,
+    when they are older than :data:`KEYS_ARE_FRESH` seconds and somebody asks, and at once when an agent is not trusted by what
+    was read before, so that a new agent is not kept waiting.
 
-
-def trusted(agent: Agent, public_keys: Mapping[str, str]) -> bool:
-    """Tell whether an agent advertises the key that it was enrolled with."""
-    key = agent.address.public_key
-    return valid_public_key(key) and public_keys.get(agent.id) == key
-
-
-class TrustedDirectory:
-    """A directory without the agents that are not to be trusted; warns once of each such claim.
-
-    The enrolled keys are read again when they are older than :data:`KEYS_ARE_FRESH` seconds, and at once when an agent is
-    not trusted by what was read before, so that a new agent is not kept waiting.
+    :param on_distrust: is called with the id of an agent whose key counts no longer, at each reading that finds that out.
     """
 
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime, directory: AgentDirectory, store: AgentStore) -> None:
+    def __init__(self, clock: IReactorTime, store: AgentStore, on_distrust: Callable[[str], None]) -> None:
         self._clock = clock
-        self._directory = directory
         self._store = store
+        self._on_distrust = on_distrust
         self._keys: Mapping[str, str] = {}
         self._drains: Mapping[str, Drain] = {}
         self._read_at: float | None = None
         self._warned: set[tuple[str, str]] = set()
+
+    async def permits(self, address: AgentAddress) -> bool:
+        """Tell whether whoever holds this key may be spoken to as this agent."""
+        return bool(await self.of([address]))
+
+    async def of(self, addresses: Sequence[AgentAddress]) -> Sequence[AgentAddress]:
+        """Give those of these that are trusted; warns once of each other one."""
+        fresh = self._read_at is not None and self._clock.seconds() - self._read_at < KEYS_ARE_FRESH
+        unknown = len(self._warned) < MAX_WARNINGS and any(
+            not self._trusted(one) and _claim(one) not in self._warned for one in addresses
+        )
+        if unknown or not fresh:
+            await self._read()
+        trusted = [one for one in addresses if self._trusted(one)]
+        for one in addresses:
+            if one not in trusted:
+                self._warn(one)
+        return trusted
+
+    def changed(self, _agent_id: str = "") -> None:
+        """Read the keys again now; called when a manager announces that it enrolled or revoked an agent."""
+        self._warned.clear()
+        Deferred.fromCoroutine(self.look()).addErrback(
+            lambda failure: self._log.failure("the keys of agents could not be read again", failure)
+        )
+
+    async def look(self) -> None:
+        """Read the keys; when that cannot be done now, nothing that was read before is believed at the next question."""
+        try:
+            await self._read()
+        except SornaError as error:
+            self._read_at = None
+            self._log.debug("the keys of agents cannot be read now: {error}", error=error)
+
+    async def _read(self) -> None:
+        asked_at = self._clock.seconds()
+        before, keys = self._keys, await self._store.public_keys()
+        self._keys, self._drains = keys, await self._store.drains()
+        self._read_at = asked_at
+        for agent_id, key in before.items():
+            if keys.get(agent_id) != key:
+                self._log.info("agent {agent_id} is not trusted any more with key {key}", agent_id=agent_id, key=key)
+                self._on_distrust(agent_id)
+
+    def drains(self, agent_id: str) -> bool:
+        """Whether an agent was to be drained when that was read last."""
+        return agent_id in self._drains
+
+    def _trusted(self, address: AgentAddress) -> bool:
+        return valid_public_key(address.public_key) and self._keys.get(address.agent_id) == address.public_key
+
+    def _warn(self, address: AgentAddress) -> None:
+        if _claim(address) in self._warned or len(self._warned) >= MAX_WARNINGS:
+            return
+        self._warned.add(_claim(address))
+        self._log.warn(
+            "agent {agent_id} at {endpoint} is not trusted: its key {key} is not the enrolled one",
+            agent_id=address.agent_id,
+            endpoint=address.endpoint,
+            key=address.public_key,
+        )
+
+
+def _claim(address: AgentAddress) -> tuple[str, str]:
+    return address.agent_id, address.public_key
+
+
+class TrustedDirectory:
+    """A directory without the agents that are not to be trusted."""
+
+    def __init__(self, trust: Trust, directory: AgentDirectory) -> None:
+        self._trust = trust
+        self._directory = directory
+
+    def changed(self) -> None:
+        """Read at once what is known of agents: somebody has changed it."""
+        self._trust.changed()
 
     async def alive(self) -> Sequence[Agent]:
         """List the live agents that are trusted."""
@@ -76,40 +142,9 @@ class TrustedDirectory:
         return await self._directory.kernels_of(agent_id)
 
     async def _only_trusted(self, agents: Sequence[Agent]) -> Sequence[Agent]:
-        if not agents:
-            return agents
-        now = self._clock.seconds()
-        fresh = self._read_at is not None and now - self._read_at < KEYS_ARE_FRESH
-        unknown = len(self._warned) < MAX_WARNINGS and any(
-            not trusted(agent, self._keys) and self._claim(agent) not in self._warned for agent in agents
-        )
-        if not fresh or unknown:
-            self._keys, self._drains = await self._store.public_keys(), await self._store.drains()
-            self._read_at = now
-        kept = []
-        for agent in agents:
-            if not trusted(agent, self._keys):
-                self._warn(agent)
-            elif agent.id in self._drains:
-                kept.append(evolve(agent, draining=True))
-            else:
-                kept.append(agent)
-        return kept
-
-    def changed(self) -> None:
-        """Believe nothing of what was read before: somebody has changed what is known of an agent."""
-        self._read_at = None
-
-    def _claim(self, agent: Agent) -> tuple[str, str]:
-        return agent.id, agent.address.public_key
-
-    def _warn(self, agent: Agent) -> None:
-        if self._claim(agent) in self._warned or len(self._warned) >= MAX_WARNINGS:
-            return
-        self._warned.add(self._claim(agent))
-        self._log.warn(
-            "agent {agent_id} at {endpoint} is not trusted: its key {key} is not the enrolled one",
-            agent_id=agent.id,
-            endpoint=agent.address.endpoint,
-            key=agent.address.public_key,
-        )
+        trusted = frozenset(await self._trust.of([agent.address for agent in agents]))
+        return [
+            evolve(agent, draining=True) if self._trust.drains(agent.id) else agent
+            for agent in agents
+            if agent.address in trusted
+        ]

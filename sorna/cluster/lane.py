@@ -96,12 +96,12 @@ class Lane:
         self._socket.watch(_WATCHED, self._happened)
         self._socket.socket.connect(address.endpoint)
 
-    def close(self) -> None:
+    def close(self, why: str = "the link to the agent is closed") -> None:
         """Fail the calls and close the connection."""
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None
-        self.conversation.close()
+        self.conversation.close(why)
         self._socket.shutdown()
 
     def _send(self, raw: bytes) -> Sent:

@@ -3,21 +3,21 @@
 Implements :class:`sorna.manager.interfaces.AgentLink`. It knows which method goes over which connection and how long it may
 take; it does not decide what a failure means for a kernel, nor which agents to trust (``enrolment`` does).
 
-Note [Four connections]
+Note [Five connections]
 -----------------------
 ZeroMQ does not interleave messages of one connection, and encrypts each as a whole: behind 20 MiB everything waits for
 some 50 ms on one machine, and for seconds on a slow network. So each agent has a connection for control, another for
-output, and, once they are needed, one for uploads and one for terminals. Only the control connection asks for the agent's
-news.
+output, and, once they are needed, one each for uploads, for terminals and for tunnels. Only the control connection asks for
+the agent's news.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.application.service import Service
 from twisted.internet import defer
 from twisted.internet.defer import Deferred, DeferredList
@@ -34,23 +34,29 @@ from sorna.cluster.messages import (
     unpack_file_piece,
     unpack_kernel_id,
     unpack_run_reply,
+    unpack_services,
     unpack_usage,
 )
 from sorna.curve_keys import CurveKeypair, valid_public_key
 from sorna.errors import AgentFailed, Unavailable
 from sorna.manager.interfaces import KernelEnded, KernelOrder, OnKernelEnded, UploadFile
 from sorna.model.agent import AgentAddress
+from sorna.model.agent_identity import valid_endpoint
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Usage
-from sorna.model.run import OutputRequest, RunReply, RunRequest
+from sorna.model.run import OutputRequest, RunMode, RunReply, RunRequest, RunStatus
+from sorna.model.service import Service as KernelService
+from sorna.model.service import Tunnel, TunnelUser, TunnelWish
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer, within_bounds
-from sorna.zeromq import Sockets, valid_endpoint
+from sorna.zeromq import Sockets
 
 T = TypeVar("T")
+Permits = Callable[[AgentAddress], Awaitable[bool]]
 
 CONTROL = LaneKind("control", greets=True, heartbeat=1.0, silence=3.0)
 OUTPUT = LaneKind("output", greets=False, heartbeat=1.0, silence=3.0)
 TERMINAL = LaneKind("terminal", greets=False, heartbeat=1.0, silence=3.0)
+TUNNEL = LaneKind("tunnel", greets=False, heartbeat=1.0, silence=3.0)
 # A slow network may need long for one large message, and a heartbeat cannot overtake it.
 UPLOAD = LaneKind("upload", greets=False, heartbeat=5.0, silence=30.0)
 
@@ -68,7 +74,11 @@ DEADLINES: Mapping[str, float] = {
     "drain": 5.0,
     "logs": 10.0,
     "open_terminal": 5.0,
+    "services": 5.0,
+    "open_tunnel": 5.0,
+    "stop_service": 10.0,
     "ping": 5.0,
+    "restart_program": 40.0,
 }
 EXECUTE_MARGIN = 10.0
 EXECUTE_WITHOUT_WAIT = 86_400.0
@@ -92,14 +102,14 @@ class _Agent:
 
     @property
     def in_use(self) -> bool:
-        return any(lane.conversation.calls or lane.conversation.terminals for lane in self.lanes.values())
+        return any(lane.conversation.in_use for lane in self.lanes.values())
 
     def over(self, _result: object, number: int) -> None:
         del self.news[number]
 
-    def close(self) -> None:
+    def close(self, why: str = "the link to the agent is closed") -> None:
         for lane in self.lanes.values():
-            lane.close()
+            lane.close(why)
         self.lanes.clear()
 
 
@@ -111,17 +121,25 @@ class ZmqAgentLink(Service):
 
     :param on_kernel_ended: is given an agent's news; when it returns the news is acknowledged, when it raises, the agent
         tells it again later. The same news may come more than once.
+    :param permits: tells whether an agent may be connected to, asked before each new connection; None permits all.
     :param idle: seconds after which the connections to an agent that nobody watches are closed.
     """
 
     _log = Logger()
 
     def __init__(
-        self, reactor: IReactorTime, keypair: CurveKeypair, on_kernel_ended: OnKernelEnded, *, idle: float = IDLE
+        self,
+        reactor: IReactorTime,
+        keypair: CurveKeypair,
+        on_kernel_ended: OnKernelEnded,
+        *,
+        permits: Permits | None = None,
+        idle: float = IDLE,
     ) -> None:
         self._reactor = reactor
         self._keypair = keypair
         self._on_kernel_ended = on_kernel_ended
+        self._permits = permits
         self._idle = idle
         self._sockets: Sockets | None = None
         self._agents: dict[AgentAddress, _Agent] = {}
@@ -178,6 +196,20 @@ class ZmqAgentLink(Service):
         for address, agent in self._agents.items():
             agent.watched = agent.watched and address in wanted
 
+    def forget(self, agent_id: str) -> None:
+        """Close every connection to an agent, because it is not to be trusted any more; its calls fail with Unavailable."""
+        for agent in [one for one in self._agents.values() if one.address.agent_id == agent_id]:
+            self._drop(agent, "it is not trusted any more")
+
+    async def _permitted(self, address: AgentAddress) -> _Agent:
+        """Give the connections to an agent, made now if need be.
+
+        :raises AgentFailed: it is not to be trusted. What Redis says of where a kernel is proves nothing.
+        """
+        if address not in self._agents and self._permits is not None and not await self._permits(address):
+            raise AgentFailed(f"agent {address.agent_id} is not enrolled with this key")
+        return self._agent(address)
+
     def _agent(self, address: AgentAddress) -> _Agent:
         agent = self._agents.get(address)
         if agent is None:
@@ -224,7 +256,7 @@ class ZmqAgentLink(Service):
     def _drop(self, agent: _Agent, reason: str) -> None:
         self._log.info("closing the link to agent {agent_id}: {reason}", agent_id=agent.address.agent_id, reason=reason)
         del self._agents[agent.address]
-        agent.close()
+        agent.close(f"the link to agent {agent.address.agent_id} is closed: {reason}")
 
     # Calls.
 
@@ -236,7 +268,7 @@ class ZmqAgentLink(Service):
         parameters: Mapping[str, Any],
         deadline: float | None = None,
     ) -> Any:
-        agent = self._agent(address)
+        agent = await self._permitted(address)
         try:
             return await self._lane(agent, kind).conversation.call(
                 method, parameters, DEADLINES[method] if deadline is None else deadline
@@ -252,10 +284,14 @@ class ZmqAgentLink(Service):
         except (TypeError, KeyError) as error:
             raise _unreadable(agent, "ping", error) from error
 
-    async def create_kernel(self, agent: AgentAddress, order: KernelOrder) -> None:
+    async def restart_program(self, agent: AgentAddress) -> None:
+        """Have an agent replace its program; its kernels live on. It begins to when this returns, within 40 s."""
+        await self._call(agent, CONTROL, "restart_program", {})
+
+    async def create_kernel(self, agent: AgentAddress, order: KernelOrder) -> Sequence[KernelService]:
         """Make a kernel; within 10 s."""
         parameters = {"kernel_id": order.kernel_id.bytes, "spec": pack_value(order.spec)}
-        await self._call(agent, CONTROL, "create_kernel", parameters)
+        return await self._services(agent, "create_kernel", parameters)
 
     async def destroy_kernel(self, agent: AgentAddress, kernel_id: uuid.UUID, reason: str) -> Usage:
         """End a kernel; within 10 s."""
@@ -272,9 +308,15 @@ class ZmqAgentLink(Service):
         deadline = EXECUTE_WITHOUT_WAIT if request.wait is None else max(0.0, request.wait) + EXECUTE_MARGIN
         answer = await self._call(agent, OUTPUT, "execute", parameters, deadline)
         try:
-            return unpack_run_reply(answer)
+            reply = unpack_run_reply(answer)
         except MalformedMessage as error:
             raise _unreadable(agent, "execute", error) from error
+        restarting = self._lane(self._agent(agent), OUTPUT).conversation.restarting
+        if restarting and request.wait is None and reply.status is RunStatus.CONTINUED:
+            # An agent that replaces its program answers what waits before it does: what follows is asked for.
+            rest = await self.execute(agent, kernel_id, RunRequest(RunMode.CONTINUE, "", reply.run_id, wait=None))
+            return evolve(rest, console=(*reply.console, *rest.console), first_seq=reply.first_seq)
+        return reply
 
     async def read_output(self, agent: AgentAddress, kernel_id: uuid.UUID, request: OutputRequest) -> RunReply:
         """Read a run's output; within ``request.wait`` and a margin."""
@@ -352,8 +394,33 @@ class ZmqAgentLink(Service):
         """Look at a kernel's terminal; within 5 s."""
         rows, columns = within_bounds(rows, columns)
         parameters = {"kernel_id": kernel_id.bytes, "rows": rows, "columns": columns}
-        lane = self._lane(self._agent(agent), TERMINAL)
+        lane = self._lane(await self._permitted(agent), TERMINAL)
         return await lane.conversation.open_terminal(parameters, viewer, DEADLINES["open_terminal"])
+
+    async def services(self, agent: AgentAddress, kernel_id: uuid.UUID) -> Sequence[KernelService]:
+        """List a kernel's applications; within 5 s."""
+        return await self._services(agent, "services", {"kernel_id": kernel_id.bytes})
+
+    async def _services(
+        self, agent: AgentAddress, method: str, parameters: Mapping[str, Any]
+    ) -> Sequence[KernelService]:
+        answer = await self._call(agent, CONTROL, method, parameters)
+        try:
+            return unpack_services(answer)
+        except MalformedMessage as error:
+            raise _unreadable(agent, method, error) from error
+
+    async def open_tunnel(
+        self, agent: AgentAddress, kernel_id: uuid.UUID, user: TunnelUser, wish: TunnelWish
+    ) -> Tunnel:
+        """Open a tunnel to an application; within 5 s."""
+        parameters = {"kernel_id": kernel_id.bytes, "wish": pack_value(wish)}
+        lane = self._lane(await self._permitted(agent), TUNNEL)
+        return await lane.conversation.open_tunnel(parameters, user, DEADLINES["open_tunnel"])
+
+    async def stop_service(self, agent: AgentAddress, kernel_id: uuid.UUID, name: str) -> None:
+        """End an application; within 10 s."""
+        await self._call(agent, CONTROL, "stop_service", {"kernel_id": kernel_id.bytes, "name": name})
 
     # News.
 

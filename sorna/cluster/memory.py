@@ -28,6 +28,7 @@ from sorna.cluster.messages import (
     unpack_file_entries,
     unpack_file_piece,
     unpack_run_reply,
+    unpack_services,
     unpack_usage,
 )
 from sorna.errors import AgentTimeout, InvalidRequest, SornaError
@@ -36,6 +37,7 @@ from sorna.model.agent import AgentAddress
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Usage
 from sorna.model.run import OutputRequest, RunReply, RunRequest
+from sorna.model.service import Service, Tunnel, TunnelUser, TunnelWish
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer, within_bounds
 
 if TYPE_CHECKING:
@@ -63,11 +65,20 @@ class MemoryAgentLink:
         self._operations = operations
         self._on_kernel_ended = on_kernel_ended
         self._news: dict[uuid.UUID, KernelEnded] = {}
+        self.restarted: list[str] = []
 
-    async def create_kernel(self, agent: AgentAddress, order: KernelOrder) -> None:
+    async def restart_program(self, agent: AgentAddress) -> None:
+        """Have an agent replace its program."""
+        if agent.agent_id not in self._operations:
+            raise AgentTimeout(f"agent {agent.agent_id} cannot be reached")
+        self.restarted.append(agent.agent_id)
+
+    async def create_kernel(self, agent: AgentAddress, order: KernelOrder) -> Sequence[Service]:
         """Make a kernel."""
         wish = {"kernel_id": order.kernel_id.bytes, "spec": pack_value(order.spec)}
-        await self._call(agent, wish, lambda there: there.create_kernel(order.kernel_id, order.spec))
+        return unpack_services(
+            await self._call(agent, wish, lambda there: _each_packed(there.create_kernel(order.kernel_id, order.spec)))
+        )
 
     async def destroy_kernel(self, agent: AgentAddress, kernel_id: uuid.UUID, reason: str) -> Usage:
         """End a kernel."""
@@ -168,6 +179,26 @@ class MemoryAgentLink:
         await self._call(agent, {}, look)
         return opened[0]
 
+    async def services(self, agent: AgentAddress, kernel_id: uuid.UUID) -> Sequence[Service]:
+        """List a kernel's applications."""
+        return unpack_services(await self._call(agent, {}, lambda there: _each_packed(there.services(kernel_id))))
+
+    async def open_tunnel(
+        self, agent: AgentAddress, kernel_id: uuid.UUID, user: TunnelUser, wish: TunnelWish
+    ) -> Tunnel:
+        """Open a tunnel."""
+        opened: list[Tunnel] = []
+
+        async def dig(there: AgentOperations) -> None:
+            opened.append(await there.open_tunnel(kernel_id, user, wish))
+
+        await self._call(agent, {"wish": pack_value(wish)}, dig)
+        return opened[0]
+
+    async def stop_service(self, agent: AgentAddress, kernel_id: uuid.UUID, name: str) -> None:
+        """End an application."""
+        await self._call(agent, {"name": name}, lambda there: there.stop_service(kernel_id, name))
+
     async def _call(
         self,
         agent: AgentAddress,
@@ -230,3 +261,7 @@ async def _entries(pending: Awaitable[Any]) -> Any:
 
 async def _listed(pending: Awaitable[Any]) -> Any:
     return list(await pending)
+
+
+async def _each_packed(pending: Awaitable[Any]) -> Any:
+    return [pack_value(one) for one in await pending]

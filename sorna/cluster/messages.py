@@ -1,7 +1,7 @@
 """The messages on the link between a manager (DEALER) and an agent (ROUTER): plain msgpack, no code, bounded sizes.
 
-The only module that manager and agent share besides ``model`` and ``errors``. It knows how a message looks, not how it
-travels. One ZeroMQ message is one part (after the ROUTER's identity), a msgpack array whose first element is its kind:
+The only module, with ``building``, that manager and agent share besides ``model`` and ``errors``. It knows how a message
+looks, not how it travels. One ZeroMQ message is one part (after the ROUTER's identity), a msgpack array whose first element is its kind:
 
 * ``["call", id, method, parameters, deadline_ms]``  manager to agent; ``id`` is an int unique per connection
 * ``["cancel", id]``                                  manager to agent; the caller is gone
@@ -13,30 +13,33 @@ travels. One ZeroMQ message is one part (after the ROUTER's identity), a msgpack
 * ``["output", id, bytes]``                           agent to manager; what that terminal printed
 * ``["ended", id, reason]``                           agent to manager; the last word about that terminal
 
+A tunnel has the same three, with the actions ``write``, ``consumed``, ``finish`` nil and ``close``, and besides
+
+* ``["room", id, size]``                              agent to manager; so many bytes were taken by the application
+* ``["finished", id]``                                agent to manager; the application sends no more
+
 Errors travel by class name (:data:`ERROR_NAMES`), anything else becomes ``AgentFailed`` with the exception as text.
 """
 
 from __future__ import annotations
 
-import math
-import types
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import attrs
 import msgpack
 from attrs import frozen
 
 from sorna import errors
+from sorna.cluster.building import MalformedMessage as MalformedMessage  # noqa: PLC0414 - for those who read messages
+from sorna.cluster.building import build, is_integer, reading
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.folder import Mount
 from sorna.model.kernel import KernelSpec, Usage
 from sorna.model.limits import Limits
 from sorna.model.run import OutputRequest, RunException, RunMode, RunReply, RunRequest, RunStatus
-
-T = TypeVar("T")
+from sorna.model.service import Service, TunnelWish
 
 MAX_MESSAGE = 24 * 1024 * 1024
 # A header of a few bytes may announce an array of any length, and the memory for it is reserved at once.
@@ -65,10 +68,6 @@ ERROR_NAMES: Mapping[str, type[errors.SornaError]] = {
 _NUMBERS = frozenset({int, float})
 
 
-class MalformedMessage(ValueError):
-    """Bytes that are no message of this link."""
-
-
 @frozen
 class Call:
     """A request of a manager. ``deadline`` in seconds from when it is received."""
@@ -82,6 +81,13 @@ class Call:
 @frozen
 class Cancel:
     """The caller of the call ``id`` is gone; its answer is not wanted."""
+
+    id: int
+
+
+@frozen
+class Took:
+    """The answer of the call ``id`` has been passed on: it needs not be given back when the connection is lost."""
 
     id: int
 
@@ -145,7 +151,22 @@ class Ended:
     reason: str
 
 
-Message = Call | Cancel | Answer | Failed | Event | Acknowledge | Steer | Output | Ended
+@frozen
+class Room:
+    """The application behind the tunnel that the call ``id`` opened has taken so many bytes."""
+
+    id: int
+    size: int
+
+
+@frozen
+class Finished:
+    """The application behind the tunnel that the call ``id`` opened sends no more."""
+
+    id: int
+
+
+Message = Call | Cancel | Took | Answer | Failed | Event | Acknowledge | Steer | Output | Ended | Room | Finished
 
 
 def encode(message: Message) -> bytes:
@@ -153,26 +174,41 @@ def encode(message: Message) -> bytes:
 
     :raises ValueError, TypeError, OverflowError: a value cannot travel: a lone surrogate, an object, a number over 64 bits.
     """
+    if isinstance(message, Call):
+        return _encode_call(message)
+    return msgpack.packb(_row_of(message), use_bin_type=True)
+
+
+def _row_of(message: Message) -> list[Any]:
     match message:
-        case Call():
-            return _encode_call(message)
-        case Cancel():
-            row: list[Any] = ["cancel", message.id]
+        case Cancel() | Took():
+            return ["took" if isinstance(message, Took) else "cancel", message.id]
         case Answer():
-            row = ["answer", message.id, message.result]
+            return ["answer", message.id, message.result]
         case Failed():
-            row = ["error", message.id, message.name, message.detail, message.exception]
+            return ["error", message.id, message.name, message.detail, message.exception]
         case Event():
-            row = ["event", message.number, message.name, dict(message.parameters)]
+            return ["event", message.number, message.name, dict(message.parameters)]
         case Acknowledge():
-            row = ["acknowledge", message.number]
+            return ["acknowledge", message.number]
+        case _:
+            return _row_about_what_is_open(message)
+
+
+def _row_about_what_is_open(message: Message) -> list[Any]:
+    match message:
         case Steer():
-            row = ["steer", message.id, message.action, message.value]
+            return ["steer", message.id, message.action, message.value]
         case Output():
-            row = ["output", message.id, message.data]
+            return ["output", message.id, message.data]
         case Ended():
-            row = ["ended", message.id, message.reason]
-    return msgpack.packb(row, use_bin_type=True)
+            return ["ended", message.id, message.reason]
+        case Room():
+            return ["room", message.id, message.size]
+        case Finished():
+            return ["finished", message.id]
+        case _:
+            raise TypeError(message)
 
 
 def _encode_call(call: Call) -> bytes:
@@ -231,12 +267,24 @@ def _read_one_way(row: list[Any]) -> Message:
     match row:
         case ["event", int(number), str(name), dict(parameters)]:
             return Event(number, name, parameters)
+        case ["took", int(id_)]:
+            return Took(id_)
         case ["acknowledge", int(number)]:
             return Acknowledge(number)
+        case _:
+            return _read_about_what_is_open(row)
+
+
+def _read_about_what_is_open(row: list[Any]) -> Message:
+    match row:
         case ["output", int(id_), bytes(data)]:
             return Output(id_, data)
         case ["ended", int(id_), str(reason)]:
             return Ended(id_, reason)
+        case ["room", int(id_), int(size)] if size is not True and size > 0:
+            return Room(id_, size)
+        case ["finished", int(id_)]:
+            return Finished(id_)
         case ["steer", int(id_), str(action), value] if _may_steer(action, value):
             return Steer(id_, action, value)
         case _:
@@ -248,11 +296,15 @@ def _may_steer(action: str, value: Any) -> bool:
         case "write":
             return isinstance(value, bytes)
         case "resize":
-            return isinstance(value, list) and len(value) == 2 and all(_is_integer(one) for one in value)
+            return isinstance(value, list) and len(value) == 2 and all(is_integer(one) for one in value)
         case "consumed":
-            return _is_integer(value) and value >= 0
+            return is_integer(value) and value >= 0
         case _:
-            return action in {"restart", "close"} and value is None
+            return action in {"restart", "finish", "close"} and value is None
+
+
+#: In place of an error's name: the agent has not begun the call, and can be asked again at the next connection.
+RESTARTING = "AgentRestarting"
 
 
 def error_to_failed(call_id: int, error: BaseException) -> Failed:
@@ -307,45 +359,47 @@ def unpack_limits(raw: Any) -> Limits:
 
     :raises MalformedMessage: names what is wrong.
     """
-    return _build(Limits, raw)
+    return build(Limits, raw)
 
 
 def unpack_spec(raw: Any) -> KernelSpec:
     """Read what a kernel shall be. :raises MalformedMessage:."""
-    with _reading(KernelSpec):
-        if not isinstance(raw["mounts"], list | tuple):
-            raise MalformedMessage("not a KernelSpec: mounts is no list")
-        mounts = tuple(_build(Mount, one) for one in raw["mounts"])
-        return _build(KernelSpec, {**raw, "limits": unpack_limits(raw["limits"]), "mounts": mounts})
+    with reading(KernelSpec):
+        for name in ("mounts", "ports"):
+            if not isinstance(raw[name], list | tuple):
+                raise MalformedMessage(f"not a KernelSpec: {name} is no list")
+        mounts = tuple(build(Mount, one) for one in raw["mounts"])
+        parts = {"limits": unpack_limits(raw["limits"]), "mounts": mounts, "ports": tuple(raw["ports"])}
+        return build(KernelSpec, {**raw, **parts})
 
 
 def unpack_usage(raw: Any) -> Usage:
     """Read what a kernel used. :raises MalformedMessage:."""
-    return _build(Usage, raw)
+    return build(Usage, raw)
 
 
 def unpack_run_request(raw: Any) -> RunRequest:
     """Read a call to execute. :raises MalformedMessage:."""
-    with _reading(RunRequest):
-        return _build(RunRequest, {**raw, "mode": RunMode(raw["mode"])})
+    with reading(RunRequest):
+        return build(RunRequest, {**raw, "mode": RunMode(raw["mode"])})
 
 
 def unpack_output_request(raw: Any) -> OutputRequest:
     """Read a call to read output. :raises MalformedMessage:."""
-    return _build(OutputRequest, raw)
+    return build(OutputRequest, raw)
 
 
 def unpack_run_reply(raw: Any) -> RunReply:
     """Read a piece of a run's output. :raises MalformedMessage:."""
-    with _reading(RunReply):
-        return _build(
+    with reading(RunReply):
+        return build(
             RunReply,
             {
                 **raw,
                 "status": RunStatus(raw["status"]),
                 "console": tuple((kind, content) for kind, content in raw["console"]),
                 "files": tuple(raw["files"]),
-                "exceptions": tuple(_build(RunException, one) for one in raw["exceptions"]),
+                "exceptions": tuple(build(RunException, one) for one in raw["exceptions"]),
             },
         )
 
@@ -371,7 +425,19 @@ def _is_entry(row: Any) -> bool:
 
 def unpack_file_piece(raw: Any) -> FilePiece:
     """Read a piece of a file. :raises MalformedMessage:."""
-    return _build(FilePiece, raw)
+    return build(FilePiece, raw)
+
+
+def unpack_services(raw: Any) -> Sequence[Service]:
+    """Read a list of applications. :raises MalformedMessage:."""
+    if not isinstance(raw, list):
+        raise MalformedMessage("not a list of applications")
+    return tuple(build(Service, one) for one in raw)
+
+
+def unpack_tunnel_wish(raw: Any) -> TunnelWish:
+    """Read what a client wants to be connected with. :raises MalformedMessage:."""
+    return build(TunnelWish, raw)
 
 
 def unpack_kernel_id(raw: Any) -> uuid.UUID:
@@ -379,75 +445,3 @@ def unpack_kernel_id(raw: Any) -> uuid.UUID:
     if not isinstance(raw, bytes) or len(raw) != 16:
         raise MalformedMessage("a kernel id is 16 bytes")
     return uuid.UUID(bytes=raw)
-
-
-@contextmanager
-def _reading(cls: type[Any]) -> Iterator[None]:
-    try:
-        yield
-    except MalformedMessage:
-        raise
-    except KeyError as error:
-        raise MalformedMessage(f"not a {cls.__name__}: {error} is missing") from error
-    except (TypeError, ValueError) as error:
-        raise MalformedMessage(f"not a {cls.__name__}: {error}"[:300]) from error
-
-
-def _build(cls: type[T], raw: Any) -> T:
-    if not isinstance(raw, dict):
-        raise MalformedMessage(f"not a {cls.__name__}: not a map")
-    with _reading(cls):
-        checks = _checks_of(cls)
-        for name, value in raw.items():
-            if name in checks and not checks[name](value):
-                raise MalformedMessage(f"not a {cls.__name__}: {name} has a value of the wrong type or out of range")
-        return cls(**raw)
-
-
-# Note [Checks are built once]
-#
-# What a field of the model is declared to be is looked at once for each class, and becomes a function that tells whether a
-# value is that. To look at the declaration for each value would cost an execution as much as verifying its signature does.
-# Only the kinds of declarations that the model uses are known here.
-
-Check = Callable[[Any], bool]
-
-
-def _checks_of(cls: type[Any]) -> Mapping[str, Check]:
-    if cls not in _CHECKS:
-        _CHECKS[cls] = {name: _check_of(hint) for name, hint in get_type_hints(cls).items()}
-    return _CHECKS[cls]
-
-
-_CHECKS: dict[type[Any], Mapping[str, Check]] = {}
-
-
-def _check_of(hint: Any) -> Check:
-    kind = get_origin(hint) or hint
-    parts = [_check_of(part) for part in get_args(hint)]
-    if kind in {Union, types.UnionType}:
-        return lambda value: any(check(value) for check in parts)
-    if kind is Sequence:
-        return lambda value: isinstance(value, list | tuple) and all(map(parts[0], value))
-    if kind is tuple:
-        return lambda value: (
-            isinstance(value, tuple)
-            and len(value) == len(parts)
-            and all(check(one) for check, one in zip(parts, value, strict=True))
-        )
-    if kind is Mapping:
-        return lambda value: (
-            isinstance(value, dict) and all(map(parts[0], value)) and all(map(parts[1], value.values()))
-        )
-    return _SIMPLE.get(kind) or (lambda value: isinstance(value, kind))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-_SIMPLE: Mapping[Any, Check] = {Any: lambda _value: True, float: _is_number, int: _is_integer}

@@ -6,13 +6,13 @@ What viewers type goes out at once; where the connection has no room it waits, w
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
 from sorna.cluster.messages import Ended, Output, Steer, encode
+from sorna.cluster.outgoing import Outgoing
 from sorna.model.terminal import MOST_TYPED, WINDOW, Terminal, TerminalViewer, within_bounds
 from sorna.zeromq import Sent
 
@@ -24,10 +24,8 @@ class Terminals:
     """Every terminal that is looked at over one connection."""
 
     def __init__(self, send: Callable[[bytes], Sent]) -> None:
-        self._send = send
+        self._outgoing = Outgoing(send)
         self._open: dict[int, _RemoteTerminal] = {}
-        self._unsent: deque[bytes] = deque()
-        self._unsent_bytes = 0
 
     def __len__(self) -> int:
         return len(self._open)
@@ -54,22 +52,20 @@ class Terminals:
 
     def end_all(self, reason: str) -> None:
         """Tell every viewer that the agent cannot be reached any more."""
-        self._unsent.clear()
-        self._unsent_bytes = 0
+        self._outgoing.clear()
         for id_ in list(self._open):
             self._end(id_, reason)
 
     def steer(self, id_: int, action: str, value: Any = None) -> None:
         """Tell the agent what a viewer does."""
         raw = encode(Steer(id_, action, value))
-        if not self._unsent and self._send(raw) is Sent.AWAY:
+        if self._outgoing.try_to_send(raw):
             return
-        if self._unsent_bytes + len(raw) > MAX_UNSENT and action != "close":
+        if self._outgoing.size + len(raw) > MAX_UNSENT and action != "close":
             self.steer(id_, "close")
             self._end(id_, "the agent does not take what is typed")
             return
-        self._unsent.append(raw)
-        self._unsent_bytes += len(raw)
+        self._outgoing.keep(raw)
 
     def close(self, id_: int) -> None:
         """Look at one terminal no more."""
@@ -78,8 +74,7 @@ class Terminals:
 
     def writable(self) -> None:
         """Send what waits, for as long as there is room."""
-        while self._unsent and self._send(self._unsent[0]) is Sent.AWAY:
-            self._unsent_bytes -= len(self._unsent.popleft())
+        self._outgoing.writable()
 
     def _end(self, id_: int, reason: str) -> None:
         terminal = self._open.pop(id_, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 from twisted.internet.defer import Deferred
@@ -13,13 +14,12 @@ from twisted.internet.interfaces import IReactorTime
 from sorna.embedded import binaries
 from sorna.embedded.process import Command
 from sorna.embedded.server import Server, ask
-from sorna.embedded.state import EmbeddedError
+from sorna.embedded.state import EmbeddedError, ServerDirectory
 from sorna.store.address import DatabaseAddress
 
 PORT = 5432
 USER = "sorna"
 DATABASE = "sorna"
-_SOCKET = f".s.PGSQL.{PORT}"
 
 _INITDB = (
     f"--username={USER}",
@@ -43,6 +43,8 @@ _SETTINGS = {
     "fsync": "on",
     "synchronous_commit": "on",
     "full_page_writes": "on",
+    # After a crash: one call for the file system instead of one for every file, which takes seconds.
+    "recovery_init_sync_method": "syncfs",
     "shared_buffers": "32MB",
     "wal_level": "minimal",
     "max_wal_senders": "0",
@@ -69,21 +71,37 @@ _SETTINGS = {
 _STOP = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 6.0))
 
 
+# Passwords everywhere: who may connect at all is decided by where the server listens.
+_ACCESS = "local all all scram-sha-256\nhost all all 0.0.0.0/0 scram-sha-256\nhost all all ::/0 scram-sha-256\n"
+
+
 def _startup_packet() -> bytes:
     """Make the first message of a client (PostgreSQL documentation, "Message Formats", StartupMessage)."""
     words = b"".join(word.encode() + b"\0" for word in ("user", USER, "database", DATABASE)) + b"\0"
     return struct.pack("!II", 8 + len(words), 196608) + words
 
 
+def running_postgres(directory: Path) -> DatabaseAddress:
+    """Give the address of the server that another process runs in a directory.
+
+    :raises EmbeddedError: there never was one, or this user may not know its password.
+    """
+    server = ServerDirectory(directory)
+    return DatabaseAddress(server.reach(server.run, f".s.PGSQL.{PORT}"), PORT, DATABASE, USER, server.kept_password())
+
+
 class EmbeddedPostgres:
     """A PostgreSQL server of our own.
 
     :param directory: its directory, made at the first start; nothing outside is changed.
+    :param listen: address and port to listen on besides its unix socket, for clients on other hosts; none by default.
     """
 
-    def __init__(self, reactor: IReactorTime, directory: Path) -> None:
+    def __init__(self, reactor: IReactorTime, directory: Path, listen: tuple[str, int] | None = None) -> None:
         self._server = Server(reactor, "PostgreSQL", directory)
         self._directory = self._server.directory
+        self._listen = listen
+        self._socket = f".s.PGSQL.{listen[1] if listen else PORT}"
 
     async def start(self) -> DatabaseAddress:
         """Start the server, after making its database at the first start; it answers when this returns.
@@ -107,22 +125,30 @@ class EmbeddedPostgres:
         self._check_version()
         # No process of an earlier start is left: a pid in these files belongs to somebody else by now.
         (data / "postmaster.pid").unlink(missing_ok=True)
-        (self._directory.run / f"{_SOCKET}.lock").unlink(missing_ok=True)
-        settings = [word for name, setting in _SETTINGS.items() for word in ("-c", f"{name}={setting}")]
+        (self._directory.run / f"{self._socket}.lock").unlink(missing_ok=True)
+        settings = [word for name, setting in self._settings().items() for word in ("-c", f"{name}={setting}")]
         command = Command(
             argv=[found.programs["postgres"], "-D", "{state}/data", *settings],
             cwd="{state}/data",
             reach={**found.reach, "state": str(self._directory.path)},
             death_signal=signal.SIGINT,
         )
-        host = self._directory.reach(self._directory.run, _SOCKET)
+        host = self._directory.reach(self._directory.run, self._socket)
         await self._server.serve(command, lambda: Deferred.fromCoroutine(self._answers(host)))
-        return DatabaseAddress(host, PORT, DATABASE, USER, password)
+        where, port = self._listen or (host, PORT)
+        return DatabaseAddress(where, port, DATABASE, USER, password)
+
+    def _settings(self) -> Mapping[str, str]:
+        if self._listen is None:
+            return _SETTINGS
+        self._directory.write(self._directory.data / "access.conf", _ACCESS)
+        address, port = self._listen
+        return {**_SETTINGS, "listen_addresses": address, "port": str(port), "hba_file": "access.conf"}
 
     async def _answers(self, host: str) -> bool:
         # "R" asks us to authenticate, so connections are accepted; "E" is the error of a server still starting.
         packet = _startup_packet()
-        return (await ask(self._server.reactor, f"{host}/{_SOCKET}", packet, 1)).startswith(b"R")
+        return (await ask(self._server.reactor, f"{host}/{self._socket}", packet, 1)).startswith(b"R")
 
     def _check_version(self) -> None:
         try:

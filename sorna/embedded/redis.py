@@ -12,11 +12,12 @@ from twisted.internet.interfaces import IReactorTime
 from sorna.embedded import binaries
 from sorna.embedded.process import Command
 from sorna.embedded.server import Server, ask
+from sorna.embedded.state import ServerDirectory
 
 _SOCKET = "redis.sock"
 # The password is in a file, since every user of the host can read a command line.
 _CONFIGURATION = """\
-port 0
+{listening}
 unixsocket ../run/redis.sock
 unixsocketperm 700
 requirepass {password}
@@ -39,24 +40,39 @@ class RedisAddress:
     """Where a Redis is.
 
     :ivar path: its unix socket.
+    :ivar listen: the address and port it listens on besides; None where it does not.
     """
 
     path: str
     password: str = field(repr=False)
+    listen: tuple[str, int] | None = None
 
     @property
     def url(self) -> str:
         """The address as a URL, without the password."""
+        if self.listen is not None:
+            return f"redis://{self.listen[0]}:{self.listen[1]}"
         return f"unix://{self.path}"
+
+
+def running_redis(directory: Path) -> RedisAddress:
+    """Give the address of the server that another process runs in a directory.
+
+    :raises EmbeddedError: there never was one, or this user may not know its password.
+    """
+    server = ServerDirectory(directory)
+    return RedisAddress(f"{server.reach(server.run, _SOCKET)}/{_SOCKET}", server.kept_password())
 
 
 class EmbeddedRedis:
     """A Redis server of our own.
 
     :param directory: its directory, made at the first start; nothing outside is changed.
+    :param listen: IPv4 address and port to listen on besides its unix socket, for clients on other hosts; none by default.
     """
 
-    def __init__(self, reactor: IReactorTime, directory: Path) -> None:
+    def __init__(self, reactor: IReactorTime, directory: Path, listen: tuple[str, int] | None = None) -> None:
+        self._listen = listen
         self._server = Server(reactor, "Redis", directory)
         self._directory = self._server.directory
 
@@ -77,7 +93,10 @@ class EmbeddedRedis:
         found = binaries.valkey()
         password = self._directory.password()
         self._directory.subdirectory(self._directory.data)
-        self._directory.write(self._directory.data / "redis.conf", _CONFIGURATION.format(password=password))
+        listening = "port 0" if self._listen is None else f"bind {self._listen[0]}\nport {self._listen[1]}"
+        self._directory.write(
+            self._directory.data / "redis.conf", _CONFIGURATION.format(password=password, listening=listening)
+        )
         command = Command(
             argv=[found.programs["valkey-server"], "redis.conf"],
             cwd="{state}/data",
@@ -86,7 +105,7 @@ class EmbeddedRedis:
         )
         path = self._directory.reach(self._directory.run, _SOCKET) + "/" + _SOCKET
         await self._server.serve(command, lambda: Deferred.fromCoroutine(self._answers(path, password)))
-        return RedisAddress(path, password)
+        return RedisAddress(path, password, self._listen)
 
     async def _answers(self, path: str, password: str) -> bool:
         # Any other answer is "-LOADING ...": it reads what it kept.

@@ -195,6 +195,16 @@ class ServerDirectory:
             raise EmbeddedError(f"{path} is empty: put the server's password there, or choose another --state-dir")
         return kept
 
+    def kept_password(self) -> str:
+        """Give the password of a server that another process runs here, and make nothing.
+
+        :raises EmbeddedError: there is none, or this user may not read it.
+        """
+        try:
+            return (self.path / "password").read_text(encoding="ascii").strip()
+        except (OSError, UnicodeError) as error:
+            raise EmbeddedError(f"cannot read {self.path / 'password'}: {error}") from error
+
     def reach(self, directory: Path, longest_name: str) -> str:
         """Give a path of the directory that is short enough for a socket named ``longest_name`` in it.
 

@@ -31,6 +31,7 @@ from sorna.model.folder import valid_folder_name
 from sorna.model.kernel import valid_session_token
 from sorna.model.limits import KIB, MIB
 from sorna.model.queue import QueueBounds
+from sorna.model.service import HIGHEST_PORT, LOWEST_PORT, MOST_PORTS, NotReachable, check_ports
 
 HOME = "/home/work"
 MAX_ENVIRON = 64
@@ -72,6 +73,9 @@ CREATE_BODY: Schema = open_object(
                 }
             ),
             mounts=optional(list_of(TEXT)),
+            preopen_ports=optional(
+                list_of({"type": "integer", "minimum": LOWEST_PORT, "maximum": HIGHEST_PORT}, maxItems=MOST_PORTS)
+            ),
             labels=optional({**OBJECT, "additionalProperties": TEXT, "maxProperties": MAX_LABELS}),
             scalingGroup=optional(text_of(0, _MAX_NAME)),
             clusterSize=optional(_ONE),
@@ -109,6 +113,7 @@ def read_create(access_key: str, body: Parameters) -> CreateRequest:
         environ=_environ(config),
         tag=body.optional_text("tag", _MAX_NAME),
         mounts=(*_mounts(body), *_mounts(config)),
+        ports=_ports(config),
         labels=_labels(config),
         wait=_wait(body),
         enqueue_only=body.flag("enqueueOnly"),
@@ -158,6 +163,17 @@ def _mounts(where: Parameters) -> Sequence[MountWish]:
         alias = alias if colon else aliases.text(name)
         wishes.append(MountWish(name, alias.removeprefix(f"{HOME}/").rstrip("/")))
     return wishes
+
+
+def _ports(config: Parameters) -> Sequence[int]:
+    """Read the ports that the client's own programs will listen on; the newest clients write null for none."""
+    key = "preopenPorts" if config.content.get("preopen_ports") is None else "preopen_ports"
+    ports = config.whole_numbers(key)
+    try:
+        check_ports(ports)
+    except NotReachable as error:
+        raise InvalidRequest(f"{config.name(key)}: {error}") from None
+    return ports
 
 
 def _wait(body: Parameters) -> float | None:

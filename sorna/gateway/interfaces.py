@@ -18,6 +18,7 @@ from sorna.model.placement import Judgement
 from sorna.model.policy import ResourcePolicy
 from sorna.model.queue import QueuePlace
 from sorna.model.run import OutputRequest, RunReply, RunRequest
+from sorna.model.service import Service, Tunnel, TunnelUser, TunnelWish
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 from sorna.model.usage import KeypairUsage
 
@@ -120,6 +121,26 @@ class Kernels(Protocol):
         self, access_key: str, reference: str, viewer: TerminalViewer, rows: int = ROWS, columns: int = COLUMNS
     ) -> Terminal:
         """Look at a kernel's terminal. :raises KernelExecutionFailed:."""
+        ...
+
+    async def services(self, access_key: str, reference: str) -> Sequence[Service]:
+        """List the applications that can be reached in a kernel. :raises KernelExecutionFailed:."""
+        ...
+
+    async def open_tunnel(self, access_key: str, reference: str, user: TunnelUser, wish: TunnelWish) -> Tunnel:
+        """Connect with an application in a kernel; whether that succeeds, the user learns later.
+
+        :raises InvalidRequest: there is nothing to be reached.
+        :raises KernelExecutionFailed:.
+        """
+        ...
+
+    async def stop_service(self, access_key: str, reference: str, name: str) -> None:
+        """End an application that was started for a connection; harmless when it does not run.
+
+        :raises InvalidRequest: it is none that is started by the server.
+        :raises KernelExecutionFailed:.
+        """
         ...
 
 

@@ -44,6 +44,7 @@ from sorna.gateway.described import (
 from sorna.gateway.interfaces import Kernels, Operations
 from sorna.gateway.parameters import Parameters
 from sorna.gateway.router import Router
+from sorna.gateway.service_rows import SERVICE, service_row
 from sorna.gateway.upload import read_files
 from sorna.manager.requests import KernelInfo
 from sorna.model.kernel import KernelStatus, Usage, short_id
@@ -81,7 +82,7 @@ _CREATE = Described(
                 sessionId={"type": "string", "format": "uuid"},
                 sessionName=TEXT,
                 created=FLAG,
-                servicePorts=list_of({}),
+                servicePorts=list_of(SERVICE),
                 status=one_of(*KernelStatus),
             )
         )
@@ -164,7 +165,7 @@ class KernelRoutes:
                 "sessionId": str(created.kernel_id),
                 "sessionName": created.session_token,
                 "created": created.created,
-                "servicePorts": [],
+                "servicePorts": [service_row(service) for service in created.services],
                 "status": created.status.value,
                 **_queue(created.queue),
             },

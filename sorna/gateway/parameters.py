@@ -83,6 +83,23 @@ class Parameters:
             raise self.wrong(key, "a whole number, not negative")
         return value
 
+    def whole_numbers(self, key: str) -> Sequence[int]:
+        """Read a list of integers that are not negative, each of which may be written as text."""
+        value = self.content.get(key)
+        if value is None:
+            return ()
+        wrong = self.wrong(key, "a list of whole numbers, not negative")
+        if not isinstance(value, list):
+            raise wrong
+        numbers = []
+        for one in value:
+            if isinstance(one, str) and one.isascii() and one.isdecimal() and len(one) <= 16:
+                one = int(one)  # noqa: PLW2901 - the same number
+            if isinstance(one, bool) or not isinstance(one, int) or not 0 <= one <= MOST:
+                raise wrong
+            numbers.append(one)
+        return numbers
+
     def inner(self, key: str) -> Parameters:
         """Read an object within this one, empty when it is not given."""
         value = self.content.get(key)

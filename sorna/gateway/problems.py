@@ -80,6 +80,8 @@ TABLE: Mapping[type[BaseException], Problem] = {
     errors.InvalidAuthentication: Problem(400, "invalid-auth-params", "Missing or invalid authorization parameters."),
     errors.AuthenticationFailed: Problem(401, "auth-failed", "Credential/signature mismatch."),
     errors.InvalidRequest: Problem(400, "invalid-api-params", "Missing or invalid API parameters."),
+    errors.AgentNotFound: Problem(404, "agent-not-found", "No such agent."),
+    errors.Forbidden: Problem(403, "generic-forbidden", "Forbidden operation."),
     errors.KernelNotFound: Problem(404, "kernel-not-found", "No such kernel."),
     errors.RunNotFound: Problem(404, "run-not-found", "No such run."),
     errors.OutputGone: Problem(410, "output-gone", "The output of the run is gone."),

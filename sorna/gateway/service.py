@@ -9,6 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from sorna.gateway.administration import AdministrationRoutes
 from sorna.gateway.authentication import Authentication
 from sorna.gateway.document import document_of
+from sorna.gateway.enrolment import EnrolmentRoutes
 from sorna.gateway.events import EventRoutes
 from sorna.gateway.files import FileRoutes
 from sorna.gateway.folder_files import FolderFileRoutes
@@ -27,7 +28,9 @@ from sorna.gateway.run_streams import RunRoutes
 from sorna.gateway.sessions import SessionRoutes
 from sorna.gateway.terminals import TerminalRoutes
 from sorna.gateway.transfers import TransferRoutes
+from sorna.gateway.tunnels import TunnelRoutes
 from sorna.gateway.websockets import WebSocketLimits, WebSockets
+from sorna.manager.enrolments import Enrolments
 from sorna.manager.folders import Folders
 from sorna.manager.transfers import Transfers
 
@@ -39,6 +42,7 @@ def make_application(
     folders: Folders,
     transfers: Transfers,
     administration: Administration,
+    enrolments: Enrolments,
     keypairs: Keypairs,
     rate_limits: RateLimits,
     operations: Operations,
@@ -61,7 +65,9 @@ def make_application(
         OutputRoutes.router.bind(OutputRoutes(kernels)),
         EventRoutes.router.bind(EventRoutes(kernels, reactor)),
         TerminalRoutes.router.bind(TerminalRoutes(kernels, operations)),
+        TunnelRoutes.router.bind(TunnelRoutes(kernels, operations, reactor)),
         AdministrationRoutes.router.bind(AdministrationRoutes(administration, operations)),
+        EnrolmentRoutes.router.bind(EnrolmentRoutes(enrolments, operations)),
         OperationRoutes.router.bind(OperationRoutes(readiness, worker)),
     )
     routes = [bound for area in areas for bound in area]
@@ -78,6 +84,7 @@ def make_site(
     folders: Folders,
     transfers: Transfers,
     administration: Administration,
+    enrolments: Enrolments,
     keypairs: Keypairs,
     rate_limits: RateLimits,
     operations: Operations,
@@ -97,6 +104,7 @@ def make_site(
         folders=folders,
         transfers=transfers,
         administration=administration,
+        enrolments=enrolments,
         keypairs=keypairs,
         rate_limits=rate_limits,
         operations=operations,

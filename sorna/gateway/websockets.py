@@ -15,6 +15,7 @@ upgrade and has to give that place up. A client that will not take the closing f
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -48,6 +49,18 @@ class WebSocket(Protocol):
 
     def send(self, text: str) -> None:
         """Send a text message; nothing once the connection closes."""
+        ...
+
+    def send_bytes(self, data: bytes) -> None:
+        """Send a binary message; nothing once the connection closes."""
+        ...
+
+    def take_bytes(self, receive: Callable[[bytes], None]) -> None:
+        """Let binary messages come, which a session that does not ask for them is spared. ``receive`` must not raise."""
+        ...
+
+    def read(self, wanted: bool) -> None:
+        """Read from the client, or leave it waiting; one more message may come after that."""
         ...
 
     def close(self, code: int = NORMAL, reason: str = "") -> None:
@@ -153,6 +166,8 @@ class _Connection:
         self._heard = clock.seconds()
         self._closing = False
         self._timer: IDelayedCall | None = None
+        self._take_bytes: Callable[[bytes], None] | None = None
+        self._reading = True
         self.is_writable = True
 
     # What Twisted tells.
@@ -193,9 +208,14 @@ class _Connection:
         if not self._closing:
             self._session.received(message)
 
-    def bytesMessageReceived(self, data: bytes | bytearray) -> None:  # noqa: ARG002
-        """Refuse: everything here is JSON in text."""
-        self.close(UNSUPPORTED, "only text messages are understood")
+    def bytesMessageReceived(self, data: bytes | bytearray) -> None:
+        """Pass a message on to a session that takes such; else everything is JSON in text."""
+        self._heard = self._clock.seconds()
+        self._unfinished = 0
+        if self._take_bytes is None:
+            self.close(UNSUPPORTED, "only text messages are understood")
+        elif not self._closing:
+            self._take_bytes(bytes(data))
 
     def pongReceived(self, payload: bytes) -> None:  # noqa: ARG002
         """Note that the client is there."""
@@ -233,10 +253,34 @@ class _Connection:
             except LocalProtocolError:
                 self._gone()
 
+    def send_bytes(self, data: bytes) -> None:
+        """See :class:`WebSocket`."""
+        if not self._closing and self._transport is not None:
+            try:
+                self._transport.sendBytesMessage(data)
+            except LocalProtocolError:
+                self._gone()
+
+    def take_bytes(self, receive: Callable[[bytes], None]) -> None:
+        """See :class:`WebSocket`."""
+        self._take_bytes = receive
+
+    def read(self, wanted: bool) -> None:
+        """See :class:`WebSocket`. Who is not read from cannot answer a ping, and is not blamed for that."""
+        if wanted is self._reading or self._closing:
+            return
+        self._reading = wanted
+        self._heard = self._clock.seconds()
+        if wanted:
+            self._wire.resumeProducing()
+        else:
+            self._wire.pauseProducing()
+
     def close(self, code: int = NORMAL, reason: str = "") -> None:
         """See :class:`WebSocket`."""
         if self._closing or self._transport is None:
             return
+        self.read(True)  # so that the client's own goodbye is heard
         self._closing = True
         self._stop_timer()
         self._timer = self._clock.callLater(self._limits.goodbye, self._wire.abortConnection)
@@ -249,7 +293,7 @@ class _Connection:
             self._wire.abortConnection()
 
     def _ping(self) -> None:
-        if self._clock.seconds() - self._heard > self._limits.patience:
+        if self._reading and self._clock.seconds() - self._heard > self._limits.patience:
             self._wire.abortConnection()
             return
         self._timer = self._clock.callLater(self._limits.ping, self._ping)

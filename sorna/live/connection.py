@@ -6,6 +6,7 @@ Knows commands and scripts as such, not what they are for. Results are bytes, in
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import txredisapi
@@ -49,6 +50,7 @@ class RedisConnection(Service):
 
     :param db: number of the database.
     :param timeout: seconds within which Redis must answer; see Note [One timer per connection] in ``wire``.
+    :param on_up: called each time there is a connection again, and at the first one: what Redis had may be lost.
     :param limit: calls that may wait at once for an answer, and as many for the connection; more fail at once.
     """
 
@@ -63,11 +65,13 @@ class RedisConnection(Service):
         timeout: float = 2.0,
         grace: float = 1.0,
         limit: int = 20_000,
+        on_up: Callable[[], None] | None = None,
     ) -> None:
         self._reactor = reactor
         self._db = db
         self._grace = grace
         self._limit = limit
+        self._on_up = on_up
         self._wire: Wire | None = None
         self._down_since = 0.0
         self._waiting: dict[Deferred[Wire], None] = {}
@@ -182,6 +186,9 @@ class RedisConnection(Service):
         self._wire = wire
         for waiting in self._take_waiting():
             waiting.callback(wire)
+        if self._on_up is not None:
+            with self._log.failuresHandled("while telling that Redis is there"):
+                self._on_up()
 
     def _went_down(self) -> None:
         self._wire = None

@@ -226,6 +226,23 @@ class MemoryLiveKernels:
         return fields if fields is not None and fields["access_key"] == access_key else None
 
 
+class MemoryLiveAudit:
+    """Fake of ``RedisLiveAudit``."""
+
+    def __init__(self, redis: MemoryRedis) -> None:
+        self._redis = redis
+
+    async def kernels(self) -> Mapping[str, Mapping[str, str]]:
+        """Give every kernel's fields."""
+        self._redis.touch()
+        return {key: dict(fields) for key, fields in self._redis.kernels.items()}
+
+    async def sessions(self) -> Mapping[str, str]:
+        """Give every session id."""
+        self._redis.touch()
+        return dict(self._redis.sessions)
+
+
 class MemoryRateCounters:
     """Fake of ``RedisRateCounters``."""
 

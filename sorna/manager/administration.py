@@ -18,10 +18,10 @@ from twisted.logger import Logger
 
 from sorna.errors import InvalidRequest, NotFound
 from sorna.manager.agents import AgentAdministration
+from sorna.manager.enrolment_interfaces import AgentStore
 from sorna.manager.folder_interfaces import FolderStore
 from sorna.manager.interfaces import (
     AgentDirectory,
-    AgentStore,
     Announcements,
     KernelFilter,
     KernelPlace,

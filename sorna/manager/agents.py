@@ -16,7 +16,8 @@ from twisted.logger import Logger
 
 from sorna.errors import InvalidRequest, NotFound, SornaError
 from sorna.manager.ending import Ending
-from sorna.manager.interfaces import AgentDirectory, AgentLink, AgentStore, Announcements, KernelStore
+from sorna.manager.enrolment_interfaces import AgentStore
+from sorna.manager.interfaces import AgentDirectory, AgentLink, Announcements, KernelStore
 from sorna.manager.placing import Placing
 from sorna.model.agent import MAX_LABELS, Agent, Drain, read_label
 from sorna.model.kernel import Kernel, KernelStatus, short_id

@@ -7,12 +7,13 @@ way out leaves either a running kernel or a final row.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -21,12 +22,14 @@ from sorna.errors import (
     InvalidRequest,
     KernelAlreadyExists,
     KernelCreationFailed,
+    KernelNotFound,
     NoAgentAvailable,
     QuotaExceeded,
     RuntimeUnknown,
     SornaError,
     Unavailable,
 )
+from sorna.manager.absence import Absence
 from sorna.manager.ending import Ending
 from sorna.manager.events import KERNEL_TOPIC
 from sorna.manager.folders import Folders
@@ -49,9 +52,12 @@ from sorna.model.placement import Demand
 from sorna.model.policy import slots_of, within
 from sorna.model.queue import QueuePlace
 from sorna.model.runtime import resolve_runtime
+from sorna.model.service import Service
 
 # Seconds that a request waits for a kernel which another request is making or ending.
 SETTLE_DEADLINE = 15.0
+# While a database is away, the failure of a creation is tried to be written; after that the row's own deadline ends it.
+FAILURE_ATTEMPTS, FAILURE_PAUSE = 60, 0.5
 # Agents that may say that they are full although they seemed not to be, before the request is told so.
 MOST_REFUSALS = 16
 
@@ -67,6 +73,7 @@ class Creation:
     link: AgentLink
     announcements: Announcements
     ending: Ending
+    absence: Absence
     keypairs: KeypairFinder
     folders: Folders
     policy: LimitPolicy
@@ -82,24 +89,26 @@ class Creation:
         while True:
             kernel, made = await self.kernels.reserve(new_kernel_id(), spec, self.clock.seconds())
             if made:
-                made_now = await self._make_or_wait(kernel, spec, request)
-                return await self._turn(made_now, request, gone, created=True)
+                made_now, services = await self._make_or_wait(kernel, spec, request)
+                return await self._turn(made_now, request, gone, services, created=True)
             if not request.reuse:
                 raise KernelAlreadyExists(kernel.session_token)
             if kernel.runtime != spec.runtime:
                 raise KernelAlreadyExists(f"{kernel.session_token} runs {kernel.requested_runtime}")
             if kernel.status in {KernelStatus.RUNNING, KernelStatus.RESTARTING} and await self._still_there(kernel):
-                return _created(kernel, created=False)
+                return await self._found(kernel, created=False)
             if kernel.status is KernelStatus.PENDING:
-                return await self._turn(kernel, request, gone, created=False)
+                return await self._turn(kernel, request, gone, (), created=False)
             # Another request is making or ending it: wait for that, then look again.
             settled = await self._settled(kernel, deadline)
             if settled is not None and settled.status is KernelStatus.RUNNING:
-                return _created(settled, created=False)
+                return await self._found(settled, created=False)
             if self.clock.seconds() >= deadline:
                 raise Unavailable("Another request is still working on this session.")
 
-    async def _make_or_wait(self, kernel: Kernel, spec: KernelSpec, request: CreateRequest) -> Kernel:
+    async def _make_or_wait(
+        self, kernel: Kernel, spec: KernelSpec, request: CreateRequest
+    ) -> tuple[Kernel, Sequence[Service]]:
         """Turn a PREPARING row into a running kernel, or into one that waits where the request wants that."""
         if request.wait is None:
             if self.queue.reserved:
@@ -115,24 +124,42 @@ class Creation:
         except NoAgentAvailable:
             pass
         try:
-            return await self.queue.put(kernel, spec, request.wait)
+            return await self.queue.put(kernel, spec, request.wait), ()
         except SornaError as error:
-            await self._give_up(kernel.id, error)
+            await self._give_up(kernel, error)
             raise
 
     async def _turn(
-        self, kernel: Kernel, request: CreateRequest, gone: Deferred[None] | None, *, created: bool
+        self,
+        kernel: Kernel,
+        request: CreateRequest,
+        gone: Deferred[None] | None,
+        services: Sequence[Service],
+        *,
+        created: bool,
     ) -> Created:
         """Give a kernel that runs; for one that waits, wait with it or say where it stands."""
         if kernel.status is not KernelStatus.PENDING:
-            return _created(kernel, created=created)
+            return _created(kernel, services, created=created)
         if request.wait is None:
             raise NoAgentAvailable("The session waits for an agent.")
         if request.enqueue_only:
             place = await self.queue.place_of(kernel.id)
             if place is not None:
-                return _created(kernel, created=created, queue=place)
-        return _created(await self.queue.turn(kernel, gone, mine=created), created=created)
+                return _created(kernel, (), created=created, queue=place)
+        return await self._found(await self.queue.turn(kernel, gone, mine=created), created=created)
+
+    async def _found(self, kernel: Kernel, *, created: bool) -> Created:
+        """Give a kernel that somebody else made; its applications are a courtesy, which no failure of its agent's withholds."""
+        agent = await self.directory.find(kernel.agent_id or "")
+        services: Sequence[Service] = ()
+        try:
+            if agent is not None:
+                services = await self.link.services(agent.address, kernel.id)
+        except (AgentError, KernelNotFound) as error:
+            what = "the applications of {kernel_id} are not known: {error}"
+            self._log.info(what, kernel_id=short_id(kernel.id), error=error.detail)
+        return _created(kernel, services, created=created)
 
     async def _spec(self, request: CreateRequest) -> KernelSpec:
         if not request.names_joined and not valid_session_token(request.session_token):
@@ -159,24 +186,25 @@ class Creation:
             tag=request.tag,
             mounts=await self.folders.mounts(request.access_key, request.mounts),
             labels=request.labels,
+            ports=tuple(request.ports),
         )
 
     async def _make(
         self, kernel: Kernel, spec: KernelSpec, excluded: Collection[str] = (), *, give_up: bool = True
-    ) -> Kernel:
+    ) -> tuple[Kernel, Sequence[Service]]:
         """Turn a PREPARING row into a running kernel, or into a final row and an error.
 
         :param give_up: whether the row is final, too, where only no agent is free.
         """
         try:
-            agent = await self._on_some_agent(kernel, spec, excluded)
+            agent, services = await self._on_some_agent(kernel, spec, excluded)
         except SornaError as error:
             if give_up or not isinstance(error, NoAgentAvailable):
-                await self._give_up(kernel.id, error)
+                await self._give_up(kernel, error)
             if isinstance(error, AgentError):
                 raise KernelCreationFailed from error
             raise
-        return await self._run(kernel, agent)
+        return await self._run(kernel, agent), services
 
     async def make_waiting(self, kernel: Kernel, spec: KernelSpec, agent: Agent) -> None:
         """Make a kernel that has waited and was chosen an agent for; where that one is full after all it waits on."""
@@ -184,10 +212,10 @@ class Creation:
             await self._on(agent, kernel, spec)
         except NoAgentAvailable as error:
             if not await self.queue.put_back(kernel.id):
-                await self._give_up(kernel.id, error)
+                await self._give_up(kernel, error)
             return
         except SornaError as error:
-            await self._give_up(kernel.id, error)
+            await self._give_up(kernel, error)
             return
         try:
             await self._run(kernel, agent)
@@ -201,7 +229,7 @@ class Creation:
         if running is None:
             # It was destroyed while it was being made; the row is not ours to change, the processes are.
             await self.link.destroy_kernel(agent.address, kernel.id, "destroyed-while-preparing")
-            await self.live.forget(kernel)
+            await self.ending.forget(kernel)
             raise KernelCreationFailed("The kernel was destroyed while it was being made.")
         return running
 
@@ -217,9 +245,10 @@ class Creation:
             running = await self.kernels.change_status(
                 kernel.id, KernelStatus.RUNNING, "", self.clock.seconds(), agent_id=agent.id
             )
-        except SornaError:
+        except SornaError as error:
             self.placing.over(kernel.id, live=False)
             await self._take_back(agent, kernel.id)
+            await self._give_up(kernel, error)
             raise
         await living
         self.placing.over(kernel.id, live=True)
@@ -233,25 +262,27 @@ class Creation:
             "{kernel_id} has no live entry yet: {error}", kernel_id=short_id(kernel.id), error=failure.value
         )
 
-    async def _on_some_agent(self, kernel: Kernel, spec: KernelSpec, excluded: Collection[str]) -> Agent:
+    async def _on_some_agent(
+        self, kernel: Kernel, spec: KernelSpec, excluded: Collection[str]
+    ) -> tuple[Agent, Sequence[Service]]:
         """Ask agents, best first, until one makes the kernel; a full one is passed over, a broken one ends the search."""
         passed = set(excluded)
         refused = NoAgentAvailable()
         for _attempt in range(MOST_REFUSALS):
             agent = await self.placing.choose(kernel.id, self.demand(spec), passed)
             try:
-                await self._on(agent, kernel, spec)
+                services = await self._on(agent, kernel, spec)
             except NoAgentAvailable as error:
                 passed.add(agent.id)
                 refused = error
             else:
-                return agent
+                return agent, services
         raise refused
 
-    async def _on(self, agent: Agent, kernel: Kernel, spec: KernelSpec) -> None:
+    async def _on(self, agent: Agent, kernel: Kernel, spec: KernelSpec) -> Sequence[Service]:
         """Have an agent that was chosen make a kernel. :raises NoAgentAvailable: it is full. :raises AgentError:."""
         try:
-            await self.link.create_kernel(agent.address, KernelOrder(kernel.id, spec))
+            return await self.link.create_kernel(agent.address, KernelOrder(kernel.id, spec))
         except BaseException as error:
             self.placing.over(kernel.id, live=False)
             if isinstance(error, AgentError):
@@ -271,11 +302,30 @@ class Creation:
             # The reaper finds it in the agent's next heartbeats.
             self._log.debug("{kernel_id} could not be taken back: {error}", kernel_id=short_id(kernel_id), error=error)
 
-    async def _give_up(self, kernel_id: uuid.UUID, error: SornaError) -> None:
+    async def _give_up(self, kernel: Kernel, error: SornaError) -> None:
+        """Write that a creation failed, later if that cannot be done now: its token and its place are wanted again."""
         reason = type(error).__name__
-        ended = await self.kernels.change_status(kernel_id, KernelStatus.ERROR, reason, self.clock.seconds())
+        try:
+            await self._write_failure(kernel, reason)
+        except SornaError:
+            Deferred.fromCoroutine(self._write_failure_later(kernel, reason)).addErrback(
+                lambda failure: self._log.failure("a failed creation could not be written", failure)
+            )
+
+    async def _write_failure(self, kernel: Kernel, reason: str) -> None:
+        ended = await self.kernels.change_status(kernel.id, KernelStatus.ERROR, reason, self.clock.seconds())
         if ended is not None:  # else whoever ended it meanwhile has announced that
+            await self.ending.forget(ended)
             await self.ending.announce(ended)
+
+    async def _write_failure_later(self, kernel: Kernel, reason: str) -> None:
+        for _attempt in range(FAILURE_ATTEMPTS):
+            await deferLater(self.clock, FAILURE_PAUSE)
+            try:
+                await self._write_failure(kernel, reason)
+            except SornaError:
+                continue
+            return
 
     async def _still_there(self, kernel: Kernel) -> bool:
         """Check that an existing kernel can be used; one whose agent is gone is ended, so that a new one is made."""
@@ -283,6 +333,8 @@ class Creation:
             return False
         agent = await self.directory.find(kernel.agent_id)
         if agent is None:
+            if not self.absence.believable:
+                raise Unavailable("The agent of this session has given no sign of life since Redis was away.")
             await self.ending.lost(kernel.id, "agent-lost")
             return False
         if await self.live.use(kernel.access_key, short_id(kernel.id), count=False) is None:
@@ -314,5 +366,5 @@ class Creation:
             unsubscribe()
 
 
-def _created(kernel: Kernel, *, created: bool, queue: QueuePlace | None = None) -> Created:
-    return Created(kernel.id, kernel.session_token, kernel.runtime, kernel.status, created, queue)
+def _created(kernel: Kernel, services: Sequence[Service], *, created: bool, queue: QueuePlace | None = None) -> Created:
+    return Created(kernel.id, kernel.session_token, kernel.runtime, kernel.status, created, queue, services)

@@ -72,13 +72,14 @@ class Ending:
         )
         kernel = ended or await self.kernels.by_id(kernel_id)
         if kernel is not None and kernel.status.final:
-            await self._forget(kernel)
+            await self.forget(kernel)
         if ended is not None:
             self._log.info("kernel {kernel_id} ended: {reason}", kernel_id=short_id(kernel_id), reason=reason)
             await self.announce(ended)
         return kernel
 
-    async def _forget(self, kernel: Kernel) -> None:
+    async def forget(self, kernel: Kernel) -> None:
+        """Remove every live trace of a kernel that has ended; later, if Redis is away: its row will lead nobody back here."""
         try:
             await self.live.forget(kernel)
         except Unavailable as error:

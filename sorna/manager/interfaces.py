@@ -12,13 +12,14 @@ from typing import Any, Protocol
 
 from attrs import frozen
 
-from sorna.model.agent import Agent, AgentAddress, Drain
+from sorna.model.agent import Agent, AgentAddress
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage
 from sorna.model.keypair import Keypair, KeypairChanges
 from sorna.model.policy import ResourcePolicy, Slots
 from sorna.model.queue import QueueBounds, QueuePlace, Waiting
 from sorna.model.run import OutputRequest, RunReply, RunRequest
+from sorna.model.service import Service, Tunnel, TunnelUser, TunnelWish
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 from sorna.model.usage import KeypairUsage
 
@@ -245,33 +246,6 @@ class KernelReports(Protocol):
         ...
 
 
-class AgentStore(Protocol):
-    """The agents that were enrolled, in PostgreSQL: an agent that merely claims a name in Redis is not trusted."""
-
-    async def enrol(self, agent_id: str, public_key: str, now: float) -> None:
-        """Trust this public key for this agent from now on (replaces an older key)."""
-        ...
-
-    async def public_keys(self) -> Mapping[str, str]:
-        """Give agent id -> public key of every enrolled agent."""
-        ...
-
-    async def drain(self, agent_id: str, drain: Drain | None) -> bool:
-        """Write down that an agent is drained, or with None that it is not any more; False when there is no such agent.
-
-        One that is drained already keeps its ``since`` and gets the new deadline.
-        """
-        ...
-
-    async def drains(self) -> Mapping[str, Drain]:
-        """Give agent id -> its drain, of every agent that is drained."""
-        ...
-
-    async def enrolled(self) -> Mapping[str, float]:
-        """Give agent id -> when it was first enrolled, in seconds since the epoch, of every agent."""
-        ...
-
-
 @frozen
 class KernelPlace:
     """Where a live kernel is, as Redis has it.
@@ -387,8 +361,15 @@ class UploadFile:
 class AgentLink(Protocol):
     """Calls to agents. Every call raises AgentTimeout, AgentRefused or AgentFailed; KernelNotFound where a kernel is named."""
 
-    async def create_kernel(self, agent: AgentAddress, order: KernelOrder) -> None:
-        """Make a kernel, ready to run code when this returns. Idempotent per id. NoAgentAvailable when it has no place."""
+    async def restart_program(self, agent: AgentAddress) -> None:
+        """Have an agent replace its program, while its kernels live on. :raises Unavailable: it cannot now."""
+        ...
+
+    async def create_kernel(self, agent: AgentAddress, order: KernelOrder) -> Sequence[Service]:
+        """Make a kernel, ready to run code when this returns, and list its applications.
+
+        Idempotent per id. NoAgentAvailable when it has no place.
+        """
         ...
 
     async def destroy_kernel(self, agent: AgentAddress, kernel_id: uuid.UUID, reason: str) -> Usage:
@@ -460,6 +441,23 @@ class AgentLink(Protocol):
         columns: int = COLUMNS,
     ) -> Terminal:
         """Look at a kernel's terminal; see ``sorna/model/terminal.py``. A lost connection ends it, with a reason."""
+        ...
+
+    async def services(self, agent: AgentAddress, kernel_id: uuid.UUID) -> Sequence[Service]:
+        """List the applications that can be reached in a kernel."""
+        ...
+
+    async def open_tunnel(
+        self, agent: AgentAddress, kernel_id: uuid.UUID, user: TunnelUser, wish: TunnelWish
+    ) -> Tunnel:
+        """Connect with an application; see ``sorna/model/service.py``. A lost connection ends it, with a reason.
+
+        InvalidRequest when there is nothing to be reached, Unavailable when too much is open.
+        """
+        ...
+
+    async def stop_service(self, agent: AgentAddress, kernel_id: uuid.UUID, name: str) -> None:
+        """End an application that was started for a connection. InvalidRequest when it is none that is started there."""
         ...
 
 

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from sorna.errors import KernelNotFound, SornaError
+from sorna.errors import KernelNotFound, SornaError, Unavailable
 from sorna.manager.events import KERNEL_TOPIC, read_announcement
 from sorna.manager.interfaces import AgentDirectory, Announcements, KernelPlace, KernelStore, LiveKernels
 from sorna.model.kernel import Kernel, parse_kernel_id
@@ -47,6 +47,7 @@ class Places:
         """Find a kernel and count the query; its figures may be old.
 
         :raises KernelNotFound: the owner has no such live kernel; says what is known of its end.
+        :raises Unavailable: its agent gives no sign of life, and it is not known yet whether the kernel has ended.
         """
         known = self._known.get((access_key, reference))
         if known is None:
@@ -134,11 +135,13 @@ class Places:
             raise KernelNotFound
         if not kernel.status.final and kernel.agent_id is not None:
             agent = await self.directory.find(kernel.agent_id)
-            if agent is not None:
-                await self.live.add(kernel, agent.address)
-                place = await self.live.use(access_key, reference, count=count)
-                if place is not None:
-                    return place
+            if agent is None:
+                # Either it lives and says so in a moment, or the reaper writes down why the kernel has ended.
+                raise Unavailable("The agent of this kernel gives no sign of life.")
+            await self.live.add(kernel, agent.address)
+            place = await self.live.use(access_key, reference, count=count)
+            if place is not None:
+                return place
         raise KernelNotFound(end_of(kernel))
 
 

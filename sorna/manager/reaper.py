@@ -1,21 +1,29 @@
-"""Mends, every second, what broke without anyone asking: lost agents, kernels without a row, rows past their deadline.
+"""Mends what broke without anyone asking: lost agents, kernels without a row or a live entry, rows past their deadline.
 
 Knows no door. It only looks at PostgreSQL and Redis and calls the same ends as everybody else; several managers may run one
 at once, because every change is conditional.
+
+Note [Nobody waits for a stuck agent]
+    A pass only looks and writes; what it asks of agents goes on beside it, once per kernel at a time and
+    :data:`MOST_AT_ONCE` in all. So an agent that takes its ten seconds to answer nothing delays no other kernel's end.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
+from typing import Any
 
 from attrs import define, field
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from sorna.errors import SornaError
+from sorna.manager.absence import Absence
 from sorna.manager.agents import AgentAdministration
 from sorna.manager.ending import Ending
-from sorna.manager.interfaces import AgentDirectory, AgentLink, KernelStore
+from sorna.manager.interfaces import AgentDirectory, AgentLink, KernelStore, LiveKernels
 from sorna.manager.queue import Queue
 from sorna.model.agent import Agent
 from sorna.model.kernel import Kernel, KernelStatus, parse_kernel_id, short_id
@@ -26,6 +34,8 @@ DEADLINES = {KernelStatus.PREPARING: 30.0, KernelStatus.RESTARTING: 60.0, Kernel
 SEEN_WITHIN = 4.0
 # A kernel must have been missing for as long: a heartbeat that was under way when it came is corrected by the next one.
 MISSING_FOR = 1.5
+PAGE = 500
+MOST_AT_ONCE = 100
 
 
 @define
@@ -34,12 +44,15 @@ class Reaper:
 
     clock: IReactorTime
     kernels: KernelStore
+    live: LiveKernels
     directory: AgentDirectory
     link: AgentLink
     ending: Ending
+    absence: Absence
     agents: AgentAdministration
     queue: Queue
     _missing: dict[str, float] = field(factory=dict)
+    _asking: set[str] = field(factory=set)
 
     _log = Logger()
 
@@ -60,11 +73,31 @@ class Reaper:
         with self._log.failuresHandled("while looking after those who wait"):
             await self.queue.mend(waited=waited)
         self._missing = {name: since for name, since in self._missing.items() if name in rows}
+        await self._enter_again(rows, agents, held)
         for agent_id, kernels in held.items():
             for orphan in kernels - rows.keys():
-                await self._end_orphan(agents[agent_id], orphan)
+                self._ask_agent(orphan, partial(self._end_orphan, agents[agent_id], orphan))
             for double in kernels & rows.keys():
-                await self._end_double(agents[agent_id], rows[double])
+                self._end_double(agents[agent_id], rows[double])
+
+    async def _enter_again(
+        self, rows: dict[str, Kernel], agents: dict[str, Agent], held: dict[str, frozenset[str]]
+    ) -> None:
+        """Write what Redis has lost of kernels that run, so that their agents' figures find a place again."""
+        running = [
+            kernel
+            for name, kernel in rows.items()
+            if kernel.status is KernelStatus.RUNNING and name in held.get(kernel.agent_id or "", ())
+        ]
+        for first in range(0, len(running), PAGE):
+            page = running[first : first + PAGE]
+            known = await self.live.places([kernel.id for kernel in page])
+            for kernel in page:
+                if kernel.id not in known and kernel.agent_id is not None:
+                    await self.live.add(kernel, agents[kernel.agent_id].address)
+                    now = await self.kernels.by_id(kernel.id)
+                    if now is None or now.status.final:  # it ended meanwhile, and may have been forgotten before
+                        await self.live.forget(kernel)
 
     async def _live(self) -> AsyncIterator[Kernel]:
         page = await self.kernels.live()
@@ -88,6 +121,9 @@ class Reaper:
     async def _lost_for_sure(self, kernel: Kernel, reason: str) -> None:
         """Believe a loss at a later look only: a heartbeat may have been read while it was being written."""
         now = self.clock.seconds()
+        if not self.absence.believable:
+            self._missing.pop(short_id(kernel.id), None)
+            return
         if now - self._missing.setdefault(short_id(kernel.id), now) >= MISSING_FOR:
             del self._missing[short_id(kernel.id)]
             await self.ending.lost(kernel.id, reason)
@@ -95,9 +131,9 @@ class Reaper:
     async def _past_deadline(self, kernel: Kernel) -> None:
         match kernel.status:
             case KernelStatus.TERMINATING:
-                await self.ending.destroy(kernel, kernel.status_reason)
+                self._ask_agent(short_id(kernel.id), partial(self._destroy, kernel, kernel.status_reason))
             case KernelStatus.RESTARTING:
-                await self.ending.destroy(kernel, "restart-timeout")
+                self._ask_agent(short_id(kernel.id), partial(self._destroy, kernel, "restart-timeout"))
             case KernelStatus.PREPARING:
                 # A manager that took it out of the queue and died loses nobody's place.
                 if await self.queue.put_back(kernel.id):
@@ -106,18 +142,44 @@ class Reaper:
                 now = self.clock.seconds()
                 ended = await self.kernels.change_status(kernel.id, KernelStatus.ERROR, "creation-timeout", now)
                 if ended is not None:
+                    await self.ending.forget(ended)
                     await self.ending.announce(ended)
 
-    async def _end_double(self, agent: Agent, kernel: Kernel) -> None:
+    def _ask_agent(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do something for a kernel that waits for its agent; see Note [Nobody waits for a stuck agent]."""
+        if name in self._asking or len(self._asking) >= MOST_AT_ONCE:
+            return
+        self._asking.add(name)
+
+        async def ask() -> None:
+            try:
+                await work()
+            except Exception:  # noqa: BLE001 - nobody else would hear of it
+                self._log.failure("while mending {kernel_id}", kernel_id=name)
+            finally:
+                self._asking.discard(name)
+
+        Deferred.fromCoroutine(ask())
+
+    async def _destroy(self, kernel: Kernel, reason: str) -> None:
+        try:
+            await self.ending.destroy(kernel, reason)
+        except SornaError as error:
+            self._log.info("{kernel_id} is not gone yet: {error}", kernel_id=short_id(kernel.id), error=error)
+
+    def _end_double(self, agent: Agent, kernel: Kernel) -> None:
         """End what an agent holds of a kernel that was made on another one since: its first manager died while it was made."""
         elsewhere = kernel.status is KernelStatus.RUNNING and kernel.agent_id not in {None, agent.id}
         if elsewhere and self.clock.seconds() - kernel.status_changed_at > SEEN_WITHIN:
-            try:
-                await self.link.destroy_kernel(agent.address, kernel.id, "orphan")
-            except SornaError as error:
-                self._log.debug(
-                    "the double of {kernel_id} is not gone: {error}", kernel_id=short_id(kernel.id), error=error
-                )
+            self._ask_agent(f"{short_id(kernel.id)} on {agent.id}", partial(self._destroy_double, agent, kernel))
+
+    async def _destroy_double(self, agent: Agent, kernel: Kernel) -> None:
+        try:
+            await self.link.destroy_kernel(agent.address, kernel.id, "orphan")
+        except SornaError as error:
+            self._log.debug(
+                "the double of {kernel_id} is not gone: {error}", kernel_id=short_id(kernel.id), error=error
+            )
 
     def forget_suspicions(self) -> None:
         """Forget what looked lost at the last look, because others look now and this one's next look may be much later."""

@@ -45,6 +45,7 @@ from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Kernel, KernelStatus, Usage, parse_kernel_id, short_id
 from sorna.model.limits import KIB
 from sorna.model.run import OutputRequest, RunMode, RunReply, RunRequest
+from sorna.model.service import Service, Tunnel, TunnelUser, TunnelWish
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 
 T = TypeVar("T")
@@ -227,6 +228,20 @@ class Registry:
             reference,
             lambda place: self.link.open_terminal(place.agent, place.kernel_id, viewer, rows, columns),
         )
+
+    async def services(self, access_key: str, reference: str) -> Sequence[Service]:
+        """List the applications that can be reached in a kernel."""
+        return await self._ask(access_key, reference, lambda place: self.link.services(place.agent, place.kernel_id))
+
+    async def open_tunnel(self, access_key: str, reference: str, user: TunnelUser, wish: TunnelWish) -> Tunnel:
+        """Connect with an application in a kernel; see ``sorna/model/service.py``."""
+        return await self._ask(
+            access_key, reference, lambda place: self.link.open_tunnel(place.agent, place.kernel_id, user, wish)
+        )
+
+    async def stop_service(self, access_key: str, reference: str, name: str) -> None:
+        """End an application that was started for a connection."""
+        await self._ask(access_key, reference, lambda place: self.link.stop_service(place.agent, place.kernel_id, name))
 
     def _upload(self, file: UploadFile, place: KernelPlace) -> Coroutine[Any, Any, None]:
         return self.link.upload(place.agent, place.kernel_id, file)

@@ -11,6 +11,7 @@ from sorna.model.agent import Agent, Drain
 from sorna.model.kernel import KernelStatus
 from sorna.model.policy import Slots
 from sorna.model.queue import QueuePlace
+from sorna.model.service import Service
 
 
 @frozen
@@ -39,6 +40,7 @@ class CreateRequest:
     :ivar wait: seconds that the kernel may wait for an agent where none is free; None for not at all.
     :ivar enqueue_only: whether to answer at once where it has to wait.
     :ivar reuse: whether a session of that token may be found instead of made.
+    :ivar ports: what the client's own programs will listen on in a new kernel.
     """
 
     access_key: str
@@ -53,6 +55,7 @@ class CreateRequest:
     names_joined: bool = False
     reuse: bool = True
     mounts: Sequence[MountWish] = ()
+    ports: Sequence[int] = ()
     labels: Mapping[str, str] = field(factory=dict)
     wait: float | None = None
     enqueue_only: bool = False
@@ -65,6 +68,7 @@ class Created:
     :ivar queue: where it stands while it waits.
 
     :ivar created: False when an existing session was found.
+    :ivar services: the applications that can be reached in it.
     """
 
     kernel_id: uuid.UUID
@@ -73,6 +77,7 @@ class Created:
     status: KernelStatus
     created: bool
     queue: QueuePlace | None = None
+    services: Sequence[Service] = ()
 
 
 @frozen

@@ -105,6 +105,7 @@ class KernelSpec:
     :ivar session_token: the client's own name for the session; unique per owner among live kernels.
     :ivar requested_runtime: the name as the client spelled it; later answers repeat it.
     :ivar mounts: folders that it sees, whose owner has agreed.
+    :ivar ports: what the user's own programs will listen on, for clients to see; other ports can be reached as well.
     :ivar labels: that its agent must have.
     """
 
@@ -116,6 +117,7 @@ class KernelSpec:
     environ: Mapping[str, str] = field(factory=dict)
     tag: str | None = None
     mounts: Sequence[Mount] = ()
+    ports: Sequence[int] = ()
     labels: Mapping[str, str] = field(factory=dict)
 
 

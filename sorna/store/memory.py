@@ -11,14 +11,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 import attrs
 
 from sorna.errors import InvalidRequest, QuotaExceeded
+from sorna.manager.audit_interfaces import QuotaDrift
 from sorna.manager.interfaces import KernelFilter
-from sorna.model.agent import Drain
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage, may_change
 from sorna.model.keypair import Keypair, KeypairChanges
 from sorna.model.policy import ResourcePolicy, Slots, shortages, slots_of
 from sorna.model.usage import KeypairUsage, usage_of
 from sorna.store import rows
-from sorna.store.agents import require_agent
 from sorna.store.kernels import PAGE
 
 
@@ -345,38 +344,22 @@ class MemoryReports:
         return sorted(found, key=lambda one: (one.created_at, one.id), reverse=True)
 
 
-class MemoryAgents:
-    """Enrolled agents in a dict."""
+class MemoryQuotaAudit:
+    """Compares what a :class:`MemoryKeypairs` counts with the kernels of a :class:`MemoryKernels`."""
 
-    def __init__(self) -> None:
-        self._public_keys: dict[str, str] = {}
-        self._enrolled: dict[str, float] = {}
-        self._drains: dict[str, Drain] = {}
+    def __init__(self, kernels: MemoryKernels, keypairs: MemoryKeypairs) -> None:
+        self._kernels = kernels
+        self._keypairs = keypairs
 
-    async def enrol(self, agent_id: str, public_key: str, now: float) -> None:
-        """Trust this public key for this agent from now on."""
-        require_agent(agent_id, public_key)
-        self._public_keys[agent_id] = public_key
-        self._enrolled.setdefault(agent_id, rows.to_microseconds(now))
-
-    async def public_keys(self) -> Mapping[str, str]:
-        """Give agent id -> public key of every enrolled agent."""
-        return dict(self._public_keys)
-
-    async def drain(self, agent_id: str, drain: Drain | None) -> bool:
-        """Note that an agent is drained, or not any more; False when there is no such agent."""
-        if agent_id not in self._enrolled:
-            return False
-        known = self._drains.pop(agent_id, drain)
-        if drain is not None and known is not None:
-            deadline = None if drain.deadline is None else rows.to_microseconds(drain.deadline)
-            self._drains[agent_id] = Drain(rows.to_microseconds(known.since), deadline)
-        return True
-
-    async def drains(self) -> Mapping[str, Drain]:
-        """Give agent id -> its drain."""
-        return dict(self._drains)
-
-    async def enrolled(self) -> Mapping[str, float]:
-        """Give agent id -> when it was first enrolled."""
-        return dict(self._enrolled)
+    async def drifted(self) -> Sequence[QuotaDrift]:
+        """List the keypairs whose counters are wrong."""
+        held: dict[str, Slots] = {}
+        for kernel in self._kernels.all():
+            if not kernel.status.final:
+                slots = slots_of(kernel.runtime, kernel.limits)
+                held[kernel.access_key] = held.get(kernel.access_key, Slots()) + slots
+        found = (
+            QuotaDrift(one.access_key, one.taken, held.get(one.access_key, Slots()))
+            for one in await self._keypairs.page(None, None, 0, 1 << 30)
+        )
+        return sorted((one for one in found if one.counted != one.held), key=lambda one: one.access_key)

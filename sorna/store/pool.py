@@ -62,7 +62,7 @@ class PoolSettings:
     acquire_timeout: float = 3.0
     query_timeout: float = 6.0
     first_pause: float = 0.05
-    longest_pause: float = 2.0
+    longest_pause: float = 0.5
     stop_timeout: float = 5.0
 
 

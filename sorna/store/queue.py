@@ -73,7 +73,8 @@ def require_room(in_all: int, of_owner: int, bounds: QueueBounds) -> None:
 
 def wish_of(spec: KernelSpec) -> str:
     """Give as JSON what a kernel's row does not say of its specification."""
-    return json.dumps({"mounts": [attrs.asdict(mount) for mount in spec.mounts], "labels": dict(spec.labels)})
+    mounts = [attrs.asdict(mount) for mount in spec.mounts]
+    return json.dumps({"mounts": mounts, "labels": dict(spec.labels), "ports": list(spec.ports)})
 
 
 def spec_of(kernel: Kernel, wish: Mapping[str, Any]) -> KernelSpec:
@@ -88,6 +89,8 @@ def spec_of(kernel: Kernel, wish: Mapping[str, Any]) -> KernelSpec:
         tag=kernel.tag,
         mounts=tuple(Mount(**mount) for mount in wish["mounts"]),
         labels=wish["labels"],
+        # What a manager of an earlier version wrote knows no ports.
+        ports=tuple(wish.get("ports", ())),
     )
 
 

@@ -8,7 +8,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from sorna.store.address import DatabaseAddress
-from sorna.store.agents import PostgresAgents
+from sorna.store.agents import PostgresAgents, PostgresClusterKeys, PostgresTickets
+from sorna.store.audit import PostgresQuotaAudit
 from sorna.store.connection import Connector
 from sorna.store.folders import PostgresFolders
 from sorna.store.kernels import PostgresKernels
@@ -30,6 +31,9 @@ class Tables:
     policies: PostgresPolicies
     reports: PostgresReports
     folders: PostgresFolders
+    quotas: PostgresQuotaAudit
+    tickets: PostgresTickets
+    cluster_keys: PostgresClusterKeys
     queue: PostgresQueue
 
 
@@ -48,6 +52,9 @@ class Store(Service):
             PostgresPolicies(self._pool),
             PostgresReports(self._pool),
             PostgresFolders(self._pool),
+            PostgresQuotaAudit(self._pool),
+            PostgresTickets(self._pool),
+            PostgresClusterKeys(self._pool),
             PostgresQueue(self._pool),
         )
 

@@ -6,13 +6,15 @@ All parts are the verified fakes of their rooms, so that nothing here has a beha
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
 
 from sorna.agent.interfaces import AgentOperations
-from sorna.cluster.enrolment import TrustedDirectory
+from sorna.cluster.enrolment import Trust, TrustedDirectory
 from sorna.cluster.memory import MemoryAgentLink
+from sorna.curve_keys import CurveKeypair, generate
 from sorna.live.memory import (
     MemoryAgentDirectory,
     MemoryAnnouncements,
@@ -23,11 +25,14 @@ from sorna.live.memory import (
 from sorna.manager.administration import Administration
 from sorna.manager.agents import AgentAdministration
 from sorna.manager.ending import Ending
+from sorna.manager.enrolments import Enrolments, RedisTold
 from sorna.manager.events import KernelEvents
 from sorna.manager.placing import Placing
 from sorna.model.keypair import Keypair
 from sorna.model.limits import LimitPolicy
-from sorna.store.memory import MemoryAgents, MemoryKernels, MemoryKeypairs, MemoryReports
+from sorna.sealing import Seal
+from sorna.store.memory import MemoryKernels, MemoryKeypairs, MemoryReports
+from sorna.store.memory_agents import MemoryAgents, MemoryTickets
 from sorna.store.memory_folders import MemoryFolders
 from sorna.store.memory_queue import MemoryQueue
 
@@ -47,24 +52,45 @@ class MemoryWorld:
     folders: MemoryFolders
     hosts: dict[str, AgentOperations]
     queue: MemoryQueue
+    enrolments: Enrolments
+    manager_keys: CurveKeypair
 
 
-def memory_world(clock: IReactorTime, keypairs: Iterable[Keypair] = ()) -> MemoryWorld:
+#: An agent that can be reached and holds no kernel: it can only be told to replace its program.
+_NOBODY: Any = None
+
+
+def memory_world(
+    clock: IReactorTime, keypairs: Iterable[Keypair] = (), reachable: Iterable[str] = ("i-1",)
+) -> MemoryWorld:
     """Make a world with these keypairs and nothing else."""
     redis = MemoryRedis(clock)
     stored = MemoryKeypairs(keypairs)
     kernels, agents = MemoryKernels(stored), MemoryAgents()
     live, announcements = MemoryLiveKernels(redis), MemoryAnnouncements(redis)
     folders = MemoryFolders(stored)
-    directory = MemoryAgentDirectory(redis)
-    hosts: dict[str, AgentOperations] = {}
+    directory, keys = MemoryAgentDirectory(redis), generate()
+    hosts: dict[str, AgentOperations] = dict.fromkeys(reachable, _NOBODY)
     link = MemoryAgentLink(clock, hosts, lambda ended: ending.on_kernel_ended(ended))  # noqa: PLW0108 - made below
     ending = Ending(clock, kernels, live, directory, link, KernelEvents(clock, kernels, announcements))
-    trusted = TrustedDirectory(clock, directory, agents)
+    trust = Trust(clock, agents, lambda _agent_id: None)
+    trusted = TrustedDirectory(trust, directory)
     queue = MemoryQueue(kernels)
     placing = Placing(clock, trusted)
     agent_administration = AgentAdministration(
-        clock, agents, trusted, link, kernels, ending, announcements, placing, LimitPolicy(), trusted.changed
+        clock, agents, trusted, link, kernels, ending, announcements, placing, LimitPolicy(), trust.changed
+    )
+    enrolments = Enrolments(
+        clock,
+        agents,
+        MemoryTickets(agents),
+        kernels,
+        directory,
+        link,
+        ending,
+        announcements,
+        Seal(keys),
+        RedisTold("redis://192.0.2.1:6379", "pass"),
     )
     administration = Administration(
         clock,
@@ -82,5 +108,17 @@ def memory_world(clock: IReactorTime, keypairs: Iterable[Keypair] = ()) -> Memor
     )
     heartbeats = MemoryHeartbeatStore(redis)
     return MemoryWorld(
-        redis, stored, kernels, agents, heartbeats, live, announcements, administration, folders, hosts, queue
+        redis,
+        stored,
+        kernels,
+        agents,
+        heartbeats,
+        live,
+        announcements,
+        administration,
+        folders,
+        hosts,
+        queue,
+        enrolments,
+        keys,
     )

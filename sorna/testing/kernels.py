@@ -21,7 +21,9 @@ from sorna.model.limits import Limits
 from sorna.model.queue import QueuePlace
 from sorna.model.run import OutputRequest, RunMode, RunReply, RunRequest, RunStatus, new_run_id
 from sorna.model.runtime import resolve_runtime
+from sorna.model.service import Service, Tunnel, TunnelUser, TunnelWish, preopened
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
+from sorna.testing.services import SERVICES, MemoryServices
 from sorna.testing.terminals import MemoryTerminal
 
 
@@ -35,6 +37,7 @@ class MemoryKernel:
     created_at: float
     used_at: float
     terminal: MemoryTerminal
+    services: MemoryServices
     num_queries: int = 0
     starts: int = 1
     interrupts: int = 0
@@ -75,11 +78,15 @@ class MemoryKernels:
                 raise QuotaExceeded
             now = self._clock.seconds()
             terminal = MemoryTerminal(self._clock)
-            kernel = MemoryKernel(new_kernel_id(), request, runtime, created_at=now, used_at=now, terminal=terminal)
+            services = MemoryServices((*SERVICES, *preopened(request.ports)))
+            kernel = MemoryKernel(
+                new_kernel_id(), request, runtime, created_at=now, used_at=now, terminal=terminal, services=services
+            )
             self.live[kernel.id] = kernel
             self.tell(kernel, KernelStatus.RUNNING)
         elif kernel.runtime != runtime or not request.reuse:
             raise KernelAlreadyExists
+        inside = kernel.services.services
         if request.wait is not None and self.turn is not None:
             if request.enqueue_only:
                 place = QueuePlace(3, self._clock.seconds() + request.wait)
@@ -88,7 +95,7 @@ class MemoryKernels:
                 gone.chainDeferred(self.turn)
                 gone.addCallback(lambda _gone: self.live.clear())
             await self.turn
-        return Created(kernel.id, request.session_token, runtime, KernelStatus.RUNNING, created)
+        return Created(kernel.id, request.session_token, runtime, KernelStatus.RUNNING, created, services=inside)
 
     async def info(self, access_key: str, reference: str) -> KernelInfo:
         """Describe a live kernel."""
@@ -121,6 +128,7 @@ class MemoryKernels:
         kernel = self._use("destroy", access_key, reference)
         self.ended[kernel.id] = self.live.pop(kernel.id)
         kernel.terminal.end(reason)
+        kernel.services.end(reason)
         self.tell(kernel, KernelStatus.TERMINATED, reason)
         return Usage(cpu_used=12.5, mem_max_bytes=1024)
 
@@ -224,6 +232,18 @@ class MemoryKernels:
     ) -> Terminal:
         """Look at a terminal that prints what is typed."""
         return self._use("open_terminal", access_key, reference).terminal.open(viewer, rows, columns)
+
+    async def services(self, access_key: str, reference: str) -> Sequence[Service]:
+        """List applications of memory."""
+        return self._use("services", access_key, reference).services.services
+
+    async def open_tunnel(self, access_key: str, reference: str, user: TunnelUser, wish: TunnelWish) -> Tunnel:
+        """Connect with an application of memory."""
+        return self._use("open_tunnel", access_key, reference).services.open(user, wish)
+
+    async def stop_service(self, access_key: str, reference: str, name: str) -> None:
+        """Note that an application is to end."""
+        self._use("stop_service", access_key, reference).services.stop(name)
 
     def _use(self, method: str, access_key: str, reference: str) -> MemoryKernel:
         kernel = self._find(access_key, reference)

@@ -23,12 +23,12 @@ from pathlib import Path
 
 from attrs import frozen
 
-import sorna
 from sorna.model.keypair import EXAMPLE_ACCESS_KEY, EXAMPLE_SECRET_KEY
+from sorna.testing import doctor
 
 START_TIMEOUT = 60.0  # seconds; the first start makes a database
 STOP_TIMEOUT = 20.0
-PROJECT = Path(sorna.__file__).parents[1]
+PROJECT = doctor.PROJECT
 _TWISTD = "import sys; from twisted.scripts.twistd import run; sys.exit(run())"
 
 
@@ -54,6 +54,14 @@ class RunningServer:
     manager_port: int = 5001
     execution_port: int = 6001
 
+    def check(self) -> None:
+        """Let the doctor look at a server that this process has started.
+
+        :raises PromisesBroken: with what it found.
+        """
+        if self.folder is not None:
+            doctor.check_promises("--state-dir", str(self.folder / "state"), TMPDIR=str(self.folder / "tmp"))
+
     @property
     def log(self) -> str:
         """Everything the server said so far."""
@@ -61,11 +69,12 @@ class RunningServer:
 
 
 @contextlib.contextmanager
-def running_server(*arguments: str) -> Iterator[RunningServer]:
+def running_server(*arguments: str, checked: bool = True) -> Iterator[RunningServer]:
     """Start a server, wait until it is ready, and end it.
 
     :param arguments: more options for ``twistd sorna``; they win over the fixture's.
-    :raises ServerDidNotStart: with what it said.
+    :param checked: whether all promises must hold at the end, where the server still runs then.
+    :raises ServerDidNotStart: with what it said. :raises PromisesBroken: with what the doctor found.
     """
     owner = os.getpid()
     # Readable for other users but not listable: the database of a server that root starts runs as somebody else.
@@ -74,6 +83,8 @@ def running_server(*arguments: str) -> Iterator[RunningServer]:
     try:
         service, manager, execution, agent = free_ports(4)
         ports = f"--service-port={service} --manager-port={manager} --legacy-execution-port={execution} --agent-port={agent}"
+        # Its own, so that the doctor's look at what kernels left there is not at what others left.
+        (folder / "tmp").mkdir()
         command = server_command(
             ["--service-ip=127.0.0.1", *ports.split()],
             ["--state-dir", str(folder / "state"), "--example-keypair", *arguments],
@@ -82,7 +93,12 @@ def running_server(*arguments: str) -> Iterator[RunningServer]:
             process = subprocess.Popen(
                 command,
                 cwd=folder,
-                env={**os.environ, "PYTHONPATH": str(PROJECT), "PYTHONUNBUFFERED": "1"},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": str(PROJECT),
+                    "PYTHONUNBUFFERED": "1",
+                    "TMPDIR": str(folder / "tmp"),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -95,6 +111,8 @@ def running_server(*arguments: str) -> Iterator[RunningServer]:
             )
             _wait_until_ready(server, process, service)
             yield server
+            if checked and os.getpid() == owner and process.poll() is None:
+                server.check()
         finally:
             if os.getpid() == owner:
                 _end(process)
@@ -137,7 +155,7 @@ def shared_server() -> RunningServer:
     if endpoint:
         return RunningServer(endpoint, EXAMPLE_ACCESS_KEY, EXAMPLE_SECRET_KEY)
     stack = contextlib.ExitStack()
-    server = stack.enter_context(running_server())
+    server = stack.enter_context(running_server(checked=False))
     atexit.register(stack.close)
     return server
 

@@ -96,6 +96,8 @@ class FakeKernel:
     :ivar obedient: whether ``kill`` ends it at once.
     """
 
+    own_network = True
+
     def __init__(self, spec: SandboxSpec, *, unadjustable: bool = False) -> None:
         self.spec = spec
         self.unadjustable = unadjustable
@@ -109,6 +111,7 @@ class FakeKernel:
         self.credit = 0
         self.answers_ready = True
         self.obedient = True
+        self.reads = True
         self.kills = 0
         self.computed = 0.0
         self.gone = False
@@ -141,7 +144,7 @@ class FakeKernel:
 
     def read(self) -> bool:
         """Read what the agent sent; tell whether there was anything."""
-        if self.gone:
+        if self.gone or not self.reads:
             return False
         try:
             chunk = self.peer.recv(1 << 20)
@@ -201,6 +204,7 @@ class FakeSandbox:
         self.answers_ready = True
         self.unadjustable = False
         self.stopped = False
+        self.given: list[FakeKernel] = []
 
     async def start(self) -> None:
         if self.broken is not None:
@@ -218,6 +222,23 @@ class FakeSandbox:
 
     def template(self, limits: Limits) -> Limits:
         return evolve(limits, memory=Limits().memory, execution_timeout=Limits().execution_timeout)
+
+    settled = True
+
+    @property
+    def held(self) -> int:
+        return sum(not kernel.gone for kernel in self.kernels)
+
+    def carry(self) -> Mapping[str, Any]:
+        return {"kernels": [kernel.kernel_id for kernel in self.kernels if not kernel.gone]}
+
+    async def take_over(self, state: Mapping[str, Any], channels: Mapping[str, int]) -> Mapping[str, FakeKernel]:
+        """Hold kernels whose init the test goes on to play."""
+        for kernel in self.given:
+            kernel.channel = socket.socket(fileno=channels[kernel.kernel_id])
+            kernel.exited = Deferred()
+            self.kernels.append(kernel)
+        return {kernel.kernel_id: kernel for kernel in self.given if kernel.kernel_id in state["kernels"]}
 
     async def stop(self) -> None:
         self.stopped = True

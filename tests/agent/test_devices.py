@@ -7,6 +7,7 @@ import stat
 import tempfile
 import uuid
 from pathlib import Path
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
@@ -58,6 +59,16 @@ class DevicesTests(UnitTestCase):
         self.assertEqual(devices.take(1).numbers, (0,))
         self.assertEqual(devices.take(0), Allotment())
 
+    def test_keeping(self) -> None:
+        """What a kernel of the program before this one has is nobody else's until it is given back."""
+        devices = Devices(make_nodes(self, "nvidia0", "nvidia1", "nvidiactl"), hidden=True)
+        kept = devices.keep([0, 7])
+        self.assertEqual((kept.numbers, [Path(node).name for node in kept.nodes]), ((0,), ["nvidia0", "nvidiactl"]))
+        self.assertEqual(devices.take(1).numbers, (1,))
+        self.assertRaises(NoAgentAvailable, devices.take, 1)
+        devices.give_back(kept)
+        self.assertEqual(devices.take(1).numbers, (0,))
+
     def test_variables(self) -> None:
         """A kernel that sees its own devices alone counts them from 0, one that sees all has the host's numbers."""
         directory = make_nodes(self, "nvidia0", "nvidia1", "nvidia2")
@@ -103,7 +114,7 @@ class KernelDevicesTests(KernelTestCase):
         self.successResultOf(self.another(1))
         self.assertEqual(self.sandbox.kernels[-1].spec.devices, first.spec.devices)
 
-    def another(self, gpus: int) -> Deferred[None]:
+    def another(self, gpus: int) -> Deferred[Any]:
         return self.start(self.kernels.create_kernel(uuid.UUID(int=99), spec(gpus=gpus)))
 
     def test_a_kernel_that_cannot_be_made(self) -> None:

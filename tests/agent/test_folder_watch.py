@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
@@ -21,7 +22,7 @@ class MountedKernelTests(KernelTestCase):
     def mount(self, *, read_only: bool = False, size: int = 10_000) -> Mount:
         return Mount(FOLDER, "data", read_only, 5, size)
 
-    def make(self, kernel_id: uuid.UUID, *mounts: Mount) -> Deferred[None]:
+    def make(self, kernel_id: uuid.UUID, *mounts: Mount) -> Deferred[Any]:
         wanted = evolve(spec(), mounts=mounts)
         creating = Deferred.fromCoroutine(self.kernels.create_kernel(kernel_id, wanted))
         self.flow()

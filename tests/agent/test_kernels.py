@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 
@@ -18,7 +19,7 @@ from tests.agent.fakes import USAGE, KernelTestCase, News, query, spec
 class CreateTests(KernelTestCase):
     """Creating."""
 
-    def make(self, number: int, runtime: str = "python3", **environ: str) -> Deferred[None]:
+    def make(self, number: int, runtime: str = "python3", **environ: str) -> Deferred[Any]:
         order = spec(runtime)
         if environ:
             order = spec(runtime).__class__("AKIA", "t", runtime, runtime, order.limits, environ)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -54,6 +56,14 @@ class Parts:
 
     def template(self, limits: Limits) -> Limits:
         return limits
+
+    settled, held = True, 0
+
+    def carry(self) -> Mapping[str, Any]:
+        raise NotImplementedError
+
+    async def take_over(self, state: Mapping[str, Any], channels: Mapping[str, int]) -> Mapping[str, ConfinedKernel]:
+        raise NotImplementedError
 
     async def stop(self) -> None:
         await self._pass("sandbox stops")

@@ -65,6 +65,7 @@ class LinkCase(TestCase):
             reactor,
             changes.get("keypair", self.manager_keys),
             changes.get("on_kernel_ended", self.take),
+            permits=changes.get("permits"),
             idle=changes.get("idle", 300.0),
         )
         link.startService()

@@ -14,7 +14,9 @@ from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import KernelSpec, Usage
 from sorna.model.limits import Limits
 from sorna.model.run import OutputRequest, RunMode, RunReply, RunRequest, RunStatus
+from sorna.model.service import Service, Tunnel, TunnelUser, TunnelWish
 from sorna.model.terminal import Terminal, TerminalViewer
+from sorna.testing.services import MemoryServices
 from sorna.testing.terminals import MemoryTerminal
 
 KERNEL = uuid.UUID(int=7)
@@ -43,8 +45,10 @@ class ScriptedOperations:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.cancelled: list[str] = []
+        self.handed_over: list[tuple[str, bool]] = []
         self.kernels = {KERNEL}
         self.terminal = MemoryTerminal()
+        self.services_inside = MemoryServices()
         self.script: dict[str, Callable[[], Any]] = {}
 
     async def _do(self, method: str, kernel_id: uuid.UUID, *rest: Any) -> None:
@@ -61,14 +65,19 @@ class ScriptedOperations:
                     self.cancelled.append(method)
                     raise
 
-    async def create_kernel(self, kernel_id: uuid.UUID, spec: KernelSpec) -> None:
+    async def create_kernel(self, kernel_id: uuid.UUID, spec: KernelSpec) -> Sequence[Service]:
         await self._do("create_kernel", kernel_id, spec)
         self.kernels.add(kernel_id)
+        return self.services_inside.services
 
     async def destroy_kernel(self, kernel_id: uuid.UUID, reason: str) -> Usage:
         await self._do("destroy_kernel", kernel_id, reason)
         self.kernels.discard(kernel_id)
         return USAGE
+
+    def hand_over(self, kernel_id: uuid.UUID, run_id: str) -> Callable[[bool], None] | None:
+        """Note what becomes of the answers to execute."""
+        return lambda arrived: self.handed_over.append((run_id, arrived))
 
     async def drain(self, *, draining: bool) -> None:
         self.calls.append(("drain", draining))
@@ -113,3 +122,15 @@ class ScriptedOperations:
     async def open_terminal(self, kernel_id: uuid.UUID, viewer: TerminalViewer, rows: int, columns: int) -> Terminal:
         await self._do("open_terminal", kernel_id, rows, columns)
         return self.terminal.open(viewer, rows, columns)
+
+    async def services(self, kernel_id: uuid.UUID) -> Sequence[Service]:
+        await self._do("services", kernel_id)
+        return self.services_inside.services
+
+    async def open_tunnel(self, kernel_id: uuid.UUID, user: TunnelUser, wish: TunnelWish) -> Tunnel:
+        await self._do("open_tunnel", kernel_id, wish)
+        return self.services_inside.open(user, wish)
+
+    async def stop_service(self, kernel_id: uuid.UUID, name: str) -> None:
+        await self._do("stop_service", kernel_id, name)
+        self.services_inside.stop(name)

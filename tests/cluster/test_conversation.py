@@ -11,6 +11,7 @@ from sorna import errors
 from sorna.cluster import conversation
 from sorna.cluster.conversation import Conversation
 from sorna.cluster.messages import (
+    RESTARTING,
     Acknowledge,
     Answer,
     Call,
@@ -18,14 +19,20 @@ from sorna.cluster.messages import (
     Ended,
     Event,
     Failed,
+    Finished,
     Message,
     Output,
+    Room,
     Steer,
+    Took,
     decode,
     encode,
 )
 from sorna.cluster.terminals import MAX_UNSENT
+from sorna.model.service import WINDOW as TUNNEL_WINDOW
+from sorna.model.service import Tunnel
 from sorna.model.terminal import WINDOW, Terminal
+from sorna.testing.services import MemoryUser
 from sorna.testing.terminals import MemoryViewer
 from sorna.testing.unit import UnitTestCase
 from sorna.zeromq import Sent
@@ -186,6 +193,104 @@ class ConversationTests(ConversationTestCase):
         self.assertEqual((self.events, self.sent), ([event], [Acknowledge(6)]))
 
 
+class HandOverTests(ConversationTestCase):
+    """Answers that exist once: the agent is told when they have left this process."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.talk.connection_made()
+
+    def execute(self) -> Deferred[Any]:
+        return self.talk.call("execute", {}, 10.0)
+
+    def test_told_after_it_was_written(self) -> None:
+        """In a later turn of the reactor than the answer, and not before."""
+        answer = self.execute()
+        self.answer(Answer(1, "piece"))
+        self.assertEqual(self.successResultOf(answer), "piece")
+        self.assertEqual([one for one in self.sent if isinstance(one, Took)], [])
+        self.clock.advance(0)
+        self.assertEqual(self.sent[-1], Took(1))
+
+    def test_an_answer_that_nobody_waits_for(self) -> None:
+        """Cancelled or too late, it was not taken: the agent has been told to give it back."""
+        self.execute().addErrback(lambda failure: failure.trap(CancelledError))
+        self.sent.clear()
+        late = self.execute()
+        late.cancel()
+        self.failureResultOf(late, CancelledError)
+        self.answer(Answer(2, "piece"))
+        self.clock.pump([0, 0, 0])
+        self.assertEqual([one for one in self.sent if not isinstance(one, Call)], [Cancel(2)])
+
+    def test_other_answers_and_lost_connections(self) -> None:
+        """Nothing is said of an answer that can be asked for again, nor to the next life of the connection."""
+        self.call()
+        self.answer(Answer(1, "usage"))
+        answer = self.execute()
+        self.answer(Answer(2, "piece"))
+        self.successResultOf(answer)
+        self.talk.connection_lost()
+        self.clock.pump([0, 0, 0])
+        self.assertEqual([one for one in self.sent if isinstance(one, Took)], [])
+
+
+class RestartTests(ConversationTestCase):
+    """An agent that replaces its program."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.talk.connection_made()
+
+    def test_calls_that_were_not_begun_are_made_again(self) -> None:
+        """What the agent has not begun waits for the next connection, and so does what comes meanwhile; nothing is lost."""
+        first, second = self.call(), self.call()
+        self.answer(Failed(1, RESTARTING, "", None))
+        self.assertTrue(self.talk.restarting)
+        third = self.call()
+        self.assertEqual([message.id for message in self.sent if isinstance(message, Call)], [1, 2])
+        self.answer(Answer(2, "done"))
+        self.assertEqual(self.successResultOf(second), "done")
+        self.talk.connection_lost()
+        self.clock.advance(conversation.CONNECT_PATIENCE + 1)
+        fourth = self.call()
+        self.clock.advance(conversation.CONNECT_PATIENCE + 1)
+        self.sent.clear()
+        self.talk.connection_made()
+        self.assertFalse(self.talk.restarting)
+        self.assertEqual(sorted(message.id for message in self.sent if isinstance(message, Call)), [1, 3, 4])
+        for number, one in ((1, first), (3, third), (4, fourth)):
+            self.answer(Answer(number, number))
+            self.assertEqual(self.successResultOf(one), number)
+
+    def test_a_call_that_was_begun_is_not_repeated(self) -> None:
+        """What was sent and got no word fails when the connection goes, as always."""
+        begun = self.call()
+        self.answer(Failed(0, RESTARTING, "", None))
+        self.talk.connection_lost()
+        self.failureResultOf(begun, errors.AgentTimeout)
+
+    def test_an_agent_that_goes_on(self) -> None:
+        """When it does not restart after all, what waits is sent on the same connection."""
+        call = self.call()
+        self.answer(Failed(1, RESTARTING, "", None))
+        self.sent.clear()
+        self.answer(Answer(0, None))
+        self.assertEqual([message.id for message in self.sent if isinstance(message, Call)], [1])
+        self.answer(Answer(1, "done"))
+        self.assertEqual(self.successResultOf(call), "done")
+
+    def test_it_never_comes_back(self) -> None:
+        """A call that waits for it ends at its own deadline."""
+        call = self.call(deadline=15.0)
+        self.answer(Failed(1, RESTARTING, "", None))
+        self.talk.connection_lost()
+        self.clock.advance(14.9)
+        self.assertNoResult(call)
+        self.clock.advance(0.2)
+        self.failureResultOf(call, errors.AgentTimeout)
+
+
 class GreetingTests(UnitTestCase):
     """A conversation that says who it is."""
 
@@ -229,7 +334,7 @@ class TerminalTests(ConversationTestCase):
         """Output goes to the viewer whose call it names; what names nobody is ignored."""
         self.talk.connection_made()
         (_, first), (_, second) = self.look(), self.look()
-        self.assertEqual(self.talk.terminals, 2)
+        self.assertEqual(len(self.talk._terminals), 2)
         self.answer(Output(2, b"two"))
         self.answer(Output(1, b"one"))
         self.answer(Output(7, b"nobody"))
@@ -238,7 +343,7 @@ class TerminalTests(ConversationTestCase):
         self.answer(Ended(1, "gone"))
         self.answer(Ended(1, "gone"))
         self.answer(Output(1, b"late"))
-        self.assertEqual((first.ends, first.seen, second.ends, self.talk.terminals), (["gone"], b"one", [], 1))
+        self.assertEqual((first.ends, first.seen, second.ends, len(self.talk._terminals)), (["gone"], b"one", [], 1))
 
     def test_credit_travels_in_good_pieces(self) -> None:
         """Small pieces that were consumed are told together."""
@@ -290,7 +395,7 @@ class TerminalTests(ConversationTestCase):
             _, viewer = self.look()
             lose()
             lose()
-            self.assertEqual((viewer.ends, self.talk.terminals), ([reason], 0))
+            self.assertEqual((viewer.ends, len(self.talk._terminals)), ([reason], 0))
         self.failureResultOf(self.talk.open_terminal({}, MemoryViewer(), 5.0), errors.Unavailable)
 
     def test_nothing_typed_reaches_the_next_life(self) -> None:
@@ -305,3 +410,76 @@ class TerminalTests(ConversationTestCase):
         self.talk.connection_made()
         self.talk.writable()
         self.assertEqual(len(self.sent), before)
+
+
+class TunnelTests(ConversationTestCase):
+    """Tunnels over one connection."""
+
+    def open(self) -> tuple[Tunnel, MemoryUser]:
+        user = MemoryUser()
+        opening = self.talk.open_tunnel({"wish": {}}, user, 5.0)
+        calls = [message.id for message in self.sent if isinstance(message, Call)]
+        self.answer(Answer(calls[-1], None))
+        return self.successResultOf(opening), user
+
+    def test_each_user_has_its_own(self) -> None:
+        """What an agent says goes to the user whose call it names, in order; what names nobody is ignored."""
+        self.talk.connection_made()
+        (_, first), (_, second) = self.open(), self.open()
+        for message in (Output(2, b"two"), Room(1, 5), Finished(1), Output(7, b"x"), Room(7, 1), Finished(7)):
+            self.answer(message)
+        self.assertEqual((first.seen, first.room, first.told), (b"", 5, ["finished"]))
+        self.answer(Ended(1, ""))
+        self.answer(Ended(1, "again"))
+        self.answer(Finished(1))
+        self.assertEqual((second.seen, first.told, first.reasons), (b"two", ["finished", "ended"], [""]))
+        self.assertTrue(self.talk.in_use)
+
+    def test_terminals_are_beside(self) -> None:
+        """A terminal and a tunnel of one connection do not hear each other."""
+        self.talk.connection_made()
+        _, user = self.open()
+        viewer = MemoryViewer()
+        looking = self.talk.open_terminal({"rows": 24}, viewer, 5.0)
+        self.answer(Answer(2, None))
+        self.successResultOf(looking)
+        self.answer(Output(2, b"$ "))
+        self.answer(Output(1, b"page"))
+        self.answer(Ended(2, "gone"))
+        self.assertEqual((viewer.seen, viewer.ends, user.seen, user.told), (b"$ ", ["gone"], b"page", []))
+
+    def test_what_a_user_does(self) -> None:
+        """Credit travels in good pieces; the rest at once, in order, until the tunnel is closed."""
+        self.talk.connection_made()
+        tunnel, user = self.open()
+        self.room = Sent.FULL
+        tunnel.write(b"GET")
+        tunnel.write(b"")
+        tunnel.finish()
+        tunnel.consumed(TUNNEL_WINDOW // 4 - 1)
+        tunnel.consumed(1)
+        tunnel.close()
+        tunnel.write(b"not any more")
+        tunnel.close()
+        self.room = Sent.AWAY
+        self.talk.writable()
+        self.answer(Ended(1, "crossed"))
+        steps = [message for message in self.sent if isinstance(message, Steer)]
+        consumed = Steer(1, "consumed", TUNNEL_WINDOW // 4)
+        self.assertEqual(steps, [Steer(1, "write", b"GET"), Steer(1, "finish"), consumed, Steer(1, "close")])
+        self.assertEqual(user.told, [])
+        self.assertFalse(self.talk.in_use)
+
+    def test_every_loss_ends_every_tunnel(self) -> None:
+        """A lost, refused or closed connection ends its tunnels once each, with the reason."""
+        for lose, reason in (
+            (self.talk.connection_lost, "the connection to agent i-1 was lost"),
+            (self.talk.refused, "agent i-1 does not accept this manager's key"),
+            (self.talk.close, "the link to the agent is closed"),
+        ):
+            self.talk.connection_made()
+            _, user = self.open()
+            lose()
+            lose()
+            self.assertEqual(user.reasons, [reason])
+        self.failureResultOf(self.talk.open_tunnel({}, MemoryUser(), 5.0), errors.Unavailable)

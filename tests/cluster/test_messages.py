@@ -21,10 +21,13 @@ from sorna.cluster.messages import (
     Ended,
     Event,
     Failed,
+    Finished,
     MalformedMessage,
     Message,
     Output,
+    Room,
     Steer,
+    Took,
     decode,
     encode,
     error_to_failed,
@@ -46,6 +49,7 @@ PARAMETERS = st.dictionaries(st.text(max_size=8), PLAIN, max_size=4)
 MESSAGES: st.SearchStrategy[Message] = st.one_of(
     st.builds(Call, INTEGER, st.text(), PARAMETERS, st.integers(1, 10**9).map(lambda ms: ms / 1000)),
     st.builds(Cancel, INTEGER),
+    st.builds(Took, INTEGER),
     st.builds(Answer, INTEGER, PLAIN),
     st.builds(Failed, INTEGER, st.text(), st.text(), st.none() | st.text()),
     st.builds(Event, INTEGER, st.text(), PARAMETERS),
@@ -55,12 +59,16 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
     st.builds(Steer, INTEGER, st.just("write"), st.binary()),
     st.builds(Steer, INTEGER, st.just("resize"), st.lists(INTEGER, min_size=2, max_size=2)),
     st.builds(Steer, INTEGER, st.just("consumed"), st.integers(0, 2**63)),
-    st.builds(Steer, INTEGER, st.sampled_from(["restart", "close"])),
+    st.builds(Steer, INTEGER, st.sampled_from(["restart", "finish", "close"])),
+    st.builds(Room, INTEGER, st.integers(1, 2**63)),
+    st.builds(Finished, INTEGER),
 )
 # Nonsense that is shaped like a message.
 ROWS = st.builds(
     lambda head, rest: [head, *rest],
-    st.sampled_from(["call", "cancel", "answer", "error", "event", "acknowledge", "steer", "output", "ended", 1]),
+    st.sampled_from(
+        ["call", "cancel", "answer", "error", "event", "acknowledge", "steer", "output", "ended", "room", "finished", 1]
+    ),
     st.lists(PLAIN, max_size=5),
 )
 UNPACKERS: list[Callable[[Any], Any]] = [
@@ -70,6 +78,8 @@ UNPACKERS: list[Callable[[Any], Any]] = [
     messages.unpack_run_request,
     messages.unpack_run_reply,
     messages.unpack_kernel_id,
+    messages.unpack_services,
+    messages.unpack_tunnel_wish,
 ]
 SPEC = KernelSpec("AKIA", "token", "c", "c", Limits(), {"A": "b"}, None)
 REPLY = RunReply(

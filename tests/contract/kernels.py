@@ -22,6 +22,8 @@ from sorna.manager.interfaces import UploadFile
 from sorna.manager.requests import Created, CreateRequest, KernelEvent
 from sorna.model.kernel import KernelStatus, Usage, short_id
 from sorna.model.run import OutputRequest, RunMode, RunRequest, RunStatus
+from sorna.model.service import TunnelWish
+from sorna.testing.services import MemoryUser
 from sorna.testing.terminals import MemoryViewer
 
 OWNER = "AKIAIOSFODNN7EXAMPLE"
@@ -63,6 +65,9 @@ class KernelsContract(TestCase):
             kernels.watch(owner, reference, lambda _event: None),
             kernels.logs(owner, reference),
             kernels.open_terminal(owner, reference, MemoryViewer()),
+            kernels.services(owner, reference),
+            kernels.open_tunnel(owner, reference, MemoryUser(), TunnelWish("files")),
+            kernels.stop_service(owner, reference, "files"),
         ):
             with self.assertRaises(error):
                 await attempt
@@ -180,6 +185,31 @@ class KernelsContract(TestCase):
         self.assertEqual((await self.kernels.info(OWNER, TOKEN)).num_queries, 3)
         await self.kernels.destroy(OWNER, TOKEN)
         self.assertEqual((len(viewer.ends), closed.ends), (1, []))
+
+    async def test_services(self) -> None:
+        """Applications and named ports are listed, at creation and later, and found again with the kernel."""
+        wish = CreateRequest(OWNER, TOKEN, "python3", ports=[8000])
+        made, found = await self.kernels.create(wish), await self.kernels.create(wish)
+        names = [service.name for service in await self.kernels.services(OWNER, TOKEN)]
+        self.assertIn("8000", names)
+        self.assertIn("files", names)
+        for created in (made, found):
+            self.assertEqual([service.name for service in created.services], names)
+
+    async def test_tunnel(self) -> None:
+        """Opening a tunnel counts as a query; its user learns of the kernel's end unless it has closed the tunnel."""
+        await self.create()
+        user, closed = MemoryUser(), MemoryUser()
+        await self.kernels.open_tunnel(OWNER, TOKEN, user, TunnelWish("files"))
+        (await self.kernels.open_tunnel(OWNER, TOKEN, closed, TunnelWish("files"))).close()
+        with self.assertRaises(InvalidRequest):
+            await self.kernels.open_tunnel(OWNER, TOKEN, MemoryUser(), TunnelWish("nothing-of-that-name"))
+        with self.assertRaises(InvalidRequest):
+            await self.kernels.stop_service(OWNER, TOKEN, "nothing-of-that-name")
+        await self.kernels.stop_service(OWNER, TOKEN, "files")
+        self.assertEqual((await self.kernels.info(OWNER, TOKEN)).num_queries, 6)
+        await self.kernels.destroy(OWNER, TOKEN)
+        self.assertEqual((len(user.reasons), closed.told), (1, []))
 
     async def test_destroy(self) -> None:
         """A destroyed kernel is gone at once, and its token and its place in the quota are free."""

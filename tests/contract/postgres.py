@@ -66,7 +66,8 @@ async def fresh_pool(test: TestCase, reactor: IReactorTime, settings: PoolSettin
     pool.start()
     test.addCleanup(lambda: Deferred.fromCoroutine(pool.stop()))
     await pool.query(
-        "TRUNCATE keypairs, kernels, agents, resource_policies, folders, folder_permissions, folder_invitations"
+        "TRUNCATE keypairs, kernels, agents, resource_policies, folders, folder_permissions, folder_invitations,"
+        " agent_tickets, cluster_keys"
     )
     return pool
 

@@ -11,7 +11,8 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
 from sorna.errors import InvalidRequest, QuotaExceeded
-from sorna.manager.interfaces import AgentStore, KernelFilter, KernelReports, KernelStore, KeypairLists, PolicyStore
+from sorna.manager.enrolment_interfaces import AgentStore
+from sorna.manager.interfaces import KernelFilter, KernelReports, KernelStore, KeypairLists, PolicyStore
 from sorna.model.agent import Drain
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage, new_kernel_id
 from sorna.model.keypair import Keypair, KeypairChanges
@@ -21,7 +22,8 @@ from sorna.model.usage import KeypairUsage
 from sorna.store.agents import PostgresAgents
 from sorna.store.kernels import PostgresKernels
 from sorna.store.keypairs import PostgresKeypairs
-from sorna.store.memory import MemoryAgents, MemoryKernels, MemoryKeypairs, MemoryPolicies, MemoryReports
+from sorna.store.memory import MemoryKernels, MemoryKeypairs, MemoryPolicies, MemoryReports
+from sorna.store.memory_agents import MemoryAgents
 from sorna.store.policies import PostgresPolicies
 from sorna.store.reports import PostgresReports
 from tests.contract.postgres import fresh_pool

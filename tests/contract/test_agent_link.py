@@ -14,10 +14,15 @@ from sorna.cluster.memory import MemoryAgentLink
 from sorna.manager.interfaces import AgentLink, KernelEnded, KernelOrder, UploadFile
 from sorna.model.agent import AgentAddress
 from sorna.model.run import OutputRequest, RunMode, RunRequest
+from sorna.model.service import WINDOW as TUNNEL_WINDOW
+from sorna.model.service import Tunnel, TunnelWish
 from sorna.model.terminal import WINDOW, Terminal
+from sorna.testing.services import SERVICES, MemoryUser
 from sorna.testing.terminals import MemoryViewer
 from tests.cluster.real import LinkCase, reactor
 from tests.cluster.scripted import ENTRY, KERNEL, OTHER, PIECE, QUERY, REPLY, SPEC, USAGE, ScriptedOperations
+
+WISH = TunnelWish("files", 8009, {"--directory": ["d"]}, {"LANG": "C"})
 
 
 def _raise(error: Exception) -> Callable[[], None]:
@@ -42,7 +47,10 @@ class AgentLinkContract(LinkCase):
         """Each method reaches its operation with equal values, and its result comes back equal."""
         link, at = self.link, self.at
         request = RunRequest(RunMode.BATCH, "", None, "*", "./a.out", build_log=True, wait=None)
-        await link.create_kernel(at, KernelOrder(OTHER, SPEC))
+        spec = evolve(SPEC, ports=(8000, 9000))
+        self.assertEqual(await link.create_kernel(at, KernelOrder(OTHER, spec)), SERVICES)
+        self.assertEqual(await link.services(at, OTHER), SERVICES)
+        await link.stop_service(at, KERNEL, "files")
         self.assertEqual(await link.execute(at, OTHER, request), REPLY)
         reading = OutputRequest("run-1", 1 << 40, 1 << 39, 0.5, "waiting-input")
         self.assertEqual(await link.read_output(at, OTHER, reading), REPLY)
@@ -61,7 +69,9 @@ class AgentLinkContract(LinkCase):
         self.assertEqual(
             self.operations.calls,
             [
-                ("create_kernel", OTHER, SPEC),
+                ("create_kernel", OTHER, spec),
+                ("services", OTHER),
+                ("stop_service", KERNEL, "files"),
                 ("execute", OTHER, request),
                 ("read_output", OTHER, reading),
                 ("complete", KERNEL, "pr", {"row": 0, "col": 2}),
@@ -209,6 +219,94 @@ class AgentLinkContract(LinkCase):
         await self.assertFailure(call, CancelledError)
         await self.until(lambda: self.operations.cancelled == ["open_terminal"])
         self.assertEqual(self.operations.terminal.seats, [])
+
+    async def dig(self, kernel_id: uuid.UUID = KERNEL, wish: TunnelWish = WISH) -> tuple[Tunnel, MemoryUser]:
+        user = MemoryUser()
+        return await self.link.open_tunnel(self.at, kernel_id, user, wish), user
+
+    async def test_tunnel(self) -> None:
+        """Every byte goes both ways in order, with room and both ends, and each tunnel has its own."""
+        every = bytes(range(256)) * 700
+        (tunnel, user), (other, quiet) = await self.dig(), await self.dig()
+        self.assertEqual(self.operations.calls, [("open_tunnel", KERNEL, WISH)] * 2)
+        app, silent = self.operations.services_inside.tunnels
+        for piece in (every, b"", b"x"):
+            tunnel.write(piece)
+        tunnel.finish()
+        await self.until(lambda: app.client_finished)
+        self.assertEqual(app.taken, every + b"x")
+        await self.until(lambda: user.room == len(every) + 1)
+        app.say(every)
+        app.user.tunnel_finished()
+        await self.until(lambda: user.told)
+        self.assertEqual((user.seen, user.told), (every, ["finished"]))
+        app.end("")
+        await self.until(lambda: user.reasons)
+        other.write(b"still")
+        await self.until(lambda: silent.taken == b"still")
+        self.assertEqual((user.reasons, quiet.seen, quiet.told), ([""], b"", []))
+
+    async def test_tunnel_gives_no_more_than_is_consumed(self) -> None:
+        """A user that does not read gets a window full, and everything else once it reads; others are not held up."""
+        content = b"".join(b"%9d\n" % number for number in range(200_000))
+        tunnel, user = await self.dig()
+        self.operations.services_inside.tunnels[0].say(content)
+        await self.until(lambda: len(user.seen) == TUNNEL_WINDOW)
+        _, other = await self.dig()
+        self.operations.services_inside.tunnels[1].say(b"quick")
+        await self.until(lambda: other.seen == b"quick")
+        self.assertEqual(len(user.seen), TUNNEL_WINDOW)
+        taken = 0
+        while len(user.seen) < len(content):
+            new = len(user.seen) - taken
+            taken += new
+            tunnel.consumed(new)
+            most = min(len(content), taken + TUNNEL_WINDOW)
+            await self.until(lambda most=most: len(user.seen) == most)
+        self.assertEqual(user.seen, content)
+
+    async def test_tunnel_waits_for_room(self) -> None:
+        """An application that does not read gives no room; when it reads, everything that was taken comes back."""
+        tunnel, user = await self.dig()
+        (app,) = self.operations.services_inside.tunnels
+        app.reads = False
+        tunnel.write(bytes(TUNNEL_WINDOW))
+        await self.until(lambda: len(app.taken) == TUNNEL_WINDOW)
+        await self.link.logs(self.at, KERNEL)
+        self.assertEqual(user.room, 0)
+        app.read()
+        await self.until(lambda: user.room == TUNNEL_WINDOW)
+
+    async def test_tunnel_is_closed_at_the_agent(self) -> None:
+        """Who closes is told nothing more, and the agent forgets the tunnel."""
+        tunnel, user = await self.dig()
+        (app,) = self.operations.services_inside.tunnels
+        tunnel.close()
+        tunnel.write(b"x")
+        await self.until(lambda: not self.operations.services_inside.tunnels)
+        app.say(b"late")
+        await self.link.logs(self.at, KERNEL)
+        self.assertEqual((user.seen, user.told, app.taken), (b"", [], b""))
+
+    async def test_tunnels_that_cannot_be(self) -> None:
+        """No kernel, no agent, nothing of that name: each is refused by its own error and opens nothing."""
+        await self.refused(errors.KernelNotFound, self.dig(OTHER))
+        await self.refused(errors.InvalidRequest, self.dig(wish=TunnelWish("nothing")))
+        await self.refused(errors.InvalidRequest, self.dig(wish=TunnelWish("files", 22)))
+        await self.refused(errors.InvalidRequest, self.dig(wish=TunnelWish("\ud800")))
+        await self.refused(errors.AgentTimeout, self.link.open_tunnel(self.nobody, KERNEL, MemoryUser(), WISH))
+        self.assertEqual(self.operations.services_inside.tunnels, [])
+
+    async def test_cancelled_tunnel(self) -> None:
+        """Whoever stops waiting for a tunnel leaves none behind."""
+        gate: Deferred[None] = Deferred()
+        self.operations.script["open_tunnel"] = lambda: gate
+        call = Deferred.fromCoroutine(self.dig())
+        await self.until(lambda: self.operations.calls)
+        call.cancel()
+        await self.assertFailure(call, CancelledError)
+        await self.until(lambda: self.operations.cancelled == ["open_tunnel"])
+        self.assertEqual(self.operations.services_inside.tunnels, [])
 
     async def test_news_is_told_until_taken_care_of(self) -> None:
         """News whose recording failed comes again."""

@@ -71,7 +71,7 @@ class QueueContract(Base):
     async def test_one_waits(self) -> None:
         """A kernel that waits is a live row with a reason, keeps its quota, and knows all that was asked for."""
         mounts = (Mount("f" * 32, "data", read_only=True, max_files=5, max_size=9),)
-        kernel, spec = await self.reserve("token-1", mounts=mounts, labels={"zone": "a"})
+        kernel, spec = await self.reserve("token-1", mounts=mounts, labels={"zone": "a"}, ports=(8000,))
         pending = await self.queue.put(kernel.id, spec, NOW + 60, NOW + 1, BOUNDS)
         self.assertEqual(
             pending,

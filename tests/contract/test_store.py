@@ -12,14 +12,16 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
 from sorna.errors import InvalidRequest, QuotaExceeded
-from sorna.manager.interfaces import AgentStore, KernelStore, KeypairStore
+from sorna.manager.enrolment_interfaces import AgentStore
+from sorna.manager.interfaces import KernelStore, KeypairStore
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage, may_change, new_kernel_id
 from sorna.model.keypair import Keypair, generate_keypair
 from sorna.model.limits import Limits
 from sorna.store.agents import PostgresAgents
 from sorna.store.kernels import PostgresKernels
 from sorna.store.keypairs import PostgresKeypairs
-from sorna.store.memory import MemoryAgents, MemoryKernels, MemoryKeypairs
+from sorna.store.memory import MemoryKernels, MemoryKeypairs
+from sorna.store.memory_agents import MemoryAgents
 from tests.contract.postgres import fresh_pool
 
 if TYPE_CHECKING:

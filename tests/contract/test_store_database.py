@@ -20,7 +20,7 @@ from sorna.store.migrate import SCHEMA_DIRECTORY, SchemaError, migrate, migrate_
 from sorna.store.pool import Pool, PoolSettings
 from tests.contract.postgres import address, fresh_pool
 
-HEAD, NEXT = "0006", "0007"
+HEAD, NEXT = "0007", "0008"
 NEWER = f"""
 from alembic import op
 revision = "{NEXT}"
@@ -216,7 +216,7 @@ class MigrationTests(DatabaseCase):
     async def test_what_live_kernels_take_is_counted(self) -> None:
         """A database from before the policies learns what its live kernels take, so that their ends give it back."""
         older = self.migrations()
-        for later in ("m0002_administration.py", "m0003_folders.py", "m0006_scheduling.py"):
+        for later in ("m0002_administration.py", "m0003_folders.py", "m0006_scheduling.py", "m0007_enrolment.py"):
             (older / later).unlink()
         migrate_blocking(address(), self.schema, older)
         old = self.inside()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from attrs import evolve
 
@@ -16,7 +17,7 @@ from sorna.gateway.call import Access
 from sorna.gateway.router import Route
 from sorna.model.keypair import Keypair
 from sorna.testing.gateway import EXAMPLE, form
-from tests.gateway import folder_routes
+from tests.gateway import enrolment_routes, folder_routes
 from tests.gateway.base import INACTIVE, OTHER, POOR, Answer
 from tests.gateway.test_every_route import FORM, HANDSHAKE, RIGHT_BODIES, RouteTestCase
 
@@ -29,9 +30,13 @@ NO_CREDENTIALS, BAD_SIGNATURE, OTHER_OWNER, DISABLED, NOT_ADMIN = COLUMNS = (
     "not admin",
 )
 #: For each route by which an administrator does what nobody else may: a body that asks for just that.
-ADMINISTRATION = {
+ADMINISTRATION: Mapping[tuple[str, str], Any] = {
     ("POST", path): {"query": 'mutation { delete_keypair(access_key: "AKIANABBDUSEREXAMPLE") { ok } }'}
     for path in ("/admin/graphql", "/admin/gql")
+} | {
+    ("POST", enrolment_routes.TICKET): {},
+    ("DELETE", enrolment_routes.REVOKE): None,
+    ("POST", enrolment_routes.RESTART): None,
 }
 _HEAD = """Who is answered what
 ====================
@@ -51,7 +56,7 @@ class AccessTestCase(RouteTestCase):
 
     def cells(self, route: Route) -> Mapping[str, str]:
         """Give a route's row: the statuses, without those of columns that say nothing."""
-        target = route.path.replace("<run_id>", "run-1") or "/"
+        target = route.path.replace("<run_id>", "run-1").replace("<agent>", enrolment_routes.NAME) or "/"
         self.rate_limits.forget()
         kernel = self.create()
         dated = {b"Date": self.signer.date().isoformat().encode("ascii"), **(HANDSHAKE if route.websocket else {})}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from attrs import evolve, frozen
@@ -52,7 +53,20 @@ class Answer:
         return slug
 
 
-class MemorySocket:
+class TextSocket:
+    """What a WebSocket is to a session that knows nothing of binary messages."""
+
+    def send_bytes(self, data: bytes) -> None:
+        raise AssertionError(f"binary messages are not wanted: {data!r}")
+
+    def take_bytes(self, receive: Callable[[bytes], None]) -> None:
+        raise AssertionError(f"binary messages are not wanted: {receive}")
+
+    def read(self, wanted: bool) -> None:
+        raise AssertionError(f"reading is not to be stopped or resumed: {wanted}")
+
+
+class MemorySocket(TextSocket):
     """A WebSocket that keeps what was sent."""
 
     def __init__(self) -> None:
@@ -93,6 +107,7 @@ class GatewayTestCase(UnitTestCase):
             folders=self.folders,
             transfers=self.transfers,
             administration=administration,
+            enrolments=self.world.enrolments,
             keypairs=self.keypairs,
             rate_limits=self.rate_limits,
             operations=self.operations,

@@ -26,7 +26,7 @@ PUBLIC = frozenset(
     }
 )
 #: Variable parts of paths, and whether they name what has an owner.
-OWNED = {"reference": True, "folder": True, "run_id": False}
+OWNED = {"reference": True, "folder": True, "run_id": False, "agent": False}
 OWNED_BODIES = frozenset(
     {
         ("DELETE", "/folders"),
@@ -57,7 +57,7 @@ class AccessTableTests(AccessTestCase):
             for column in unknown:
                 self.assertEqual(cells[column], "200" if public else "401", (route, column))
             self.assertIn(cells.get(OTHER_OWNER), {None, "404"}, route)
-            self.assertIn(cells.get(NOT_ADMIN), {None, "400"}, route)
+            self.assertIn(cells.get(NOT_ADMIN), {None, "400", "403"}, route)
             self.assertLessEqual(set(cells), set(COLUMNS))
 
     def test_no_route_escapes_a_column(self) -> None:

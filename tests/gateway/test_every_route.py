@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from sorna.gateway.call import Access
 from sorna.gateway.router import VERSIONS, Route
 from sorna.testing.gateway import EXAMPLE, encode, form
-from tests.gateway import folder_routes
+from tests.gateway import enrolment_routes, folder_routes
 from tests.gateway.base import INACTIVE, NOW, OTHER, POOR, TOKEN, Answer, GatewayTestCase
 
 FORM = "form"
@@ -38,10 +38,14 @@ RIGHT_BODIES: Mapping[tuple[str, str], Any] = {
     **both("GET", "/files", {"path": "."}),
     **both("GET", "/download", {"files": ["."]}),
     **both("GET", "/download_single", {"file": "."}),
+    **both("POST", "/shutdown-service", {"service_name": "files"}),
     **folder_routes.BODIES,
+    **enrolment_routes.BODIES,
     ("POST", "/admin/graphql"): GRAPHQL,
     ("POST", "/admin/gql"): GRAPHQL,
 }
+#: What a route wants in its query, by the end of its path.
+RIGHT_QUERIES = {"/httpproxy": "?app=files", "/tcpproxy": "?app=files"}
 #: Routes that read a body whose being none is a problem of the authorization.
 AUTHORIZATION = frozenset({"/authorize", "/auth", "/auth/test"})
 
@@ -73,12 +77,18 @@ TYPED_FIELDS: Mapping[tuple[str, str], Mapping[str, Any]] = {
     **both("GET", "/files", {"path": 1}),
     **both("GET", "/download", {"files": "x"}),
     **both("GET", "/download_single", {"file": []}),
+    **both("POST", "/shutdown-service", {"service_name": ["files"]}),
     **folder_routes.TYPED,
+    **enrolment_routes.TYPED,
 }
 
 
 class RouteTestCase(GatewayTestCase):
-    """Calls every route of the application rightly."""
+    """Calls every route of the application rightly, as an administrator, who may."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        enrolment_routes.administrator(self.keypairs)
 
     def routes(self, access: Access | None = None, *, kernel: bool | None = None) -> Iterator[tuple[Route, str]]:
         """Give routes with a target of each version they exist in."""
@@ -94,10 +104,17 @@ class RouteTestCase(GatewayTestCase):
         if "/folder" in route.path and reference == TOKEN and "keypair" not in signing:
             target += world.prepare((route.method, route.path))
         right = world.filled(RIGHT_BODIES.get((route.method, route.path)))
-        target = target.replace("<reference>", reference).replace("<folder>", self.folder_in(route, world))
+        if "/agents" in route.path:
+            right = enrolment_routes.prepare(self.do, self.world, route.path) or right
+        target = (
+            target.replace("<agent>", enrolment_routes.NAME)
+            .replace("<reference>", reference)
+            .replace("<folder>", self.folder_in(route, world))
+        )
+        target += next((query for end, query in RIGHT_QUERIES.items() if route.path.endswith(end)), "")
         if route.access is Access.TOKEN:
             headers = folder_routes.HEADERS.get((route.method, route.path), {})
-            return self.send(route.method, target, headers)
+            return self.send(route.method, target, headers, b"" if right is None else encode(right))
         if route.websocket:
             signing["changes"] = {**HANDSHAKE, **signing.get("changes", {})}
         if right == FORM:
@@ -122,7 +139,10 @@ class EveryRouteTests(RouteTestCase):
         there = {(route.method, route.path) for route in self.application.routes}
         self.assertLessEqual(set(RIGHT_BODIES) | set(TYPED_FIELDS), there)
         posts = {key for key in there if key[0] == "POST"}
-        self.assertEqual(posts - set(RIGHT_BODIES), set(both("POST", "/interrupt", None)) | folder_routes.BODILESS)
+        self.assertEqual(
+            posts - set(RIGHT_BODIES),
+            set(both("POST", "/interrupt", None)) | folder_routes.BODILESS | enrolment_routes.BODILESS,
+        )
 
     def test_right_calls(self) -> None:
         """Every route answers a right call, with and without a slash at the end; WebSockets need a real connection."""
@@ -261,9 +281,11 @@ class EveryRouteTests(RouteTestCase):
             if route.websocket:
                 for changes in wrong:
                     self.assert_problem(self.call(route, target, kernel, changes=changes), 400, "generic-bad-request")
-                answer = self.request("GET", target.replace("<reference>", kernel), body=b"{}", changes=HANDSHAKE)
+                there = target.replace("<reference>", kernel)
+                answer = self.request("GET", there, body=b"{}", changes=HANDSHAKE)
                 self.assert_problem(answer, 400, "generic-bad-request")
         self.assertEqual([one.terminal.seats for one in self.kernels.live.values()], [[]])
+        self.assertEqual([one.services.tunnels for one in self.kernels.live.values()], [[]])
 
     def test_not_ready(self) -> None:
         """Routes of kernels wait for the process to be ready, and no others do."""

@@ -19,11 +19,11 @@ from sorna.model.terminal import WINDOW
 from sorna.testing.gateway import EXAMPLE
 from sorna.testing.kernels import MemoryKernels
 from sorna.testing.terminals import MemoryTerminal
-from tests.gateway.base import TOKEN, GatewayTestCase
+from tests.gateway.base import TOKEN, GatewayTestCase, TextSocket
 
 
 @define(eq=False)
-class FakeSocket:
+class FakeSocket(TextSocket):
     """A WebSocket whose client reads when the test says so."""
 
     is_writable: bool = True

@@ -347,3 +347,22 @@ class ShimTests(TestCase):
         detection = await detecting
         self.assertEqual(detection.runtimes, {})
         self.assertIn("does not work", detection.missing["rust"])
+
+    async def test_applications(self) -> None:
+        """An application is offered where its modules are, or its tool of the system: one from elsewhere is not taken."""
+        home = fresh_path(self)
+        modules = "jupyter_server ipykernel torch"
+        self.tool(home / "python" / "bin", "python3", f'echo "{modules}"')
+        self.tool(home / "tools", "git", "exit 0")
+        python = str(home / "python" / "bin" / "python3")
+        reactor = the_reactor()
+        rows = {name: RUNTIMES[name] for name in ("python3", "c")}
+        environ = {"HOME": str(home), "PATH": f"{home}/tools:/usr/bin:/bin"}
+        detected = (await detect(reactor, reactor, python, environ, rows)).runtimes["python3"]
+        offered = {one.application.name: one.environ["SORNA_APP_TOOL"] for one in detected.applications}
+        self.assertEqual((offered["files"], offered["jupyter"]), (python, python))
+        self.assertTrue(offered.get("git", "/usr/bin/git").startswith("/usr/"))
+        modules = "ipykernel"
+        self.tool(home / "python" / "bin", "python3", f'echo "{modules}"')
+        detected = (await detect(reactor, reactor, python, environ, rows)).runtimes["python3"]
+        self.assertNotIn("jupyter", {one.application.name for one in detected.applications})

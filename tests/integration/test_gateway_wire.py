@@ -83,12 +83,14 @@ class WireTestCase(TestCase):
         self.operations = MemoryOperations()
         self.keypairs = MemoryKeypairs(EXAMPLE)
         self.folders, self.transfers = memory_folders(self, reactor, EXAMPLE, bounds=self.folder_bounds)
+        world = memory_world(reactor, [EXAMPLE])
         site = make_site(
             reactor,
             kernels=self.kernels,
             folders=self.folders,
             transfers=self.transfers,
-            administration=memory_world(reactor, [EXAMPLE]).administration,
+            administration=world.administration,
+            enrolments=world.enrolments,
             keypairs=self.keypairs,
             rate_limits=MemoryRateLimits(reactor),
             operations=self.operations,

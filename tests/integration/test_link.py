@@ -57,6 +57,84 @@ class RawManager:
 class KeyTests(LinkCase):
     """Who gets in."""
 
+    async def test_an_agent_that_is_not_to_be_trusted_is_not_called(self) -> None:
+        """Before a connection is made it is asked whether it may be; one that is made is not asked about again."""
+        server = self.agent()
+        self.authorise(self.manager_keys)
+        asked: list[AgentAddress] = []
+
+        async def permits(address: AgentAddress) -> bool:
+            asked.append(address)
+            return len(asked) > 1
+
+        link = self.manager(permits=permits)
+        address = self.address(server)
+        with self.assertRaisesRegex(errors.AgentFailed, "not enrolled with this key"):
+            await link.ping(address)
+        self.assertEqual([await link.ping(address) for _ in range(3)], ["first"] * 3)
+        self.assertEqual(asked, [address] * 2)
+
+    async def test_an_agent_pauses(self) -> None:
+        """Calls to an agent that pauses wait, and are made when it goes on, or when another program has its place."""
+        server = self.agent()
+        link = self.manager()
+        address = self.address(server)
+        await link.ping(address)
+        server.pause()
+        waiting = start(link.usage(address, KERNEL))
+        await pause(0.3)
+        self.assertNoResult(waiting)
+        self.assertEqual(self.operations.calls, [])
+        server.resume()
+        self.assertEqual(await waiting, USAGE)
+        server.kernel_ended(OTHER, "news", USAGE)
+        server.pause()
+        waiting = start(link.usage(address, KERNEL))
+        await pause(0.3)
+        port = int(server.endpoint.rpartition(":")[2])
+        await server.stopService()
+        again = self.agent(port)
+        self.assertEqual(await waiting, USAGE)
+        self.assertEqual(again.calls_in_flight, 0)
+
+    async def test_restarting_a_program(self) -> None:
+        """An agent is asked to replace its program; one that cannot says so."""
+        server = self.agent()
+        link = self.manager()
+        address = self.address(server)
+        with self.assertRaises(errors.Unavailable):
+            await link.restart_program(address)
+        asked: list[bool] = []
+
+        async def restart() -> None:
+            asked.append(True)
+
+        server.restart_program = restart
+        await link.restart_program(address)
+        self.assertEqual(asked, [True])
+
+    async def test_forgetting_ends_calls(self) -> None:
+        """When an agent is distrusted its connections close at once, its calls fail, and the next one asks again."""
+        server = self.agent()
+        self.authorise(self.manager_keys)
+        allowed = [True]
+
+        async def permits(_address: AgentAddress) -> bool:
+            return allowed[0]
+
+        link = self.manager(permits=permits)
+        address = self.address(server)
+        self.operations.script["execute"] = Deferred
+        running = Deferred.fromCoroutine(link.execute(address, KERNEL, QUERY))
+        await self.until(lambda: self.operations.calls)
+        allowed[0] = False
+        link.forget("another")
+        self.assertNoResult(running)
+        link.forget("i-1")
+        self.failureResultOf(running, errors.Unavailable)
+        with self.assertRaises(errors.AgentFailed):
+            await link.ping(address)
+
     async def test_manager_with_an_unauthorised_key_is_refused(self) -> None:
         """It hears quickly that its key is not accepted, and reaches no operation."""
         link = self.manager(keypair=generate())

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from sorna.model.keypair import EXAMPLE_ACCESS_KEY, EXAMPLE_SECRET_KEY
+from sorna.testing.doctor import check_promises
 from sorna.testing.server import PROJECT, START_TIMEOUT, free_ports, server_command, shared_server
 from sorna.testing.unit import UnitTestCase
 
@@ -63,7 +64,9 @@ class OperatorCase(UnitTestCase):
         return server
 
     def end(self, server: subprocess.Popen[bytes]) -> None:
-        """End a server as a service manager does."""
+        """End a server as a service manager does, with all its promises kept."""
+        if server.poll() is None and "Sorna is ready" in (self.folder / "log").read_text("utf-8", "replace"):
+            check_promises("--state-dir", self.options["state-dir"])
         server.terminate()
         try:
             server.wait(20)

@@ -19,6 +19,7 @@ from unittest import SkipTest
 
 import twisted
 from sorna.model.keypair import EXAMPLE_ACCESS_KEY, EXAMPLE_SECRET_KEY
+from sorna.testing.doctor import check_promises
 from sorna.testing.server import PROJECT, START_TIMEOUT, free_ports, server_command
 from sorna.testing.unit import UnitTestCase
 
@@ -97,7 +98,9 @@ class SuddenDeathTests(UnitTestCase):
         return server
 
     def end(self, server: subprocess.Popen[bytes]) -> None:
-        """End the server as an operator does."""
+        """End the server as an operator does, with all its promises kept."""
+        if server.poll() is None and self.ready():
+            check_promises("--state-dir", str(self.folder / "state"), TMPDIR=str(self.temporary))
         server.terminate()
         try:
             server.wait(20)

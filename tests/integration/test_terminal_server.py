@@ -42,6 +42,7 @@ class TerminalServerTests(TestCase):
     async def reach(self) -> None:
         """Find the server, and sign in the name of its own keypair."""
         self.server = await deferToThread(shared_server)
+        self.addCleanup(deferToThread, self.server.check)
         pool = HTTPConnectionPool(reactor, persistent=False)
         self.client = HTTPClient(Agent(reactor, pool=pool))
         parts = urlsplit(self.server.endpoint)

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred, DeferredList
 
 from sorna.cluster.memory import MemoryAgentLink
 from sorna.errors import NoAgentAvailable
+from sorna.manager.absence import Absence
 from sorna.manager.agents import AgentAdministration
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
@@ -56,6 +57,7 @@ class Manager:
             lambda *chosen: self.creation.make_waiting(*chosen),  # noqa: PLW0108 - made below
         )
         self.queue.listen()
+        absence = Absence(REACTOR)
         self.creation = Creation(
             REACTOR,
             test.stored,
@@ -64,6 +66,7 @@ class Manager:
             link,
             announcements,
             self.ending,
+            absence,
             CachedKeypairs(REACTOR, test.keypairs),
             folders,
             LimitPolicy(),
@@ -81,7 +84,9 @@ class Manager:
             placing,
             LimitPolicy(),
         )
-        self.reaper = Reaper(REACTOR, test.stored, test.directory, link, self.ending, agents, self.queue)
+        self.reaper = Reaper(
+            REACTOR, test.stored, test.kernels, test.directory, link, self.ending, absence, agents, self.queue
+        )
         test.addCleanup(lambda: Deferred.fromCoroutine(self.queue.stop()))
 
     def ask(self, token: str, owner: str = KEY, wait: float = 60.0) -> Deferred[Created]:

@@ -44,7 +44,9 @@ class SystemCase(UnitTestCase):
         from twisted.internet import reactor  # noqa: PLC0415, TID251 - the server goes by the wall clock
 
         self.clock = cast("IReactorTime", reactor)
-        self.host = urlsplit(shared_server().endpoint).netloc
+        server = shared_server()
+        self.addCleanup(server.check)
+        self.host = urlsplit(server.endpoint).netloc
 
     def send(self, method: str, path: str, body: bytes, headers: Mapping[bytes, bytes]) -> Answer:
         """Send one request as it is."""

@@ -13,9 +13,9 @@ from twisted.python.failure import Failure
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import (
     AcceptConnection,
+    BytesMessage,
     CloseConnection,
     Event,
-    Message,
     Ping,
     RejectConnection,
     RejectData,
@@ -29,7 +29,8 @@ from sorna.testing.gateway import Signer
 class WebSocketClient(Protocol):
     """One connection.
 
-    :ivar messages: the JSON of every message that came.
+    :ivar messages: the JSON of every text message that came.
+    :ivar received: the bytes of all binary messages; those that held none are counted in ``empty_messages``.
     :ivar status: of the handshake's answer; 101 is a WebSocket.
     :ivar code: with which the server closed.
     """
@@ -49,6 +50,9 @@ class WebSocketClient(Protocol):
         self._waiting: list[tuple[Any, Deferred[None]]] = []
         self.answers_pings = True
         self.messages: list[dict[str, Any]] = []
+        self.received = bytearray()
+        self.empty_messages = 0
+        self._empty = True
         self.pings = 0
         self.status = 0
         self.refusal = b""
@@ -71,6 +75,9 @@ class WebSocketClient(Protocol):
 
     def send(self, message: dict[str, Any]) -> None:
         self._write(TextMessage(json.dumps(message)))
+
+    def send_bytes(self, data: bytes) -> None:
+        self._write(BytesMessage(data))
 
     def send_event(self, event: Event) -> None:
         self._write(event)
@@ -129,8 +136,15 @@ class WebSocketClient(Protocol):
                 if event.message_finished:
                     text, self._text = self._text, ""
                     self.messages.append(json.loads(text))
-            case Message():
-                raise AssertionError("the server sends text alone")
+            case BytesMessage():
+                self._take_bytes(event)
+
+    def _take_bytes(self, event: BytesMessage) -> None:
+        self.received += event.data
+        self._empty = self._empty and not event.data
+        if event.message_finished:
+            self.empty_messages += self._empty
+            self._empty = True
 
 
 async def open_websocket(

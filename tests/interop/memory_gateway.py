@@ -149,12 +149,14 @@ async def serve(reactor: Any) -> None:
     cleanups = _Cleanups()
     folders, transfers = memory_folders(cleanups, reactor, USER, ADMINISTRATOR)
     keypairs = MemoryKeypairs(USER, ADMINISTRATOR)
+    world = memory_world(reactor, keypairs.all.values())
     door = make_site(
         reactor,
         kernels=kernels,
         folders=folders,
         transfers=transfers,
-        administration=memory_world(reactor, keypairs.all.values()).administration,
+        administration=world.administration,
+        enrolments=world.enrolments,
         keypairs=keypairs,
         rate_limits=MemoryRateLimits(reactor),
         operations=MemoryOperations(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import ClassVar
@@ -73,8 +74,8 @@ class InteropTestCase(UnitTestCase):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, "utf-8")
 
-    def run_program(self, program: str, *arguments: str, typed: str = "") -> Said:
-        """Run a program of the client's environment in a clean world of its own."""
+    def environ(self) -> dict[str, str]:
+        """Give the clean world of its own in which a program runs."""
         environ = {
             "HOME": str(self.folder.resolve()),
             "LANG": "C.UTF-8",
@@ -85,10 +86,14 @@ class InteropTestCase(UnitTestCase):
             environ[f"{prefix}_ENDPOINT"] = self.server.endpoint
             environ[f"{prefix}_ACCESS_KEY"] = self.access_key
             environ[f"{prefix}_SECRET_KEY"] = self.secret_key
+        return environ
+
+    def run_program(self, program: str, *arguments: str, typed: str = "") -> Said:
+        """Run a program of the client's environment in a clean world of its own."""
         done = subprocess.run(
             [str(self.programs / program), *arguments],
             cwd=self.folder,
-            env=environ,
+            env=self.environ(),
             input=typed,
             capture_output=True,
             encoding="utf-8",
@@ -97,6 +102,31 @@ class InteropTestCase(UnitTestCase):
             start_new_session=True,  # no terminal: a password is read from the input
         )
         return Said(done.returncode, done.stdout, done.stderr)
+
+    def start_program(self, program: str, *arguments: str) -> Path:
+        """Start a program that runs until the test ends, and give the file that it prints to."""
+        log = self.folder / f"{program}.log"
+        with log.open("wb") as out:
+            running = subprocess.Popen(
+                [str(self.programs / program), *arguments],
+                cwd=self.folder,
+                env=self.environ(),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+        def stop() -> None:
+            running.send_signal(signal.SIGINT)
+            try:
+                running.wait(10.0)
+            except subprocess.TimeoutExpired:
+                running.kill()
+                running.wait()
+
+        self.addCleanup(stop)
+        return log
 
     def says(self, said: Said, *expected: str, code: int = 0) -> None:
         """Check that a program ended well and printed all of this."""

@@ -21,8 +21,15 @@ class ConnectionCase(UnitTestCase):
         self.server = Server()
         self.reactor = self.server.reactor
         self.connection = RedisConnection(
-            self.reactor, RedisAddress(path="/s", username="me", password="hush"), 4, timeout=2, grace=1, limit=3
+            self.reactor,
+            RedisAddress(path="/s", username="me", password="hush"),
+            4,
+            timeout=2,
+            grace=1,
+            limit=3,
+            on_up=lambda: self.ups.append(self.connection.connected),
         )
+        self.ups: list[bool] = []
 
     def ask(self, *words: str) -> Deferred[Any]:
         return Deferred.fromCoroutine(self.connection.command(*words))
@@ -77,6 +84,15 @@ class RedisConnectionTests(ConnectionCase):
         self.server.hang_up()
         for one in (first, second):
             self.failureResultOf(one, Unavailable)
+
+    def test_each_connection_is_told_of(self) -> None:
+        """The first one and every one after a loss, when it can be used."""
+        self.come_up()
+        self.assertEqual(self.ups, [True])
+        self.server.hang_up()
+        self.reactor.advance(0.1)
+        self.agree()
+        self.assertEqual(self.ups, [True, True])
 
     def test_each_has_its_own_time(self) -> None:
         """While answers come in time the connection stays, however old it is."""

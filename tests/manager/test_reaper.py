@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from sorna.errors import AgentTimeout, KernelDestructionFailed
+from twisted.internet.defer import Deferred
+
+from sorna.errors import AgentTimeout, KernelDestructionFailed, Unavailable
+from sorna.manager.absence import SEEN_AGAIN
 from sorna.manager.reaper import DEADLINES, MISSING_FOR, SEEN_WITHIN
 from sorna.model.kernel import KernelSpec, KernelStatus, new_kernel_id, short_id
 from sorna.model.limits import Limits
@@ -86,3 +89,43 @@ class ReaperTests(ManagerTestCase):
         self.agent.kernels.add(orphan)
         self.pass_time(1, short_id(orphan))
         self.assertNotIn(orphan, self.agent.kernels)
+
+    def test_an_agent_that_is_stuck_delays_nobody(self) -> None:
+        """While it answers nothing, it is asked once per kernel, and another kernel's end is written in time."""
+        stuck, missing = self.make("token-1"), self.make("token-2")
+        asked: list[Deferred[None]] = []
+
+        def answer_nothing() -> Deferred[None]:
+            asked.append(Deferred())
+            return asked[-1]
+
+        self.agent.script["destroy_kernel"] = answer_nothing
+        self.done(self.kernels.change_status(stuck, KernelStatus.TERMINATING, "asked", self.clock.seconds()))
+        self.pass_time(SEEN_WITHIN + MISSING_FOR + 1, short_id(stuck))
+        ended = self.done(self.kernels.by_id(missing))
+        assert ended is not None
+        self.assertEqual((ended.status, ended.status_reason), (KernelStatus.TERMINATED, "lost"))
+        self.assertEqual(len(asked), 1)
+
+    def test_redis_restarted_empty_ends_nothing(self) -> None:
+        """Agents are believed to be gone only some time after Redis is back; what it lost of live kernels is written again."""
+        kernel_id = self.make()
+        self.pass_time(10, short_id(kernel_id))
+        for lost in (self.redis.instances, self.redis.members, self.redis.kernels, self.redis.sessions):
+            lost.clear()
+        self.absence.distrust()
+        self.pass_time(SEEN_AGAIN - 0.5, alive=False)
+        self.fails(self.registry.info(OWNER, "token-1"), Unavailable)
+        self.fails(self.registry.create(self.wish()), Unavailable)
+        self.pass_time(10, short_id(kernel_id))
+        self.assertEqual(self.status(), "RUNNING")
+        self.assertEqual(set(self.redis.kernels), {short_id(kernel_id)})
+        self.assertEqual(set(self.redis.sessions.values()), {short_id(kernel_id)})
+
+    def test_an_agent_that_died_with_redis_is_believed_dead_in_the_end(self) -> None:
+        """The wait is bounded."""
+        self.make()
+        self.redis.instances.clear()
+        self.absence.distrust()
+        self.pass_time(SEEN_AGAIN + MISSING_FOR + 1, alive=False)
+        self.assertEqual(self.status(), "TERMINATED agent-lost")

@@ -18,6 +18,7 @@ from sorna.live.memory import (
     MemoryLiveKernels,
     MemoryRedis,
 )
+from sorna.manager.absence import Absence
 from sorna.manager.agents import AgentAdministration
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
@@ -34,7 +35,8 @@ from sorna.model.agent import Agent, Heartbeat
 from sorna.model.keypair import Keypair
 from sorna.model.limits import LimitPolicy
 from sorna.model.queue import QueueBounds
-from sorna.store.memory import MemoryAgents, MemoryKernels, MemoryKeypairs
+from sorna.store.memory import MemoryKernels, MemoryKeypairs
+from sorna.store.memory_agents import MemoryAgents
 from sorna.store.memory_queue import MemoryQueue
 from sorna.testing.folders import memory_folders
 from sorna.testing.unit import UnitTestCase
@@ -96,6 +98,7 @@ class ManagerTestCase(UnitTestCase):
         self.ending = Ending(self.clock, self.kernels, self.live, self.directory, self.link, self.events)
         keypairs = [Keypair(OWNER, "s" * 40), Keypair(STRANGER, "t" * 40)]
         self.folders, _transfers = memory_folders(self, self.clock, *keypairs)
+        self.absence = Absence(self.clock)
         self.agents = MemoryAgents()
         self.done(self.agents.enrol("i-1", "k" * 40, 0.0))
         self.drained = DrainedDirectory(self.directory, self.agents)
@@ -120,6 +123,7 @@ class ManagerTestCase(UnitTestCase):
             self.link,
             announcements,
             self.ending,
+            self.absence,
             CachedKeypairs(self.clock, self.keypairs),
             self.folders,
             LimitPolicy(),
@@ -143,7 +147,15 @@ class ManagerTestCase(UnitTestCase):
             LimitPolicy(),
         )
         self.reaper = Reaper(
-            self.clock, self.kernels, self.drained, self.link, self.ending, self.agent_administration, self.queue
+            self.clock,
+            self.kernels,
+            self.live,
+            self.drained,
+            self.link,
+            self.ending,
+            self.absence,
+            self.agent_administration,
+            self.queue,
         )
         self.heartbeats = MemoryHeartbeatStore(self.redis)
         self.beat()

@@ -36,6 +36,21 @@ TERMINAL_STOP     ``{}``: end the shell; answered by TERMINAL_CLOSED
 TERMINAL_CREDIT   4 bytes, big-endian: so many more bytes of TERMINAL_OUTPUT may be sent, of this shell or later ones
 ================  =======================================================================================
 
+About connections to applications, agent to init. ``number`` is 4 bytes, big-endian, that the agent gave to a connection;
+about one that is closed nothing has an effect:
+
+================  =======================================================================================
+SERVICE_OPEN      ``{"connection": number, "port", "credit": bytes, "start": null|{"name", "script", "arguments": [text],
+                  "environ": {name: value}, "patience": seconds}}``: connect to the port on the loopback; with ``start``,
+                  run the script first unless the application of that name runs, and wait until it listens
+SERVICE_INPUT     number, raw bytes: at most ``SERVICE_WINDOW`` beyond what SERVICE_ROOM gave back
+SERVICE_CREDIT    number, 4 bytes, big-endian: so many more bytes of SERVICE_OUTPUT may be sent
+SERVICE_FINISH    number: the application reads the end behind what was sent
+SERVICE_CLOSE     number: write what was sent, if the application reads on, and close; answered by SERVICE_CLOSED
+SERVICE_STOP      ``{"request", "name"}``: end the application of that name; answered by REPLY once it is gone
+SERVICE_LIST      ``{"request"}``: answered by REPLY with the ports that something in the kernel listens on now
+================  =======================================================================================
+
 Init to agent:
 
 =============  ==========================================================================================
@@ -61,13 +76,26 @@ TERMINAL_CLOSED   ``{"error": str|null, "stopped": bool}``: there is no shell an
                   its output was sent before, unless it was stopped by TERMINAL_STOP or RESTART
 ================  =======================================================================================
 
+About connections to applications, init to agent:
+
+================  =======================================================================================
+SERVICE_OUTPUT    number, raw bytes of the application
+SERVICE_ROOM      number, 4 bytes, big-endian: so many bytes were written to the application
+SERVICE_FINISHED  number: the application sends no more
+SERVICE_CLOSED    JSON ``{"connection": number, "error": str|null}``: the last word about a connection, once for each
+                  SERVICE_OPEN; everything the application sent came before, as far as there was credit
+================  =======================================================================================
+
 Only STDOUT, STDERR and EMIT cost credit: everything else passes at once, so a reader that stops reading output stops
-the program that prints (init stops reading its pipes) and never the control of it. The terminal has credit of its own.
+the program that prints (init stops reading its pipes) and never the control of it. The terminal and each
+connection to an application have credit of their own.
 """
 
 import struct
 
 MAX_PAYLOAD = 16 * 1024 * 1024
+# Most bytes on their way to an application over one connection.
+SERVICE_WINDOW = 256 * 1024
 HEADER = struct.Struct(">IB")
 
 CONFIGURE = 1
@@ -85,6 +113,13 @@ TERMINAL_INPUT = 12
 TERMINAL_RESIZE = 13
 TERMINAL_STOP = 14
 TERMINAL_CREDIT = 15
+SERVICE_OPEN = 30
+SERVICE_INPUT = 31
+SERVICE_CREDIT = 32
+SERVICE_FINISH = 33
+SERVICE_CLOSE = 34
+SERVICE_STOP = 35
+SERVICE_LIST = 36
 LIST = 20
 READ = 21
 
@@ -100,6 +135,10 @@ RESTARTED = 73
 TERMINAL_OUTPUT = 74
 TERMINAL_CLOSED = 75
 CONTENT = 84
+SERVICE_OUTPUT = 90
+SERVICE_ROOM = 91
+SERVICE_FINISHED = 92
+SERVICE_CLOSED = 93
 
 OUTPUT_KINDS = frozenset({STDOUT, STDERR, EMIT})
 
@@ -118,6 +157,11 @@ class FrameReader:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+
+    @property
+    def incomplete(self) -> bytes:
+        """What was fed of a frame whose end is still to come."""
+        return bytes(self._buffer)
 
     def feed(self, chunk: bytes) -> list[tuple[int, bytes]]:
         """Take bytes as they arrive and give the frames that are complete now.

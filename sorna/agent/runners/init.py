@@ -28,6 +28,7 @@ from typing import Any, NoReturn
 
 from sorna.agent.runners import frames
 from sorna.agent.runners.commands import Commands, base_environ, exit_code_of
+from sorna.agent.runners.files import Files
 from sorna.agent.runners.language import Language, language_from_json
 from sorna.agent.runners.output_files import Fingerprints, changed, fingerprints
 from sorna.agent.runners.poller import Link, Poller
@@ -36,10 +37,8 @@ from sorna.agent.runners.pump import Pump, Sender
 from sorna.agent.runners.repl import our_modules
 from sorna.agent.runners.repl_host import ReplHost
 from sorna.agent.runners.repl_link import to_json
+from sorna.agent.runners.services import Services
 from sorna.agent.runners.terminal import Terminal
-from sorna.agent.runners.upload import write_upload
-from sorna.beneath.paths import PathRefused
-from sorna.beneath.reading import list_files, read_piece
 
 # Most typed-ahead text that is kept for a run.
 MOST_TYPED = 1024 * 1024
@@ -75,12 +74,13 @@ class Init:
 
     def __init__(self, channel: socket.socket) -> None:
         self._work = os.getcwd()  # noqa: PTH109 - as text, for environments
-        self._root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._poller = Poller()
         self._processes = Processes()
         self._poller.add(self._processes.wakeup, lambda _events: self._processes.reap())
         self._pump = Pump(self._poller)
         self._terminal = Terminal(self._poller, self._processes)
+        self._services = Services(self._poller, self._processes)
+        self._files = Files()
         self._repl = ReplHost(self._poller, self._pump, self._processes, self)
         self._language: Language | None = None
         self._environ: dict[str, str] = {}
@@ -93,7 +93,17 @@ class Init:
         self._speaker: Sender = self._link
         self._pump.attach(self._link)
         self._terminal.attach(self._link)
-        self._takers = {
+        self._services.attach(self._link)
+        self._files.attach(self._link)
+        self._raw_takers = {
+            frames.TERMINAL_INPUT: self._terminal.type,
+            frames.UPLOAD: self._files.upload,
+            frames.SERVICE_INPUT: self._services.input,
+            frames.SERVICE_CREDIT: self._services.add_credit,
+            frames.SERVICE_FINISH: self._services.finish,
+            frames.SERVICE_CLOSE: self._services.close,
+        }
+        self._takers: dict[int, Callable[[dict[str, Any]], None]] = {
             frames.CONFIGURE: self._configure,
             frames.ASSIGN: self._assign,
             frames.RUN: self._start_run,
@@ -102,11 +112,14 @@ class Init:
             frames.COMPLETE: self._complete,
             frames.RESTART: self._restart,
             frames.KILL_RUN: self._kill_run,
-            frames.LIST: self._list,
-            frames.READ: self._read,
+            frames.LIST: self._files.list,
+            frames.READ: self._files.read,
             frames.TERMINAL_OPEN: self._open_terminal,
             frames.TERMINAL_RESIZE: lambda size: self._terminal.resize(size["rows"], size["columns"]),
             frames.TERMINAL_STOP: lambda _message: self._terminal.stop(),
+            frames.SERVICE_OPEN: lambda message: self._services.open(message, self._environ),
+            frames.SERVICE_STOP: self._services.stop,
+            frames.SERVICE_LIST: self._services.list,
         }
 
     def serve(self) -> None:
@@ -125,25 +138,23 @@ class Init:
     def _link_idle(self) -> None:
         self._pump.resume()
         self._terminal.resume()
+        self._services.resume()
 
     def _frame(self, kind: int, payload: bytes) -> None:
         if kind == frames.CREDIT:
             self._pump.add_credit(int.from_bytes(payload[:4], "big"))
-        elif kind == frames.TERMINAL_INPUT:
-            self._terminal.type(payload)
         elif kind == frames.TERMINAL_CREDIT:
             self._terminal.add_credit(int.from_bytes(payload[:4], "big"))
-        elif kind == frames.UPLOAD:
-            self._upload(payload)
+        elif kind in self._raw_takers:
+            self._raw_takers[kind](payload)
         elif kind in self._takers:
             self._takers[kind](json.loads(payload))
 
     def _send(self, kind: int, message: dict[str, Any]) -> None:
         self._speaker.send(kind, to_json(message))
 
-    def _reply(self, request: Any, result: Any, refusal: str | None = None) -> None:
-        error = None if refusal is None else {"kind": "refused", "detail": refusal}
-        self._send(frames.REPLY, {"request": request, "error": error, "result": result})
+    def _reply(self, request: Any, result: Any) -> None:
+        self._send(frames.REPLY, {"request": request, "error": None, "result": result})
 
     # What the agent asks for
 
@@ -249,39 +260,12 @@ class Init:
         else:
             self._repl.complete(str(message.get("code") or ""), message, reply)
 
-    def _upload(self, payload: bytes) -> None:
-        header, _nul, content = payload.partition(b"\0")
-        message = json.loads(header)
-        try:
-            write_upload(self._root, str(message["path"]), content, bool(message.get("append")))
-        except PathRefused as refusal:
-            self._reply(message["request"], None, str(refusal))
-        else:
-            self._reply(message["request"], None)
-
-    def _list(self, message: dict[str, Any]) -> None:
-        try:
-            rows = list_files(self._root, str(message["path"]), bool(message.get("recursive")))
-        except PathRefused as refusal:
-            self._reply(message["request"], None, str(refusal))
-        else:
-            self._reply(message["request"], rows)
-
-    def _read(self, message: dict[str, Any]) -> None:
-        try:
-            size, piece = read_piece(self._root, str(message["path"]), int(message["offset"]), int(message["size"]))
-        except PathRefused as refusal:
-            self._reply(message["request"], None, str(refusal))
-        else:
-            header = to_json({"request": message["request"], "size": size})
-            self._link.send(frames.CONTENT, header + b"\0" + piece)
-
     def _open_terminal(self, size: dict[str, Any]) -> None:
         self._terminal.open(size["rows"], size["columns"], self._environ)
 
     def _restart(self, message: dict[str, Any]) -> None:
         self._terminal.stop()
-        self._end_everything()
+        self._end_everything(self._terminal.pids)
         if self._run is not None:
             self._end_run(137, [], signal_number=int(signal.SIGKILL), reset=True)
         self._start_repl()
@@ -293,10 +277,10 @@ class Init:
             return
         idle = self._repl.pid if run.commands is not None else None
         if idle is None:
-            self._end_everything()
+            self._end_everything(self._beside)
         else:
             self._abandon(run)
-            if not self._processes.kill(spare={idle, *self._terminal.pids}):
+            if not self._processes.kill(spare={idle, *self._beside}):
                 self._repl.stop()
             self._processes.reap()
             self._pump.discard()
@@ -307,12 +291,17 @@ class Init:
         self._end_run(137, [], signal_number=int(signal.SIGKILL), reset=True)
         self._start_repl()
 
-    def _end_everything(self) -> None:
-        """End the REPL and the run with all that they started; the terminal's shell stays, if there is one."""
+    @property
+    def _beside(self) -> set[int]:
+        """What has nothing to do with a run: the terminal's shell, and applications."""
+        return self._terminal.pids | self._services.pids
+
+    def _end_everything(self, spare: set[int]) -> None:
+        """End the REPL and the run with all that they started, and everything else but what is spared."""
         self._repl.stop()
         if self._run is not None:
             self._abandon(self._run)
-        self._processes.kill(spare=self._terminal.pids)
+        self._processes.kill(spare=spare)
         self._processes.reap()
         self._pump.discard()
 
@@ -378,11 +367,11 @@ class Init:
             what = f"The Python process was ended by signal {signal_number} ({signal.strsignal(signal_number)})"
         if not during_run:
             if run is None:
-                self._processes.kill(spare=self._terminal.pids)
+                self._processes.kill(spare=self._beside)
                 self._send(frames.RESTARTED, {"reason": what + "."})
             self._start_repl()
             return
-        self._processes.kill(spare=self._terminal.pids)
+        self._processes.kill(spare=self._beside)
         text = f"{what}; its state is lost.\n".encode()
         self._pump.when_drained(lambda: None, [(frames.STDERR, text)])
         self._finish(exit_code, [], signal_number=signal_number, reset=True)

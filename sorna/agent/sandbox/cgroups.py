@@ -19,11 +19,11 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 WANTED = ("memory", "cpu", "pids")  # what enforces; cpuacct and io only count
-_ROOM = "sorna"
+ROOM = "sorna"
 _LEAF = "sorna-agent"
 _CPU_PERIOD = 100_000  # microseconds
 _RIVALS = 4  # how often others may remove what is made at the same time: the two zygotes of a killed agent, and agents
@@ -182,14 +182,14 @@ def _prepare_unified(mounted: Mounted, agent: str) -> Hierarchy | None:
             if not controllers:
                 continue
             _make_room(base, controllers)
-            tree = Hierarchy(2, controllers, f"{base}/{_ROOM}/{agent}")
+            tree = Hierarchy(2, controllers, f"{base}/{ROOM}/{agent}")
             _furnish(tree)
             return tree
     return None
 
 
 def _prepare_legacy(mounted: Mounted, agent: str) -> Hierarchy | None:
-    tree = Hierarchy(1, mounted.controllers, f"{mounted.own}/{_ROOM}/{agent}")
+    tree = Hierarchy(1, mounted.controllers, f"{mounted.own}/{ROOM}/{agent}")
     try:
         _furnish(tree)
     except OSError:
@@ -197,10 +197,13 @@ def _prepare_legacy(mounted: Mounted, agent: str) -> Hierarchy | None:
     return tree if os.access(tree.directory, os.W_OK) else None
 
 
-def prepare(agent: str, mountinfo: str | None = None, membership: str | None = None) -> tuple[Hierarchy, ...]:
+def prepare(
+    agent: str, mountinfo: str | None = None, membership: str | None = None, kept: Collection[str] = ()
+) -> tuple[Hierarchy, ...]:
     """Find what this host lets us control, make the agent's own groups and sweep what a crash has left. May block.
 
     :param agent: unique among the agents of this host that run at once, and the same after a restart.
+    :param kept: kernels that live on, whose groups are no remains.
     """
     with contextlib.suppress(OSError):
         mountinfo = _read("/proc/self/mountinfo") if mountinfo is None else mountinfo
@@ -210,13 +213,13 @@ def prepare(agent: str, mountinfo: str | None = None, membership: str | None = N
         tree = _prepare_legacy(mounted, agent) if mounted.version == 1 else _prepare_unified(mounted, agent)
         if tree is not None:
             trees.append(tree)
-    sweep(trees)
+    sweep(trees, kept)
     return tuple(trees)
 
 
-def sweep(trees: Sequence[Hierarchy]) -> None:
-    """Remove every kernel's groups with all that is in them. May block."""
-    for name in {entry for tree in trees for entry in _subdirectories(tree.directory)}:
+def sweep(trees: Sequence[Hierarchy], kept: Collection[str] = ()) -> None:
+    """Remove every other kernel's groups with all that is in them. May block."""
+    for name in {entry for tree in trees for entry in _subdirectories(tree.directory)} - set(kept):
         destroy(trees, name)
 
 

@@ -44,6 +44,8 @@ class ConfinedProcess:
 
     :ivar started: fires when the kernel's first process calls the runner; fails with AgentFailed when everything of a kernel
         that did not get there is gone.
+    :param network: how many bytes it has exchanged with other hosts; 0 where it has no network but a loopback of its own, -1
+        where it shares its host's.
     :param ending: the signal that ends it: SIGKILL for init of a PID namespace, SIGTERM for a keeper.
     :param gone: called once, right before ``exited`` fires.
     """
@@ -66,6 +68,7 @@ class ConfinedProcess:
         self._trees = trees
         self._ending = ending
         self._network = network
+        self.own_network = network == 0
         self._gone = gone
         self._first = 0
         self._pidfd = -1
@@ -97,6 +100,24 @@ class ConfinedProcess:
             self.pid = self._first or self.pid
             if not self.started.called:
                 self.started.callback(None)
+
+    def carry(self) -> dict[str, Any]:
+        """Give what another program of this process needs to hold the kernel; its channel is carried by who has it."""
+        return {
+            "pid": self.pid,
+            "first": self._first,
+            "pidfd": self._pidfd,
+            "scratch": self._scratch,
+            "scratch_most": self._scratch_most,
+        }
+
+    def take_over(self, state: Mapping[str, Any]) -> None:
+        """Hold a kernel that was started by another program of this process."""
+        self.pid, self._first = state["pid"], state["first"]
+        self._pidfd, self._scratch = state["pidfd"], state["scratch"]
+        self._scratch_most = state["scratch_most"]
+        self._running = True
+        self.started.callback(None)
 
     def has_failed(self, failure: SetupFailure) -> None:
         """Take the reason for which it will not start; its end follows."""

@@ -71,6 +71,18 @@ class ControlChannel:
         self._waiting.append((packet, [os.dup(descriptor) for descriptor in descriptors]))
         self._reactor.addWriter(self)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits to be sent."""
+        return not self._waiting
+
+    def give_away(self) -> int:
+        """Stop here, and give the descriptor to somebody else; nothing may wait to be sent."""
+        self._open = False
+        self._reactor.removeReader(self)
+        self._reactor.removeWriter(self)
+        return self._socket.detach()
+
     def close(self) -> None:
         """Close the socket, which tells a zygote to end; ``lost`` is not called any more."""
         if not self._open:

@@ -34,19 +34,25 @@ class Identities:
         self._start = secrets.randbelow(count)
         self._drawn = 0
         self._rested: deque[int] = deque()
+        self._kept: set[int] = set()
 
     def take(self) -> int:
         """Give an id that no live kernel has.
 
         :raises IdentitiesExhausted: there is none.
         """
-        if self._drawn < self._count:
+        while self._drawn < self._count:
             uid = self._first + (self._start + self._drawn) % self._count
             self._drawn += 1
-            return uid
+            if uid not in self._kept:
+                return uid
         if not self._rested:
             raise IdentitiesExhausted
         return self._rested.popleft()
+
+    def keep(self, uid: int) -> None:
+        """Take it that a kernel of an earlier program has this id still."""
+        self._kept.add(uid)
 
     def give_back(self, uid: int) -> None:
         """Take back an id whose processes are all gone."""

@@ -10,7 +10,7 @@ import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 
 import sorna
 from sorna.agent.sandbox import cgroups, wire
+from sorna.agent.sandbox.adoption import Adopted
 from sorna.agent.sandbox.confined import ConfinedProcess, SetupFailure
 from sorna.agent.sandbox.confinement import THREAD_VARIABLES
 from sorna.agent.sandbox.control import ControlChannel
@@ -50,6 +51,14 @@ def _environ(home: str) -> dict[str, str]:
     if (libraries := os.environ.get("LD_LIBRARY_PATH")) is not None:
         environ["LD_LIBRARY_PATH"] = libraries
     return environ
+
+
+def _errors_of(transport: Any) -> int:
+    """Give a copy of the descriptor from which a process's standard error is read, -1 when it is closed."""
+    if isinstance(transport, Adopted):
+        return transport.errors
+    pipe = transport.pipes.get(2)
+    return -1 if pipe is None else os.dup(pipe.fileno())
 
 
 class _Ending:
@@ -121,6 +130,32 @@ class ZygoteProcess(ProcessProtocol):
         finally:
             theirs.close()
             os.close(null)
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is warm and nothing is on its way to it."""
+        return self.ready.called and self._control is not None and self._control.idle and self._escalation is None
+
+    def carry(self) -> dict[str, Any]:
+        """Give what another program of this process needs to go on with it; it must be settled. Nothing here goes on."""
+        if self._control is None or self.transport is None or self.transport.pid is None:
+            raise BrokenPipeError("the zygote is gone")
+        return {
+            "pid": self.transport.pid,
+            "home": self._home,
+            "control": self._control.give_away(),
+            "errors": _errors_of(self.transport),
+            "kernels": {str(number): kernel.kernel_id for number, kernel in self._kernels.items()},
+        }
+
+    def take_over(self, state: Mapping[str, Any], kernels: Mapping[str, ConfinedProcess]) -> None:
+        """Go on with a zygote that another program of this process has started, instead of launching one."""
+        self._home = state["home"]
+        self._kernels = {int(number): kernels[name] for number, name in state["kernels"].items()}
+        control = socket.socket(fileno=state["control"])
+        self._control = ControlChannel(self._reactor, control, self._received, self._lost)
+        self.makeConnection(Adopted(self._reactor, state["pid"], state["errors"], self))
+        self.ready.callback(())
 
     def spawn(self, request: wire.Request, channel: int, kernel: ConfinedProcess) -> None:
         """Ask for a kernel; everything else is told to ``kernel``.

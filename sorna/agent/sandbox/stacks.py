@@ -5,13 +5,14 @@ Knows lives of zygotes and time; may not know kernels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from sorna.agent.sandbox.confined import ConfinedProcess
 from sorna.agent.sandbox.launcher import ZygoteProcess
 from sorna.errors import AgentFailed
 
@@ -52,6 +53,28 @@ class Stack:
         except BaseException:
             self._stopping = True
             raise
+
+    @property
+    def settled(self) -> bool:
+        """Whether its zygote is warm and nothing is on its way to it."""
+        return self._ready and self._current is not None and self._current.settled
+
+    def carry(self) -> dict[str, Any]:
+        """Give what another program needs to go on with the zygote; it must be settled. Nothing here goes on."""
+        if self._current is None:
+            raise BrokenPipeError("the zygote is gone")
+        self._stopping = True
+        return self._current.carry()
+
+    def take_over(self, state: Mapping[str, Any], kernels: Mapping[str, ConfinedProcess]) -> None:
+        """Go on with a zygote that another program has started, instead of starting one."""
+        self._began = self._reactor.seconds()
+        process = self._make()
+        process.take_over(state, kernels)
+        self._current = process
+        process.ended.addCallback(self._over)
+        process.ready.addErrback(lambda _failure: None)
+        self._ready = True
 
     async def _launch(self) -> None:
         self._restart = None

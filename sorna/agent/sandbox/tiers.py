@@ -14,7 +14,8 @@ import shutil
 import signal
 import socket
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,56 @@ class ZygoteTier:
                 raise IsolationUnavailable(f"{error.detail} {error.exception or ''} {WAY_OUT}") from error
             raise
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing goes on that another program could not go on with."""
+        return not self._stopping and all(stack.settled for stack in self._stacks.values())
+
+    @property
+    def held(self) -> int:
+        """How many kernels there are, those included that come or go."""
+        return len(self._kernels)
+
+    def carry(self) -> Mapping[str, Any]:
+        """Give what another program of this process needs to hold zygotes and kernels; it must be settled."""
+        self._stopping = True
+        return {
+            "tier": self.name,
+            "storage": self.storage,
+            "number": next(self._numbers),
+            "uids": dict(self._uids),
+            "kernels": {name: kernel.carry() for name, kernel in self._kernels.items()},
+            "stacks": {name: stack.carry() for name, stack in self._stacks.items()},
+        }
+
+    async def take_over(self, state: Mapping[str, Any], channels: Mapping[str, int]) -> Mapping[str, ConfinedKernel]:
+        """Hold the zygotes and kernels of another program of this process, instead of :meth:`start`.
+
+        :param channels: kernel id -> descriptor of its channel.
+        """
+        self._trees = await self._in_thread(partial(cgroups.prepare, self._agent_id, kept=frozenset(state["kernels"])))
+        self.storage = state["storage"]
+        self._numbers = itertools.count(state["number"])
+        for name, uid in state["uids"].items():
+            self._uids[name] = uid
+            if self._identities is not None:
+                self._identities.keep(uid)
+        for name, one in state["kernels"].items():
+            channel = socket.socket(fileno=channels[name])
+            kernel = self._kernels[name] = self._confined(name, channel)
+            kernel.take_over(one)
+        for stack, one in state["stacks"].items():
+            zygote = self._stacks[stack] = Stack(self._reactor, stack, self._maker(stack))
+            zygote.take_over(one, self._kernels)
+            process = await zygote.process()
+            self._makers.update((name, process) for name in one["kernels"].values())
+        return dict(self._kernels)
+
+    def _confined(self, kernel_id: str, channel: socket.socket) -> ConfinedProcess:
+        return ConfinedProcess(
+            kernel_id, channel, self._trees, ending=self._ending, network=self._network, gone=self._gone
+        )
+
     def _maker(self, stack: str) -> Callable[[], ZygoteProcess]:
         configuration = wire.Configuration(
             tier=self.name,
@@ -189,9 +240,7 @@ class ZygoteTier:
         folders = [self._shown(mount) for mount in spec.mounts]
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours.setblocking(False)
-        kernel = ConfinedProcess(
-            spec.kernel_id, ours, self._trees, ending=self._ending, network=self._network, gone=self._gone
-        )
+        kernel = self._confined(spec.kernel_id, ours)
         try:
             request = self._request(spec, self._take_uid(spec.kernel_id), folders, probe=probe)
             process.spawn(request, theirs.fileno(), kernel)

@@ -12,7 +12,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,10 @@ class Kernel:
     :ivar console: ``[type, text]`` of everything that was printed, neighbours of the same type merged.
     :ivar outputs: how many frames of output came.
     :ivar screen: everything that the terminal printed.
-    :ivar lavish: whether credit for the terminal is given back as fast as it is used.
+    :ivar lavish: whether credit for the terminal and for connections is given back as fast as it is used.
+    :ivar received: connection -> everything that its application sent.
+    :ivar room: connection -> how many bytes its application took.
+    :ivar finished: the connections whose application sends no more.
     """
 
     def __init__(
@@ -60,6 +63,9 @@ class Kernel:
         self.outputs = 0
         self.screen = bytearray()
         self.lavish = True
+        self.received: dict[int, bytearray] = {}
+        self.room: dict[int, int] = {}
+        self.finished: set[int] = set()
         self.seen: list[tuple[int, Any]] = []
         ours, theirs = socket.socketpair()
         self.pid = os.fork()
@@ -115,6 +121,8 @@ class Kernel:
             self.screen += payload
             if self.lavish:
                 self.terminal_credit(len(payload))
+        elif kind in {frames.SERVICE_OUTPUT, frames.SERVICE_ROOM, frames.SERVICE_FINISHED}:
+            self._take_of_connection(kind, int.from_bytes(payload[:4], "big"), payload[4:])
         elif kind == frames.EMIT:
             self.console.append(json.loads(payload))
         elif kind in frames.OUTPUT_KINDS:
@@ -128,6 +136,29 @@ class Kernel:
             self.seen.append((kind, {**json.loads(header), "content": content}))
         else:
             self.seen.append((kind, json.loads(payload)))
+
+    def _take_of_connection(self, kind: int, number: int, content: bytes) -> None:
+        if kind == frames.SERVICE_OUTPUT:
+            self.received.setdefault(number, bytearray()).extend(content)
+            if self.lavish:
+                self.about(frames.SERVICE_CREDIT, number, len(content).to_bytes(4, "big"))
+        elif kind == frames.SERVICE_ROOM:
+            self.room[number] = self.room.get(number, 0) + int.from_bytes(content, "big")
+        else:
+            self.finished.add(number)
+
+    def about(self, kind: int, number: int, content: bytes = b"") -> None:
+        """Say something about a connection."""
+        self.send_raw(kind, number.to_bytes(4, "big") + content)
+
+    def until(self, condition: Callable[[], bool], timeout: float = 20.0) -> None:
+        """Receive until something is true."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or not self.receive(remaining):
+                message = f"it did not happen; seen {self.seen!r}, console {self.texts()!r}"
+                raise TimedOut(message)
 
     def wait(self, *kinds: int, timeout: float = 20.0) -> dict[str, Any]:
         """Wait for a control frame of these kinds and give its message."""
