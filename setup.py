@@ -33,6 +33,7 @@ setup(
         "cryptography>=44",
         "graphql-core>=3.3,<3.4",
         "klein>=24.8",
+        "lark>=1.2,<2",
         "msgpack>=1.1",
         "multipart>=1.2",
         "platformdirs>=4.3",

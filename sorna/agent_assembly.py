@@ -26,6 +26,7 @@ from sorna.agent.factory import KernelFactory
 from sorna.agent.folder_watch import FolderWatch
 from sorna.agent.handover import SIGNAL, HandoverImpossible, Program, descriptors_of, pack, receive, replace
 from sorna.agent.heartbeat import AgentIdentity, Heart
+from sorna.agent.host_load import HostLoadMeter
 from sorna.agent.interfaces import Sandbox, SandboxSettings
 from sorna.agent.kernels import Kernels
 from sorna.agent.link_server import LinkServer
@@ -113,6 +114,7 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:  # noqa: PLR0
             capacity,
             lambda: sandbox.storage,
             config.kernels.labels,
+            HostLoadMeter(),
         )
         heart = Heart(reactor, RedisHeartbeatStore(redis), kernels, identity, HEARTBEAT_INTERVAL)
         hearts.append(heart)

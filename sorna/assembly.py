@@ -3,11 +3,8 @@
 ``assemble_server`` binds the HTTP port at once and brings everything else up step by step; what a step brought up is a child
 of one parent that stops its children in reverse. ``assemble_worker`` does so for one more process that shares the port.
 
-Note [What one process does for all]
-    With ``--workers`` each process is a manager with a gateway, and any of them serves any client. The first one alone
-    starts the databases, the agent and the ZeroMQ door, brings the schema up to date, and starts the others. What a timer
-    does for everybody (mending, and tidying folders) is done by the one that has the turn for it (``manager/turns``), which
-    is nobody's by right: the one that asks first keeps it, and when it dies, hangs or fails, the next one that asks has it.
+With ``--workers`` the first process alone starts the databases, the agent and the ZeroMQ door, brings the schema up to date, and
+starts the others; see also Note [What one process does for all] in ``upkeep_assembly``.
 """
 
 from __future__ import annotations
@@ -38,7 +35,6 @@ from sorna.embedded.postgres import EmbeddedPostgres
 from sorna.embedded.redis import EmbeddedRedis
 from sorna.errors import Unavailable
 from sorna.first_start import banner, endpoint_of, ensure_keypairs, manager_keys, write_client_file
-from sorna.folders.housekeeping import Housekeeping
 from sorna.folders.storage import DiskFolders, Threads
 from sorna.gateway.service import make_site
 from sorna.gateway.starting import FrontDoor
@@ -50,7 +46,6 @@ from sorna.live.connection import RedisConnection
 from sorna.live.instances import RedisAgentDirectory, RedisHeartbeatStore
 from sorna.live.kernels import RedisLiveKernels
 from sorna.live.rate_counters import RedisRateCounters
-from sorna.live.turns import RedisTurn
 from sorna.local_agent_assembly import FirstAgent, local_agent_id
 from sorna.manager.absence import Absence
 from sorna.manager.administration import Administration
@@ -59,6 +54,7 @@ from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
 from sorna.manager.enrolment_interfaces import AgentStore
 from sorna.manager.enrolments import AGENT_TOPIC, Enrolments, RedisTold
+from sorna.manager.entitlements import Entitlements
 from sorna.manager.events import KernelEvents
 from sorna.manager.folders import Folders
 from sorna.manager.interfaces import AgentDirectory
@@ -69,7 +65,7 @@ from sorna.manager.queue import Queue
 from sorna.manager.reaper import Reaper
 from sorna.manager.registry import Registry
 from sorna.manager.transfers import Transfers
-from sorna.manager.turns import Alone, SharedMending, Turn, in_turn
+from sorna.manager.turns import SharedMending
 from sorna.model.keypair import EXAMPLE_ACCESS_KEY
 from sorna.observability import show_debug
 from sorna.parent_watch import ParentWatch
@@ -78,14 +74,11 @@ from sorna.shared_port import SharedPorts
 from sorna.stages import Stages, WatchedResource, watched
 from sorna.store.address import DatabaseAddress
 from sorna.store.service import Store, Tables, open_store
+from sorna.upkeep_assembly import Upkeep, turn_of
 from sorna.workers import Place, Workers
 
-REAPER_INTERVAL = 0.5
 EVENTS_INTERVAL = 1.0
 KEYPAIR_USE_INTERVAL = 1.0
-HOUSEKEEPING_INTERVAL = 3600.0
-# Three looks of the reaper: its next one takes over well before a dead agent's lease has run out.
-REAPER_TURN, HOUSEKEEPING_TURN = 3 * REAPER_INTERVAL, 1.5 * HOUSEKEEPING_INTERVAL
 # Seconds that a worker may take to stop when the first process is gone; the private databases have gone with that.
 ORPHAN_TIMEOUT = 4
 
@@ -227,20 +220,6 @@ class _Server:
             raise Unavailable("--workers: twistd's --uid cannot be used with it; start the server as that user")
         self.parent.addService(Workers(self.reactor, self.config, self.place.group, database, redis))
 
-    def _share_work(
-        self, turns: RedisConnection, reaper: Reaper, ending: Ending, queue: Queue, housekeeping: Housekeeping
-    ) -> None:
-        """Do in turn with the others what one process does for all; see Note [What one process does for all]."""
-        mending = SharedMending(self._turn(turns, "mending", REAPER_TURN), reaper, ending, queue)
-        self.parent.addService(repeating(self.reactor, REAPER_INTERVAL, mending.mend, "while mending"))
-        tidy = partial(in_turn, self._turn(turns, "tidying", HOUSEKEEPING_TURN), housekeeping.tidy)
-        self.parent.addService(repeating(self.reactor, HOUSEKEEPING_INTERVAL, tidy, "while tidying folders"))
-
-    def _turn(self, connection: RedisConnection, work: str, lease: float) -> Turn:
-        if self.config.workers == 1:
-            return Alone()
-        return RedisTurn(connection, self.place.group, work, self.place.holder, lease)
-
     def _make_state_dir(self) -> None:
         """Make the directories that only this user may look into."""
         for path in (self.config.state_dir, self.config.state_dir / "manager", self.config.state_dir / "agent"):
@@ -370,9 +349,8 @@ class _Server:
         events.listen()
         ending = Ending(reactor, store.kernels, live, directory, calls, events)
         storage = DiskFolders(self.config.folders.root, self.storage_id, threads)
-        folders = Folders(
-            reactor, store.folders, storage, keypairs, self.config.folders.bounds, self.config.folders.most
-        )
+        own, entitlements = self.config.folders, Entitlements(store.folders, store.reports, ending.destroy)
+        folders = Folders(reactor, store.folders, storage, keypairs, entitlements, own.bounds, own.most)
         placing = Placing(reactor, directory, self.config.placement)
         queue = Queue(
             reactor,
@@ -424,6 +402,7 @@ class _Server:
             live,
             announcements,
             store.folders,
+            folders.remove_forsaken,
             agents,
             store.queue,
         )
@@ -444,7 +423,11 @@ class _Server:
         last = [Stopping(write) for write in (keypairs.write_use, places.write_queries)]
         for service in (threads, kernels_db, instances_db, rates_db, announcements, link, *last):
             parent.addService(service)
-        self._share_work(rates_db, reaper, ending, queue, Housekeeping(reactor, storage, store.folders))
+        turn = turn_of(self.place, self.config.workers, rates_db)
+        upkeep = Upkeep(reactor, parent, turn)
+        upkeep.look_after_kernels(SharedMending(turn, reaper, ending, queue))
+        upkeep.look_after_folders(folders, storage, store)
+        upkeep.look_after_agents(directory, store)
         parent.addService(repeating(reactor, EVENTS_INTERVAL, events.repair, "while repairing streams of events"))
         parent.addService(
             repeating(reactor, KEYPAIR_USE_INTERVAL, keypairs.write_use, "while writing the use of keypairs")

@@ -86,6 +86,14 @@ class FolderForbidden(SornaError):
     """The access key sees the virtual folder and may not do this with it."""
 
 
+class FolderInUse(SornaError):
+    """Kernels of the virtual folder's owner see it; the detail names their sessions."""
+
+
+class NotOffered(SornaError):
+    """Later servers offer this and Sorna does not; the detail says why."""
+
+
 class InvitationNotFound(SornaError):
     """No open invitation of this id is for this access key, or by it."""
 

@@ -33,11 +33,6 @@ class Place:
     number: int
     group: str
 
-    @property
-    def holder(self) -> str:
-        """This process's name among them."""
-        return str(self.number)
-
 
 def worker_options(config: ServerConfig, database: DatabaseAddress, redis: RedisAddress) -> dict[str, str]:
     """Give the options of a worker: the server's own, but databases that run already, and nothing that is done once."""

@@ -55,6 +55,7 @@ COMPOSITION = {
     "agent_assembly",
     "legacy_assembly",
     "local_agent_assembly",
+    "upkeep_assembly",
     "workers",
     "worker",
     "worker_tap",

@@ -3,10 +3,17 @@
 Knows the store of heartbeats only as a :class:`~sorna.agent.interfaces.HeartbeatStore`. A store that does not answer ends
 nothing: kernels go on, the outage is logged once, and the next beat tries again. Field names of the statistics are those of
 the historic layout of Redis db 1.
+
+Note [Figures]
+~~~~~~~~~~~~~~
+A beat tells which kernels there are, and comes soon after each change. Reading one kernel's figures costs more than all the rest of
+a beat, so they are told at their own pace: every ``FIGURES`` seconds, and every ``QUIET_FIGURES`` of a kernel that nobody has used for
+``QUIET`` seconds. What is not told stays in the store as it was.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Mapping
 
 from attrs import field, frozen
@@ -20,12 +27,15 @@ from sorna.agent.deadlines import cancel
 from sorna.agent.interfaces import HeartbeatStore
 from sorna.agent.kernel import Kernel
 from sorna.agent.kernels import Kernels
-from sorna.model.agent import Capacity, Heartbeat
+from sorna.model.agent import Capacity, Heartbeat, HostLoad
 from sorna.model.kernel import Usage, short_id
 
 INTERVAL = 3.0
 # Kernels that come and go together are told of together.
 DEBOUNCE = 0.05
+FIGURES = 3.0
+QUIET = 30.0
+QUIET_FIGURES = 15.0
 # Reading the counters of one kernel takes a fraction of a millisecond: this many per turn of the reactor.
 KERNELS_PER_TURN = 8
 
@@ -35,6 +45,7 @@ class AgentIdentity:
     """Who this agent is to its managers; the fields of :class:`~sorna.agent.interfaces.Heartbeat` that do not change.
 
     :ivar storage: tells the id of the folders' storage, which is known when the tier has started.
+    :ivar load: tells what the host uses now.
     """
 
     agent_id: str
@@ -45,6 +56,7 @@ class AgentIdentity:
     capacity: Capacity = field(factory=Capacity)
     storage: Callable[[], str] = str
     labels: Mapping[str, str] = field(factory=dict)
+    load: Callable[[], HostLoad | None] = lambda: None
 
 
 def stats_of(kernel: Kernel, usage: Usage) -> Mapping[str, str]:
@@ -94,6 +106,7 @@ class Heart:
         self._again = False
         self._running = False
         self._failing = False
+        self._told_at: dict[uuid.UUID, float] = {}
 
     def start(self) -> None:
         """Beat now, and go on."""
@@ -166,7 +179,7 @@ class Heart:
 
     async def _beat_once(self, interval: float | None = None) -> None:
         stats: dict[str, Mapping[str, str]] = {}
-        for number, (kernel_id, kernel) in enumerate(self._kernels.live().items()):
+        for number, (kernel_id, kernel) in enumerate(self._due()):
             if number and number % KERNELS_PER_TURN == 0:
                 await deferLater(self._reactor, 0)
             stats[short_id(kernel_id)] = stats_of(kernel, kernel.usage())
@@ -183,6 +196,7 @@ class Heart:
             isolation=identity.isolation,
             capacity=identity.capacity,
             storage=identity.storage(),
+            load=identity.load(),
             stats={name: one for name, one in stats.items() if name in live},
             room=self._kernels.room,
             taken=self._kernels.taken,
@@ -190,3 +204,17 @@ class Heart:
             refuses_kernels=self._kernels.draining,
         )
         await self._store.beat(beat, self._interval if interval is None else interval)
+        now = self._reactor.seconds()
+        self._told_at = {one: self._told_at.get(one, now) for one in self._kernels.live()}
+        self._told_at.update((kernel_id, now) for kernel_id in self._told_at if short_id(kernel_id) in stats)
+
+    def _due(self) -> list[tuple[uuid.UUID, Kernel]]:
+        """List the kernels whose figures are to be told; see Note [Figures]."""
+        now = self._reactor.seconds()
+        due = []
+        for kernel_id, kernel in self._kernels.live().items():
+            told_at = self._told_at.get(kernel_id)
+            every = FIGURES if kernel.idle_for < QUIET else QUIET_FIGURES
+            if told_at is None or now - told_at >= every:
+                due.append((kernel_id, kernel))
+        return due

@@ -8,7 +8,7 @@ and no connection: an agent is there or it is not.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from twisted.internet import defer
@@ -66,6 +66,11 @@ class MemoryAgentLink:
         self._on_kernel_ended = on_kernel_ended
         self._news: dict[uuid.UUID, KernelEnded] = {}
         self.restarted: list[str] = []
+        self.watched: frozenset[AgentAddress] = frozenset()
+
+    def watch(self, addresses: Iterable[AgentAddress]) -> None:
+        """Remember which agents are watched; news arrives in any case."""
+        self.watched = frozenset(addresses)
 
     async def restart_program(self, agent: AgentAddress) -> None:
         """Have an agent replace its program."""

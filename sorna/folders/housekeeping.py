@@ -1,6 +1,7 @@
 """Takes away what nobody will ever ask for again: unfinished uploads, and content whose folder does not exist.
 
-Knows the storage and who knows of folders. Content without a folder is what a crash leaves between the making of the one and
+Knows the storage and who knows of folders. Folders of removed keypairs go with their keypair; here goes what is left of them
+when a process ended in between. Content without a folder is what a crash leaves between the making of the one and
 of the other; it must be old, because right after it was made its folder may still be on the way into the database.
 """
 
@@ -28,6 +29,8 @@ class Housekeeping:
 
     async def tidy(self) -> None:
         """Look once. :raises Unavailable: what it stands on does not answer; next time, then."""
+        for folder_id in await self.store.remove_forsaken():
+            await self.storage.destroy(folder_id)
         found = list(await self.storage.sweep(self.clock.seconds()))
         for first in range(0, len(found), _AT_ONCE):
             some = found[first : first + _AT_ONCE]

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -35,7 +36,7 @@ from sorna.beneath.measuring import measure
 from sorna.beneath.paths import DIRECTORY, PathRefused, components
 from sorna.beneath.reading import list_files, read_piece
 from sorna.errors import FolderNotFound, InvalidRequest, QuotaExceeded, Unavailable, UploadConflict
-from sorna.folders import tree
+from sorna.folders import copying, tree
 from sorna.manager.folder_interfaces import SmallFile, Upload
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.folder import FolderBounds, FolderUse
@@ -47,6 +48,10 @@ InThread = Callable[..., Deferred[Any]]
 THREADS = 8
 MOST_WAITING = 256
 MAX_UPLOADS = 64
+# Folders that are copied at the same time, so that most threads are free for what takes a moment, and those that wait.
+COPIES = 2
+MOST_COPIES_WAITING = 32
+_ENTRIES_AT_ONCE = 200
 # Seconds without a byte after which an unfinished upload is forgotten.
 UPLOAD_RETENTION = 24 * 3600.0
 # Seconds for which what lies here may not be known elsewhere yet.
@@ -92,6 +97,7 @@ class DiskFolders:
         self.storage_id = storage_id
         self._root = root
         self._in_thread = in_thread
+        self._copies = DeferredSemaphore(COPIES)
 
     async def create(self, folder_id: uuid.UUID) -> None:
         """Make the place of a new folder."""
@@ -187,6 +193,59 @@ class DiskFolders:
     def _rename(self, folder_id: uuid.UUID, path: str, new_name: str) -> None:
         with self._open(folder_id, "content") as content:
             tree.rename(content, path, new_name)
+
+    async def move_file(self, folder_id: uuid.UUID, source: str, target: str) -> None:
+        """Move a file or directory: into the target if that is a directory, else in its place, where only a file may be."""
+        await self._run(self._move, folder_id, source, target)
+
+    def _move(self, folder_id: uuid.UUID, source: str, target: str) -> None:
+        with self._open(folder_id, "content") as content:
+            tree.move(content, source, target)
+
+    async def copy(self, source_id: uuid.UUID, target_id: uuid.UUID, bounds: FolderBounds) -> FolderUse:
+        """Fill an empty folder with what another holds, a step at a time; see :mod:`sorna.folders.copying`.
+
+        :raises QuotaExceeded: it is more than ``bounds`` allow.
+        :raises Unavailable: too many folders are being copied already.
+        """
+        if len(self._copies.waiting) >= MOST_COPIES_WAITING:
+            raise Unavailable("Too many folders are being cloned at once.")
+        await self._copies.acquire()
+        try:
+            return await self._copy(source_id, target_id, bounds)
+        finally:
+            self._copies.release()
+
+    async def _copy(self, source_id: uuid.UUID, target_id: uuid.UUID, bounds: FolderBounds) -> FolderUse:
+        too_much = QuotaExceeded(f"The folder may hold {bounds.files} files and {bounds.size // MIB} MiB.")
+        entries = await self._run(self._in_content, source_id, copying.plan, bounds.files)
+        if entries is None:
+            raise too_much
+        for first in range(0, len(entries), _ENTRIES_AT_ONCE):
+            some = entries[first : first + _ENTRIES_AT_ONCE]
+            await self._run(self._in_contents, source_id, target_id, copying.copy_shape, some)
+        copied = 0
+        for entry in entries:
+            offset, piece = 0, copying.PIECE if stat.S_ISREG(entry.mode) else 0
+            while piece == copying.PIECE:
+                arguments = (copying.copy_piece, entry, offset, copying.PIECE)
+                piece = await self._run(self._in_contents, source_id, target_id, *arguments) or 0
+                offset += piece
+                copied += piece
+                if copied > bounds.size:
+                    raise too_much
+        held = await self.measure(target_id, bounds)
+        if held.exceeds(bounds):
+            raise too_much
+        return held
+
+    def _in_content(self, folder_id: uuid.UUID, function: Callable[..., T], *arguments: Any) -> T:
+        with self._open(folder_id, "content") as content:
+            return function(content, *arguments)
+
+    def _in_contents(self, source: uuid.UUID, target: uuid.UUID, function: Callable[..., T], *arguments: Any) -> T:
+        with self._open(source, "content") as origin, self._open(target, "content") as copy:
+            return function(origin, copy, *arguments)
 
     # -- uploads
 

@@ -100,6 +100,32 @@ def rename(root: int, path: str, new_name: str) -> None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
 
+def move(root: int, source: str, target: str) -> None:
+    """Move an entry: into ``target`` if that is a directory, else in its place, where only a file may be.
+
+    :raises PathRefused: it is where it was.
+    """
+    names = [] if target == "." else components(target)
+    with refusals(source, "moved"), _parent(root, source) as (origin, name):
+        os.lstat(name, dir_fd=origin)
+        place, final = _destination(root, names, name)
+        try:
+            _refuse_to_replace(place, final)
+            os.rename(name, final, src_dir_fd=origin, dst_dir_fd=place)
+        finally:
+            os.close(place)
+
+
+def _destination(root: int, names: list[str], name: str) -> tuple[int, str]:
+    """Open the directory that something is moved to, and give the name that it gets there."""
+    try:
+        return open_directory(root, names), name
+    except OSError:
+        if not names:
+            raise
+        return open_directory(root, names[:-1]), names[-1]
+
+
 def kind(root: int, path: str) -> int:
     """Give the mode of an entry, with its type bits. :raises PathRefused: there is none."""
     with refusals(path, "found"), _parent(root, path) as (directory, name):

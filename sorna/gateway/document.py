@@ -96,7 +96,7 @@ def _operation(route: Route) -> Operation:
 
 
 def _operation_id(route: Route) -> str:
-    return "_".join([route.method.lower(), *re.findall(r"\w+", route.path)])
+    return "_".join([route.method.lower(), *re.findall(r"[\w-]+", route.path)])
 
 
 def _parameters(route: Route, described: Described) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """What is in virtual folders: listing, small uploads, downloads, making and removing; large uploads are ``transfers.py``'s.
 
-Source: section 2.11 of the REST interface's specification and what clients of 1.4 and 18.12 do with the answer to a download:
-they take each part of it for compressed, and want to know the length of all of it before.
+Source: section 2.11 of the REST interface's specification and what clients do with the answer to a download: they want to know
+the length of all of it before, and until 19.03 take each part of it for compressed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import ClassVar
 from urllib.parse import quote
 
 from attrs import frozen
+from twisted.web.http_headers import Headers
 
 from sorna.errors import FolderForbidden, InvalidRequest, QuotaExceeded
 from sorna.gateway.archive import PIECE, FileChanged
@@ -40,6 +41,7 @@ from sorna.manager.folders import Folders, OpenFolder
 MAX_FILES = 20
 MAX_REMOVED = 1000
 _MAX_PATH = 4096
+_CLIENT = re.compile(rb"Backend\.AI Client for Python (\d{1,4})\.(\d{1,4})")
 _UNFIT_FOR_A_NAME = re.compile(r'[^\x20-\x7e]|["\\]')
 
 _DONE = json_content(exactly())
@@ -54,6 +56,9 @@ _RENAME = Described(
     body=json_content(open_object("target_path", "new_name", target_path=TEXT, new_name=TEXT)),
     answers={201: _DONE},
     raises=_CHANGING,
+)
+_MOVE = Described(
+    body=json_content(open_object("src", "dst", src=TEXT, dst=TEXT)), answers={201: _DONE}, raises=_CHANGING
 )
 _DELETE = Described(
     body=json_content(
@@ -106,7 +111,9 @@ class FolderFileRoutes:
         await self.operations.detach(folder.make_directory(path))
         return json_reply({}, 201)
 
-    @router.route("POST", "/folders/<folder>/rename_file", needs_ready=True, described=_RENAME)
+    @router.route(
+        "POST", "/folders/<folder>/rename_file", "/folders/<folder>/rename-file", needs_ready=True, described=_RENAME
+    )
     async def rename_file(self, call: Call) -> Reply:
         """Give a file or directory another name in its directory."""
         body = Parameters(call.json_object())
@@ -115,7 +122,22 @@ class FolderFileRoutes:
         await self.operations.detach(folder.rename_file(path, new_name))
         return json_reply({}, 201)
 
-    @router.route("DELETE", "/folders/<folder>/delete_files", needs_ready=True, described=_DELETE)
+    @router.route("POST", "/folders/<folder>/move-file", needs_ready=True, described=_MOVE)
+    async def move_file(self, call: Call) -> Reply:
+        """Move a file or directory into a directory, or to another place."""
+        body = Parameters(call.json_object())
+        source, target = below(body.required_text("src")), directory_below(body.required_text("dst"))
+        folder = await self._open(call)
+        await self.operations.detach(folder.move_file(source, target))
+        return json_reply({}, 201)
+
+    @router.route(
+        "DELETE",
+        "/folders/<folder>/delete_files",
+        "/folders/<folder>/delete-files",
+        needs_ready=True,
+        described=_DELETE,
+    )
     async def delete_files(self, call: Call) -> Reply:
         """Remove files, and directories if that was said."""
         body = Parameters(call.json_object())
@@ -141,7 +163,7 @@ class FolderFileRoutes:
             200,
             content_type=b'multipart/mixed; boundary="' + boundary + b'"',
             headers={b"X-TOTAL-PAYLOADS-LENGTH": b"%d" % sum(size for _path, size in files)},
-            stream=Stream(None, _parts(folder, files, boundary)),
+            stream=Stream(None, _parts(folder, files, boundary, compressed=takes_compressed(call.headers))),
         )
 
     async def _open(self, call: Call) -> OpenFolder:
@@ -192,17 +214,29 @@ async def pieces_of(folder: OpenFolder, path: str, start: int, size: int) -> Asy
         yield piece.content
 
 
-async def _parts(folder: OpenFolder, files: Sequence[tuple[str, int]], boundary: bytes) -> AsyncGenerator[bytes, None]:
+def takes_compressed(headers: Headers) -> bool:
+    """Tell whether a client takes each part for compressed, as all did until 19.03, or as it is, as all have since 19.09.
+
+    Both accept the same encodings and may name the same version of the interface, so that only their names tell.
+    """
+    told = _CLIENT.search((headers.getRawHeaders(b"User-Agent") or [b""])[0])
+    return told is None or (int(told[1]), int(told[2])) < (19, 9)
+
+
+async def _parts(
+    folder: OpenFolder, files: Sequence[tuple[str, int]], boundary: bytes, *, compressed: bool
+) -> AsyncGenerator[bytes, None]:
+    encoding = b"Content-Encoding: gzip\r\n" if compressed else b""
     for path, size in files:
         yield (
-            b"--" + boundary + b"\r\nContent-Encoding: gzip\r\nContent-Type: application/octet-stream\r\n"
+            b"--" + boundary + b"\r\n" + encoding + b"Content-Type: application/octet-stream\r\n"
             b"Content-Disposition: " + disposition(path) + b"\r\n\r\n"
         )
-        # Clients want the format; compressing would cost the reactor more than it spares the network.
-        stored = zlib.compressobj(level=0, wbits=16 + zlib.MAX_WBITS)
+        # Those clients want the format; compressing would cost the reactor more than it spares the network.
+        stored = zlib.compressobj(level=0, wbits=16 + zlib.MAX_WBITS) if compressed else None
         async for piece in pieces_of(folder, path, 0, size):
-            yield stored.compress(piece)
-        yield stored.flush() + b"\r\n"
+            yield stored.compress(piece) if stored else piece
+        yield (stored.flush() if stored else b"") + b"\r\n"
     yield b"--" + boundary + b"--\r\n"
 
 

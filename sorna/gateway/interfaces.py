@@ -11,13 +11,14 @@ from twisted.internet.defer import Deferred
 from sorna.manager.interfaces import KernelFilter, RateState, UploadFile
 from sorna.manager.requests import AgentDescription, Created, CreateRequest, KernelEvent, KernelInfo
 from sorna.model.file import FileEntry, FilePiece
-from sorna.model.folder import Folder
+from sorna.model.folder import Folder, FolderAccess
 from sorna.model.kernel import Kernel, KernelStatus, Usage
 from sorna.model.keypair import Keypair, KeypairChanges
 from sorna.model.placement import Judgement
 from sorna.model.policy import ResourcePolicy
 from sorna.model.queue import QueuePlace
 from sorna.model.run import OutputRequest, RunReply, RunRequest
+from sorna.model.selection import EVERYTHING, Selection
 from sorna.model.service import Service, Tunnel, TunnelUser, TunnelWish
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 from sorna.model.usage import KeypairUsage
@@ -171,11 +172,15 @@ class Administration(Protocol):
     Lists come the newest first. Whose things a caller may see is for the door to decide. Every method may raise Unavailable.
     """
 
-    async def keypairs(self, user_id: str | None, is_active: bool | None, offset: int, limit: int) -> Sequence[Keypair]:
+    async def keypairs(
+        self, user_id: str | None, is_active: bool | None, offset: int, limit: int, selection: Selection = EVERYTHING
+    ) -> Sequence[Keypair]:
         """List keypairs."""
         ...
 
-    async def count_keypairs(self, user_id: str | None, is_active: bool | None) -> int:
+    async def count_keypairs(
+        self, user_id: str | None, is_active: bool | None, selection: Selection = EVERYTHING
+    ) -> int:
         """Tell how many keypairs there are."""
         ...
 
@@ -225,12 +230,18 @@ class Administration(Protocol):
         """List the newest kernels of each of these owners, at most ``limit`` each."""
         ...
 
-    async def folders(self, owner: str | None, offset: int, limit: int) -> Sequence[Folder]:
+    async def folders(
+        self, owner: str | None, offset: int, limit: int, selection: Selection = EVERYTHING
+    ) -> Sequence[Folder]:
         """List virtual folders."""
         ...
 
-    async def count_folders(self, owner: str | None) -> int:
+    async def count_folders(self, owner: str | None, selection: Selection = EVERYTHING) -> int:
         """Tell how many virtual folders there are."""
+        ...
+
+    async def folders_shared_with(self, access_key: str) -> Sequence[FolderAccess]:
+        """List the virtual folders that others share with an access key, in order of their names."""
         ...
 
     async def folders_of_owners(self, access_keys: Collection[str], limit: int) -> Sequence[Folder]:

@@ -91,6 +91,8 @@ TABLE: Mapping[type[BaseException], Problem] = {
         400, "folder-already-exists", "The virtual folder already exists with the same name."
     ),
     errors.FolderForbidden: Problem(403, "generic-forbidden", "Forbidden operation."),
+    errors.FolderInUse: Problem(409, "folder-in-use", "The virtual folder is in use."),
+    errors.NotOffered: Problem(501, "not-implemented", "This API query is not implemented."),
     errors.InvitationNotFound: Problem(404, "invitation-not-found", "No such invitation."),
     errors.UploadConflict: Problem(409, "upload-conflict", "The upload is at another offset."),
     errors.KernelAlreadyExists: Problem(

@@ -13,6 +13,8 @@ from sorna.gateway.enrolment import EnrolmentRoutes
 from sorna.gateway.events import EventRoutes
 from sorna.gateway.files import FileRoutes
 from sorna.gateway.folder_files import FolderFileRoutes
+from sorna.gateway.folder_sharing import FolderSharingRoutes
+from sorna.gateway.folder_storage import FolderStorageRoutes
 from sorna.gateway.folders import FolderRoutes
 from sorna.gateway.gate import Gate
 from sorna.gateway.interfaces import Administration, Kernels, Keypairs, Operations, RateLimits, Readiness
@@ -60,6 +62,8 @@ def make_application(
         FileRoutes.router.bind(FileRoutes(kernels)),
         RunRoutes.router.bind(RunRoutes(kernels)),
         FolderRoutes.router.bind(FolderRoutes(folders, operations)),
+        FolderSharingRoutes.router.bind(FolderSharingRoutes(folders, operations)),
+        FolderStorageRoutes.router.bind(FolderStorageRoutes(administration, folders.storage.storage_id)),
         FolderFileRoutes.router.bind(FolderFileRoutes(folders, operations)),
         TransferRoutes.router.bind(TransferRoutes(transfers, operations, tls)),
         OutputRoutes.router.bind(OutputRoutes(kernels)),

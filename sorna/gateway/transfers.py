@@ -100,7 +100,13 @@ class TransferRoutes:
         work = self.transfers.request_upload(call.access_key, call.values["folder"], path, size)
         return json_reply({"token": await self.operations.detach(work), "url": self._address(call, UPLOAD)})
 
-    @router.route("POST", "/folders/<folder>/request-download", needs_ready=True, described=_REQUEST_DOWNLOAD)
+    @router.route(
+        "POST",
+        "/folders/<folder>/request-download",
+        "/folders/<folder>/request_download",
+        needs_ready=True,
+        described=_REQUEST_DOWNLOAD,
+    )
     async def request_download(self, call: Call) -> Reply:
         """Tell where a file is to be fetched; a directory is fetched as a tar archive."""
         body = Parameters(call.json_object())

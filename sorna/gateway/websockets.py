@@ -15,6 +15,8 @@ upgrade and has to give that place up. A client that will not take the closing f
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -120,6 +122,10 @@ class WebSockets:
             H11Handshake(ConnectionType.SERVER).initiate_upgrade_connection(raw, "/")
         except RemoteProtocolError as error:
             raise BadRequest(f"This URL is for WebSockets: {error}") from None
+        except UnicodeError:
+            raise BadRequest("A header of the handshake is no ASCII.") from None
+        if not _is_key((headers.getRawHeaders(b"Sec-WebSocket-Key") or [b""])[0]):
+            raise BadRequest("Sec-WebSocket-Key must be 16 bytes in base64.")
         if body:
             raise BadRequest("A WebSocket's handshake has no body.")
         _check_origin(headers)
@@ -136,10 +142,23 @@ class WebSockets:
         channel.dataReceived = connection.bounded(channel.dataReceived)
 
 
+def _is_key(text: bytes) -> bool:
+    """Tell whether a text can be a handshake's key, which the library that answers it does not look at."""
+    try:
+        return len(base64.b64decode(text, validate=True)) == 16
+    except binascii.Error:
+        return False
+
+
 def _check_origin(headers: Headers) -> None:
-    for origin in headers.getRawHeaders("Origin", []):
+    host = (headers.getRawHeaders(b"Host") or [b""])[0].lower()
+    for origin in headers.getRawHeaders(b"Origin") or ():
         # Browsers alone send it. A page elsewhere has no business here: it could only have been lured a signature.
-        if urlsplit(origin).netloc.lower() != (headers.getRawHeaders("Host") or [""])[0].lower():
+        try:
+            same = urlsplit(origin).netloc.lower() == host
+        except ValueError:
+            raise BadRequest("The origin is none.") from None
+        if not same:
             raise BadRequest("The origin is another host.")
 
 

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from sorna.errors import InvalidRequest
 from sorna.live.channels import PREFIX
 from sorna.live.connection import RedisConnection, Script
-from sorna.model.agent import AGENT_TOPIC, Agent, AgentAddress, Capacity, Heartbeat, Room
+from sorna.model.agent import AGENT_TOPIC, Agent, AgentAddress, Capacity, Heartbeat, HostLoad, Room
 
 INSTANCES_DB = 2
 # Agents in one command: some 60 KiB of answer, which are read within five milliseconds.
@@ -91,7 +91,7 @@ _DESCRIBE = """
 local function describe(id)
   if redis.call('EXISTS', 'shadow:' .. id) == 0 then return nil end
   local row = redis.call('HMGET', id, 'addr', 'public_key', 'incarnation', 'runtimes', 'max_kernels', 'isolation')
-  row[9] = redis.call('HMGET', id, 'cpu_millis', 'memory', 'gpus', 'storage')
+  row[9] = redis.call('HMGET', id, 'cpu_millis', 'memory', 'gpus', 'storage', 'cpu_percent', 'memory_used')
   row[10] = redis.call('HMGET', id, 'room_memory', 'room_cpu_millis', 'room_gpus',
                        'taken_memory', 'taken_cpu_millis', 'taken_gpus', 'labels', 'refuses_kernels')
   row[7] = redis.call('SCARD', id .. '.kernels')
@@ -169,6 +169,7 @@ def instance_fields(heartbeat: Heartbeat) -> dict[str, str]:
         "memory": str(heartbeat.capacity.memory),
         "gpus": str(heartbeat.capacity.gpus),
         "storage": heartbeat.storage,
+        **_load_fields(heartbeat.load),
         # What has no bound is empty. These three are kept up to date between heartbeats, like the set of kernels.
         **{f"room_{name}": "" if bound is None else str(bound) for name, bound in asdict(heartbeat.room).items()},
         "taken_memory": str(heartbeat.taken.memory),
@@ -176,6 +177,14 @@ def instance_fields(heartbeat: Heartbeat) -> dict[str, str]:
         "taken_gpus": str(heartbeat.taken.gpus),
         "labels": json.dumps(dict(heartbeat.labels)),
         "refuses_kernels": "1" if heartbeat.refuses_kernels else "",
+    }
+
+
+def _load_fields(load: HostLoad | None) -> dict[str, str]:
+    # What was known a beat ago and is not now must not stay.
+    return {
+        "cpu_percent": "" if load is None else f"{load.cpu_percent:.1f}",
+        "memory_used": "" if load is None else str(load.memory),
     }
 
 
@@ -296,8 +305,9 @@ def _agent(row: Sequence[Any]) -> Agent | None:
     try:
         most = int(max_kernels)
         # Agents of before did not say what their hosts have.
-        *figures, storage = capacity
+        *figures, storage, cpu_percent, memory_used = capacity
         cpu_millis, memory, gpus = (int(one or 0) for one in figures)
+        load = HostLoad(float(cpu_percent), int(memory_used)) if cpu_percent and memory_used else None
         room = Room(*(int(bound) if bound else None for bound in slots[:3]))
         memory_taken, cpu_millis_taken, gpus_taken = (int(one or 0) for one in slots[3:6])
         labels = json.loads(slots[6] or "{}")
@@ -314,6 +324,7 @@ def _agent(row: Sequence[Any]) -> Agent | None:
         isolation=isolation or "",
         capacity=Capacity(cpu_millis, memory, gpus),
         storage=storage or "",
+        load=load,
         room=room,
         memory_taken=memory_taken,
         cpu_millis_taken=cpu_millis_taken,

@@ -92,6 +92,7 @@ class MemoryHeartbeatStore:
             isolation=heartbeat.isolation,
             capacity=heartbeat.capacity,
             storage=heartbeat.storage,
+            load=heartbeat.load,
             room=heartbeat.room,
             memory_taken=heartbeat.taken.memory,
             cpu_millis_taken=heartbeat.taken.cpu_millis,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -25,7 +25,6 @@ from sorna.manager.interfaces import (
     Announcements,
     KernelFilter,
     KernelPlace,
-    KernelQueue,
     KernelReports,
     KernelStore,
     KeypairLists,
@@ -33,14 +32,16 @@ from sorna.manager.interfaces import (
     PolicyStore,
 )
 from sorna.manager.keypairs import KEYPAIR_TOPIC
+from sorna.manager.queue_interfaces import KernelQueue
 from sorna.manager.requests import AgentDescription
-from sorna.model.folder import Folder
+from sorna.model.folder import Folder, FolderAccess
 from sorna.model.kernel import Kernel, KernelStatus, Usage, parse_kernel_id
 from sorna.model.keypair import Keypair, KeypairChanges, generate_keypair
 from sorna.model.placement import Judgement
 from sorna.model.policy import ResourcePolicy, Slots
 from sorna.model.queue import QueuePlace
 from sorna.model.runtime import resolve_runtime
+from sorna.model.selection import EVERYTHING, Selection
 from sorna.model.usage import KeypairUsage
 
 LONGEST_NAME = 64
@@ -67,18 +68,24 @@ class Administration:
     live: LiveKernels
     announcements: Announcements
     folder_store: FolderStore
+    #: Removes the folders of keypairs that are not there any more.
+    remove_forsaken: Callable[[], Awaitable[object]]
     agent_administration: AgentAdministration
     queue: KernelQueue
 
     _log = Logger()
 
-    async def keypairs(self, user_id: str | None, is_active: bool | None, offset: int, limit: int) -> Sequence[Keypair]:
+    async def keypairs(
+        self, user_id: str | None, is_active: bool | None, offset: int, limit: int, selection: Selection = EVERYTHING
+    ) -> Sequence[Keypair]:
         """List keypairs, the newest first."""
-        return await self.keypair_store.page(user_id, is_active, offset, limit)
+        return await self.keypair_store.page(user_id, is_active, offset, limit, selection)
 
-    async def count_keypairs(self, user_id: str | None, is_active: bool | None) -> int:
+    async def count_keypairs(
+        self, user_id: str | None, is_active: bool | None, selection: Selection = EVERYTHING
+    ) -> int:
         """Tell how many keypairs there are."""
-        return await self.keypair_store.count_of(user_id, is_active)
+        return await self.keypair_store.count_of(user_id, is_active, selection)
 
     async def keypairs_named(self, access_keys: Collection[str]) -> Mapping[str, Keypair]:
         """Give access key -> keypair for those that exist."""
@@ -112,7 +119,7 @@ class Administration:
         self._log.info("keypair {access_key} was changed: {changes}", access_key=access_key, changes=changes)
 
     async def remove_keypair(self, access_key: str) -> None:
-        """Remove a keypair for good; the record of its kernels and of their use stays.
+        """Remove a keypair for good, with its folders and what is in them; the record of its kernels and their use stays.
 
         :raises InvalidRequest: it has live kernels.
         :raises NotFound: there is no such keypair.
@@ -124,6 +131,9 @@ class Administration:
             raise InvalidRequest("the keypair has live kernels: deactivate it, end them, and try again")
         await self._announce(access_key)
         self._log.info("keypair {access_key} was removed", access_key=access_key)
+        # The keypair is gone whatever becomes of this; what is left then goes when folders are tidied.
+        with self._log.failuresHandled("while removing the folders of {access_key}", access_key=access_key):
+            await self.remove_forsaken()
 
     async def policies(self) -> Sequence[ResourcePolicy]:
         """List the resource policies by name."""
@@ -179,13 +189,19 @@ class Administration:
         """List the newest kernels of each of these agents, at most ``limit`` each."""
         return await self.reports.newest_of_agents(agent_ids, statuses, limit)
 
-    async def folders(self, owner: str | None, offset: int, limit: int) -> Sequence[Folder]:
+    async def folders(
+        self, owner: str | None, offset: int, limit: int, selection: Selection = EVERYTHING
+    ) -> Sequence[Folder]:
         """List virtual folders of an owner or of all, the newest first."""
-        return await self.folder_store.page(owner, offset, limit)
+        return await self.folder_store.page(owner, offset, limit, selection)
 
-    async def count_folders(self, owner: str | None) -> int:
+    async def count_folders(self, owner: str | None, selection: Selection = EVERYTHING) -> int:
         """Tell how many virtual folders there are."""
-        return await self.folder_store.count_of(owner)
+        return await self.folder_store.count_of(owner, selection)
+
+    async def folders_shared_with(self, access_key: str) -> Sequence[FolderAccess]:
+        """List the virtual folders that others share with an access key, in order of their names."""
+        return [seen for seen in await self.folder_store.seen_by(access_key) if not seen.is_owner]
 
     async def folders_of_owners(self, access_keys: Collection[str], limit: int) -> Sequence[Folder]:
         """List the newest virtual folders of each of these owners, at most ``limit`` each."""
@@ -204,9 +220,15 @@ class Administration:
         """Describe every agent that was ever enrolled, in order of id."""
         alive = {agent.id: agent for agent in await self.directory.alive()}
         taken, drains = await self.reports.occupied(), await self.agent_store.drains()
+        lost = await self.agent_store.lost()
         return [
             AgentDescription(
-                agent_id, first_contact, taken.get(agent_id, Slots()), alive.get(agent_id), drains.get(agent_id)
+                agent_id,
+                first_contact,
+                taken.get(agent_id, Slots()),
+                alive.get(agent_id),
+                drains.get(agent_id),
+                None if agent_id in alive else lost.get(agent_id),
             )
             for agent_id, first_contact in sorted((await self.agent_store.enrolled()).items())
         ]

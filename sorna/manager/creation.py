@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 
 from sorna.errors import (
     AgentError,
+    FolderNotFound,
     InvalidRequest,
     KernelAlreadyExists,
     KernelCreationFailed,
@@ -197,6 +198,8 @@ class Creation:
         :param give_up: whether the row is final, too, where only no agent is free.
         """
         try:
+            if not await self.folders.still_allowed(spec.access_key, spec.mounts):
+                raise FolderNotFound("A folder was taken away while the kernel was being made.")
             agent, services = await self._on_some_agent(kernel, spec, excluded)
         except SornaError as error:
             if give_up or not isinstance(error, NoAgentAvailable):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from attrs import field, frozen
@@ -49,6 +49,14 @@ class AgentStore(Protocol):
 
     async def enrolled(self) -> Mapping[str, float]:
         """Give agent id -> when it was first enrolled, in seconds since the epoch, of every agent, revoked ones too."""
+        ...
+
+    async def note_alive(self, agent_ids: Collection[str], now: float) -> None:
+        """Note that these agents live and no others; one that was not lost until now is lost since ``now``."""
+        ...
+
+    async def lost(self) -> Mapping[str, float]:
+        """Give agent id -> since when it is lost, in seconds since the epoch, of those that are."""
         ...
 
     async def drain(self, agent_id: str, drain: Drain | None) -> bool:

@@ -7,13 +7,15 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from attrs import field, frozen
 
 from sorna.model.file import FileEntry, FilePiece
-from sorna.model.folder import Folder, FolderAccess, FolderBounds, FolderUse, Invitation, Permission
+from sorna.model.folder import Folder, FolderAccess, FolderBounds, FolderUse, Invitation, Permission, Share
+from sorna.model.kernel import Kernel
+from sorna.model.selection import EVERYTHING, Selection
 
 
 class FolderStore(Protocol):
@@ -42,6 +44,10 @@ class FolderStore(Protocol):
         """Give a folder another name; False when there is none. :raises FolderAlreadyExists: its owner has that name."""
         ...
 
+    async def allow_cloning(self, folder_id: uuid.UUID, allowed: bool) -> bool:
+        """Say whether those it is shared with may clone a folder; False when there is none."""
+        ...
+
     async def remove(self, folder_id: uuid.UUID) -> bool:
         """Remove a folder with its permissions and invitations; False when there is none."""
         ...
@@ -50,11 +56,13 @@ class FolderStore(Protocol):
         """Note that folders were used."""
         ...
 
-    async def page(self, owner: str | None, offset: int, limit: int) -> Sequence[Folder]:
+    async def page(
+        self, owner: str | None, offset: int, limit: int, selection: Selection = EVERYTHING
+    ) -> Sequence[Folder]:
         """List the folders that an access key owns, or all, the newest first."""
         ...
 
-    async def count_of(self, owner: str | None) -> int:
+    async def count_of(self, owner: str | None, selection: Selection = EVERYTHING) -> int:
         """Tell how many :meth:`page` would list without a limit."""
         ...
 
@@ -92,6 +100,62 @@ class FolderStore(Protocol):
     async def leave(self, folder_id: uuid.UUID, access_key: str) -> bool:
         """Take a key's permission away; False when it had none."""
         ...
+
+    async def share(
+        self, folder_id: uuid.UUID, owner: str, users: Collection[str], permission: Permission
+    ) -> Sequence[str]:
+        """Let the active keypairs of these users, or of these access keys, use a folder.
+
+        Who could use it already can with this permission from now on.
+
+        :returns: those of ``users`` that there are and that are not the owner alone, in their order.
+        """
+        ...
+
+    async def unshare(self, folder_id: uuid.UUID, users: Collection[str]) -> Sequence[str]:
+        """Take the permissions and invitations of these users, or of these access keys, away.
+
+        :returns: those of ``users`` that had one, in their order.
+        """
+        ...
+
+    async def shares_of(self, owner: str, folder_id: uuid.UUID | None, limit: int) -> Sequence[Share]:
+        """List who may use the folders of an owner, or one of them, in order of name and access key."""
+        ...
+
+    async def permissions(self, folder_ids: Collection[uuid.UUID]) -> Mapping[tuple[uuid.UUID, str], Permission]:
+        """Give (folder, access key) -> permission for everybody who sees one of these folders, their owners among them."""
+        ...
+
+    async def remove_forsaken(self) -> Sequence[uuid.UUID]:
+        """Remove the folders of keypairs that were removed, and those keypairs' permissions and invitations.
+
+        :returns: the folders, whose content is still there.
+        """
+        ...
+
+    async def to_count(self, since: float, limit: int) -> Sequence[Folder]:
+        """List folders that were changed, or that a kernel could write to, after they were last counted.
+
+        :param since: kernels that ended before are not looked at.
+        """
+        ...
+
+    async def note_count(self, folder_id: uuid.UUID, held: FolderUse, now: float) -> None:
+        """Note what a folder held at a time."""
+        ...
+
+
+@frozen
+class MountingKernel:
+    """A live kernel and the folders that it sees.
+
+    :ivar writable: those of ``folders`` that it can write to.
+    """
+
+    kernel: Kernel
+    folders: frozenset[uuid.UUID]
+    writable: frozenset[uuid.UUID]
 
 
 @frozen
@@ -163,6 +227,17 @@ class FolderStorage(Protocol):
 
     async def rename_file(self, folder_id: uuid.UUID, path: str, new_name: str) -> None:
         """Give a file or directory another name in the same directory, where nothing has that name."""
+        ...
+
+    async def move_file(self, folder_id: uuid.UUID, source: str, target: str) -> None:
+        """Move a file or directory: into the target if that is a directory, else in its place, where only a file may be."""
+        ...
+
+    async def copy(self, source_id: uuid.UUID, target_id: uuid.UUID, bounds: FolderBounds) -> FolderUse:
+        """Fill an empty folder with what another holds: directories, files and links, each as it is now.
+
+        :raises QuotaExceeded: it is more than ``bounds`` allow; the target holds a part of it.
+        """
         ...
 
     async def begin_upload(self, upload: Upload, bounds: FolderBounds) -> None:

@@ -7,18 +7,19 @@ Every method raises :class:`sorna.errors.Unavailable` when what it stands on doe
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from attrs import frozen
 
+from sorna.manager.folder_interfaces import MountingKernel
 from sorna.model.agent import Agent, AgentAddress
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage
 from sorna.model.keypair import Keypair, KeypairChanges
 from sorna.model.policy import ResourcePolicy, Slots
-from sorna.model.queue import QueueBounds, QueuePlace, Waiting
 from sorna.model.run import OutputRequest, RunReply, RunRequest
+from sorna.model.selection import EVERYTHING, Selection
 from sorna.model.service import Service, Tunnel, TunnelUser, TunnelWish
 from sorna.model.terminal import COLUMNS, ROWS, Terminal, TerminalViewer
 from sorna.model.usage import KeypairUsage
@@ -62,11 +63,13 @@ class KeypairFinder(Protocol):
 class KeypairLists(KeypairStore, Protocol):
     """What administrators do with keypairs in PostgreSQL."""
 
-    async def page(self, user_id: str | None, is_active: bool | None, offset: int, limit: int) -> Sequence[Keypair]:
+    async def page(
+        self, user_id: str | None, is_active: bool | None, offset: int, limit: int, selection: Selection = EVERYTHING
+    ) -> Sequence[Keypair]:
         """List the keypairs of a user or of all, active ones or others or both, the newest first."""
         ...
 
-    async def count_of(self, user_id: str | None, is_active: bool | None) -> int:
+    async def count_of(self, user_id: str | None, is_active: bool | None, selection: Selection = EVERYTHING) -> int:
         """Tell how many :meth:`page` would list without a limit."""
         ...
 
@@ -167,38 +170,11 @@ class KernelStore(Protocol):
         ...
 
 
-class KernelQueue(Protocol):
-    """Kernels that wait for an agent, in the order of :mod:`sorna.model.queue`, one line for all managers."""
-
-    async def put(
-        self, kernel_id: uuid.UUID, spec: KernelSpec, deadline: float, now: float, bounds: QueueBounds
-    ) -> Kernel | None:
-        """Let a PREPARING kernel wait, in status PENDING; None when it is not PREPARING any more.
-
-        :raises QueueFull: as many wait as may; nothing is changed.
-        """
-        ...
-
-    async def put_back(self, kernel_id: uuid.UUID, now: float) -> Kernel | None:
-        """Let a PREPARING kernel that has waited before wait on in its old place; None when it has not, or its time is over."""
-        ...
-
-    async def waiting(self, limit: int) -> Sequence[Waiting]:
-        """List kernels that wait, in order."""
-        ...
-
-    async def overdue(self, now: float, limit: int) -> Sequence[uuid.UUID]:
-        """List kernels that wait although their time is over."""
-        ...
-
-    async def places(self, kernel_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, QueuePlace]:
-        """Tell where those of these kernels stand that wait; one statement."""
-        ...
-
-
 @frozen
 class KernelFilter:
-    """Which kernels; None is any. ``statuses`` lists those that are wanted.
+    """Which kernels; None is any. ``statuses`` lists those that are wanted, and ``selection`` what else must be so.
+
+    The order of a page is the selection's.
 
     :ivar before: those that are listed behind this place, the newest being first: a time of creation and an id.
     """
@@ -207,6 +183,7 @@ class KernelFilter:
     session_token: str | None = None
     statuses: frozenset[KernelStatus] | None = None
     before: tuple[float, uuid.UUID] | None = None
+    selection: Selection = EVERYTHING
 
 
 class KernelReports(Protocol):
@@ -234,6 +211,10 @@ class KernelReports(Protocol):
 
     async def occupied(self) -> Mapping[str, Slots]:
         """Give agent id -> what its live kernels take; agents without any are left out."""
+        ...
+
+    async def mounting(self, folder_ids: Collection[uuid.UUID] | None) -> Sequence[MountingKernel]:
+        """List the live kernels that see one of these folders, or any folder where that is None."""
         ...
 
     async def usage(
@@ -360,6 +341,10 @@ class UploadFile:
 
 class AgentLink(Protocol):
     """Calls to agents. Every call raises AgentTimeout, AgentRefused or AgentFailed; KernelNotFound where a kernel is named."""
+
+    def watch(self, addresses: Iterable[AgentAddress]) -> None:
+        """Keep connected to exactly these agents, called or not, so that their news arrives."""
+        ...
 
     async def restart_program(self, agent: AgentAddress) -> None:
         """Have an agent replace its program, while its kernels live on. :raises Unavailable: it cannot now."""

@@ -26,8 +26,9 @@ from twisted.python.failure import Failure
 from sorna.errors import KernelCreationFailed, NoAgentAvailable, Unavailable
 from sorna.manager.ending import Ending
 from sorna.manager.events import KERNEL_TOPIC, read_announcement
-from sorna.manager.interfaces import Announcements, KernelQueue, KernelStore
+from sorna.manager.interfaces import Announcements, KernelStore
 from sorna.manager.placing import Placing
+from sorna.manager.queue_interfaces import KernelQueue
 from sorna.model.agent import AGENT_TOPIC, Agent
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, short_id
 from sorna.model.placement import Demand

@@ -60,6 +60,8 @@ class Reaper:
         """Compare what should be with what is, once."""
         await self.ending.forget_rest()
         agents = {agent.id: agent for agent in await self.directory.alive()}
+        # An agent tells its news to managers that are connected: this one shall hear it although it has not asked anything yet.
+        self.link.watch(agent.address for agent in agents.values())
         held = {agent_id: await self.directory.kernels_of(agent_id) for agent_id in agents}
         rows: dict[str, Kernel] = {}
         waited = False

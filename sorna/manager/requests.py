@@ -88,6 +88,7 @@ class AgentDescription:
     :ivar taken: by its live kernels.
     :ivar alive: what it says of itself; None while it does not answer.
     :ivar drain: that it is being drained, or has been.
+    :ivar lost_at: since when it does not answer; None while it does, and for the first second.
     """
 
     id: str
@@ -95,6 +96,7 @@ class AgentDescription:
     taken: Slots
     alive: Agent | None
     drain: Drain | None = None
+    lost_at: float | None = None
 
 
 @frozen

@@ -6,11 +6,12 @@ dies, hangs or fails, another one takes it. Where a process is alone, it is alwa
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
 
 from attrs import frozen
 
+from sorna.manager.attendance import Attendance
 from sorna.manager.ending import Ending
 from sorna.manager.queue import Queue
 from sorna.manager.reaper import Reaper
@@ -39,16 +40,20 @@ class Alone:
         """Keep it, as there is nobody else."""
 
 
-async def in_turn(turn: Turn, work: Callable[[], Awaitable[None]]) -> bool:
-    """Do the work if it is this process's turn, and tell whether it was; one that fails has had its turn."""
-    if not await turn.mine():
-        return False
-    try:
-        await work()
-    except BaseException:
-        await turn.pass_on()
-        raise
-    return True
+def in_turn(turn: Turn, work: Callable[[], Awaitable[None]]) -> Callable[[], Coroutine[Any, Any, bool]]:
+    """Give what does the work if it is this process's turn, and tells whether it was; one that fails has had its turn."""
+
+    async def once() -> bool:
+        if not await turn.mine():
+            return False
+        try:
+            await work()
+        except BaseException:
+            await turn.pass_on()
+            raise
+        return True
+
+    return once
 
 
 @frozen
@@ -65,8 +70,21 @@ class SharedMending:
 
     async def mend(self) -> None:
         """Do once what is this process's to do; a timer calls it. :raises Unavailable:."""
-        if await in_turn(self.turn, self.reaper.mend):
+        if await in_turn(self.turn, self.reaper.mend)():
             return
         self.reaper.forget_suspicions()
         await self.ending.forget_rest()
         await self.queue.mend(waited=await self.queue.anybody_waits())
+
+
+@frozen
+class SharedAttendance:
+    """Which agents live, noted by one of the processes; what the others have noted before is outdated."""
+
+    turn: Turn
+    attendance: Attendance
+
+    async def note(self) -> None:
+        """Note once, if it is this process's turn; a timer calls it. :raises Unavailable:."""
+        if not await in_turn(self.turn, self.attendance.note)():
+            self.attendance.forget()

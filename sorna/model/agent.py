@@ -43,6 +43,14 @@ class Capacity:
 
 
 @frozen
+class HostLoad:
+    """What a host uses now, with everything that runs on it: percent of all its processors, and bytes of its memory."""
+
+    cpu_percent: float
+    memory: int
+
+
+@frozen
 class Room:
     """What all kernels of an agent may be promised together; None is no bound. Thousandths of processors, bytes, devices.
 
@@ -91,6 +99,7 @@ class Agent:
     :ivar runtimes: canonical names of the runtimes it can hold now.
     :ivar capacity: what its host has.
     :ivar storage: id of the folders' storage that its kernels can see; empty for none.
+    :ivar load: what its host uses; None where that is not known.
     :ivar room: what its kernels may be promised, and ``memory_taken``, ``cpu_millis_taken`` and ``gpus_taken`` what they are.
     :ivar draining: whether it is to get no new kernels; the manager's word. ``refuses_kernels`` is the agent's own.
     """
@@ -103,6 +112,7 @@ class Agent:
     isolation: str = ""
     capacity: Capacity = Capacity()
     storage: str = ""
+    load: HostLoad | None = None
     room: Room = Room()
     memory_taken: int = 0
     cpu_millis_taken: int = 0
@@ -143,6 +153,7 @@ class Heartbeat:
     stats: Mapping[str, Mapping[str, str]]
     capacity: Capacity = Capacity()
     storage: str = ""
+    load: HostLoad | None = None
     room: Room = Room()
     taken: Slots = field(factory=Slots)
     labels: Mapping[str, str] = field(factory=dict)

@@ -57,11 +57,29 @@ class FolderBounds:
 
 
 @frozen
+class FolderUse:
+    """What a folder holds now.
+
+    :ivar complete: False where it holds more, or is nested deeper, than was counted.
+    """
+
+    files: int
+    size: int
+    complete: bool = True
+
+    def exceeds(self, bounds: FolderBounds) -> bool:
+        """Tell whether it holds more than it may."""
+        return not self.complete or self.files > bounds.files or self.size > bounds.size
+
+
+@frozen
 class Folder:
     """One folder as PostgreSQL has it. Times are seconds since the epoch.
 
     :ivar owner: an access key; a name is unique among those of its owner.
     :ivar last_used: when it was last written to or mounted; None for never.
+    :ivar cloneable: whether those it is shared with may make folders of their own with the same content.
+    :ivar held: what it held when it was last counted, which may be a while ago; None before the first time.
     """
 
     id: uuid.UUID
@@ -70,6 +88,8 @@ class Folder:
     created_at: float
     bounds: FolderBounds
     last_used: float | None = None
+    cloneable: bool = False
+    held: FolderUse | None = None
 
 
 @frozen
@@ -84,22 +104,6 @@ class FolderAccess:
     def may_write(self) -> bool:
         """Whether its content may be changed."""
         return self.permission is Permission.READ_WRITE
-
-
-@frozen
-class FolderUse:
-    """What a folder holds now.
-
-    :ivar complete: False where it holds more, or is nested deeper, than was counted.
-    """
-
-    files: int
-    size: int
-    complete: bool = True
-
-    def exceeds(self, bounds: FolderBounds) -> bool:
-        """Tell whether it holds more than it may."""
-        return not self.complete or self.files > bounds.files or self.size > bounds.size
 
 
 @frozen
@@ -131,3 +135,13 @@ class Mount:
     read_only: bool
     max_files: int
     max_size: int
+
+
+@frozen
+class Share:
+    """A folder and one of the access keys that may use it besides its owner."""
+
+    folder: Folder
+    access_key: str
+    user_id: str
+    permission: Permission

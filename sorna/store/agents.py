@@ -6,7 +6,7 @@ Implements the stores of :mod:`sorna.manager.enrolment_interfaces`.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from sorna.errors import InvalidRequest
 from sorna.manager.enrolment_interfaces import StoredTicket
@@ -31,6 +31,12 @@ SELECT agent_id, extract(epoch FROM drained_since)::float8, extract(epoch FROM d
   FROM agents WHERE drained_since IS NOT NULL
 """
 _ENROLLED = "SELECT agent_id, extract(epoch FROM enrolled_at)::float8 FROM agents"
+# Only what is otherwise than it was is written.
+_NOTE_ALIVE = """
+UPDATE agents SET lost_at = CASE WHEN lost_at IS NULL THEN to_timestamp(%(now)s) END
+ WHERE (agent_id = ANY(%(alive)s)) = (lost_at IS NOT NULL)
+"""
+_LOST = "SELECT agent_id, extract(epoch FROM lost_at)::float8 FROM agents WHERE lost_at IS NOT NULL"
 _REVOKE = (
     "UPDATE agents SET revoked_at = to_timestamp(%s) WHERE agent_id = %s AND revoked_at IS NULL RETURNING agent_id"
 )
@@ -123,6 +129,15 @@ class PostgresAgents:
         """Trust this agent no longer; give False when it is not enrolled."""
         rows.require_storable((agent_id,))
         return bool(await self._pool.query(_REVOKE, (now, agent_id)))
+
+    async def note_alive(self, agent_ids: Collection[str], now: float) -> None:
+        """Note that these agents live and no others."""
+        alive = [agent_id for agent_id in agent_ids if rows.storable(agent_id)]
+        await self._pool.query(_NOTE_ALIVE, {"alive": alive, "now": rows.to_microseconds(now)})
+
+    async def lost(self) -> Mapping[str, float]:
+        """Give agent id -> since when it is lost, of those that are."""
+        return dict(await self._pool.query(_LOST))
 
 
 class PostgresTickets:

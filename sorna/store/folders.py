@@ -11,10 +11,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sorna.errors import FolderAlreadyExists, QuotaExceeded
-from sorna.model.folder import Folder, FolderAccess, FolderBounds, Invitation, Permission
+from sorna.model.folder import Folder, FolderAccess, FolderBounds, FolderUse, Invitation, Permission, Share
+from sorna.model.selection import EVERYTHING, Selection
 from sorna.store import rows
 from sorna.store.connection import Conflict, Row
-from sorna.store.pool import Pool
+from sorna.store.folder_sharing import PostgresSharing
+from sorna.store.selecting import FOLDER_COLUMNS
+from sorna.store.selecting import clauses as clauses_of
 
 _ADD = """
 WITH taken AS (
@@ -22,12 +25,13 @@ WITH taken AS (
      WHERE access_key = %(owner)s AND removed_at IS NULL AND (%(most)s::integer IS NULL OR folders_used < %(most)s)
     RETURNING access_key
 )
-INSERT INTO folders (id, owner, name, created_at, max_files, max_size)
-SELECT %(id)s::uuid, access_key, %(name)s, to_timestamp(%(now)s), %(files)s, %(size)s FROM taken
+INSERT INTO folders (id, owner, name, created_at, max_files, max_size, cloneable, num_files, cur_size, counted_at)
+SELECT %(id)s::uuid, access_key, %(name)s, to_timestamp(%(now)s), %(files)s, %(size)s, %(cloneable)s,
+       %(num_files)s, %(cur_size)s, CASE WHEN %(num_files)s::integer IS NOT NULL THEN to_timestamp(%(now)s) END FROM taken
 RETURNING 1
 """
 _FOLDER = """f.id, f.name, f.owner, extract(epoch FROM f.created_at)::float8, f.max_files, f.max_size,
-       extract(epoch FROM f.last_used)::float8"""
+       extract(epoch FROM f.last_used)::float8, f.cloneable, f.num_files, f.cur_size"""
 # Constants and column names only; every value is a parameter.
 _SEEN = f"""
 SELECT {_FOLDER}, f.owner = %(key)s, coalesce(p.permission, 'rw')
@@ -40,14 +44,15 @@ _BY_ID = f"{_SEEN} AND f.id = %(id)s::uuid"
 _SEEN_BY = f"{_SEEN}{_IN_ORDER}"
 _ALL = f"SELECT {_FOLDER} FROM folders f"  # noqa: S608 - see above
 _OF_OWNER = "(%(owner)s::text IS NULL OR f.owner = %(owner)s)"
-_NEWEST_FIRST = "ORDER BY f.created_at DESC, f.id DESC"
-_PAGE = f"{_ALL} WHERE {_OF_OWNER} {_NEWEST_FIRST} OFFSET %(offset)s LIMIT %(limit)s"
-_COUNT = f"SELECT count(*) FROM folders f WHERE {_OF_OWNER}"  # noqa: S608 - see above
+_NEWEST = "f.created_at DESC, f.id DESC"
+_PAGE = f"{_ALL} WHERE {_OF_OWNER}{{where}} ORDER BY {{order}}{_NEWEST} OFFSET %(offset)s LIMIT %(limit)s"
+_COUNT = f"SELECT count(*) FROM folders f WHERE {_OF_OWNER}{{where}}"  # noqa: S608 - see above
 _NEWEST_OF_OWNERS = f"""
 SELECT newest.* FROM unnest(%s::text[]) AS o(owner)
- CROSS JOIN LATERAL ({_ALL} WHERE f.owner = o.owner {_NEWEST_FIRST} LIMIT %s) newest
+ CROSS JOIN LATERAL ({_ALL} WHERE f.owner = o.owner ORDER BY {_NEWEST} LIMIT %s) newest
 """  # noqa: S608 - see above
 _RENAME = "UPDATE folders SET name = %s WHERE id = %s::uuid RETURNING 1"
+_ALLOW_CLONING = "UPDATE folders SET cloneable = %s WHERE id = %s::uuid RETURNING 1"
 _REMOVE = """
 WITH gone AS (DELETE FROM folders WHERE id = %s::uuid RETURNING owner)
 UPDATE keypairs k SET folders_used = k.folders_used - 1 FROM gone WHERE k.access_key = gone.owner RETURNING 1
@@ -93,14 +98,40 @@ WITH i AS (
 )
 SELECT {_INVITATION} FROM i JOIN folders f ON f.id = i.folder_id
 """  # noqa: S608 - see above
+_SHARES_OF = f"""
+SELECT {_FOLDER}, p.access_key, k.user_id, p.permission
+  FROM folders f JOIN folder_permissions p ON p.folder_id = f.id JOIN keypairs k ON k.access_key = p.access_key
+ WHERE f.owner = %(owner)s AND (%(folder)s::uuid IS NULL OR f.id = %(folder)s::uuid)
+ ORDER BY f.name, p.access_key LIMIT %(limit)s
+"""  # noqa: S608 - see above
+# After a keypair was removed nobody can add anything in its name, so that this leaves nothing.
+_REMOVE_FORSAKEN = """
+WITH gone AS (
+    DELETE FROM folders f USING keypairs k WHERE k.access_key = f.owner AND k.removed_at IS NOT NULL RETURNING f.id, f.owner
+), freed AS (
+    UPDATE keypairs SET folders_used = 0 WHERE access_key IN (SELECT owner FROM gone)
+), forbidden AS (
+    DELETE FROM folder_permissions p USING keypairs k WHERE k.access_key = p.access_key AND k.removed_at IS NOT NULL
+), uninvited AS (
+    DELETE FROM folder_invitations i USING keypairs k WHERE k.access_key = i.invitee AND k.removed_at IS NOT NULL
+)
+SELECT id FROM gone
+"""
+_TO_COUNT = f"""
+{_ALL} WHERE f.counted_at IS NULL OR f.counted_at < f.last_used OR f.id IN (
+    SELECT written.id FROM kernels k, unnest(k.writable_folders) AS written(id) JOIN folders g ON g.id = written.id
+     WHERE k.folders <> '{{}}' AND coalesce(k.terminated_at > greatest(to_timestamp(%(since)s), g.counted_at), true)
+)
+ ORDER BY f.counted_at NULLS FIRST, f.id LIMIT %(limit)s
+"""  # noqa: S608 - see above
+_NOTE_COUNT = """
+UPDATE folders SET num_files = %(files)s, cur_size = %(size)s, counted_at = to_timestamp(%(now)s) WHERE id = %(id)s::uuid
+"""
 _LEAVE = "DELETE FROM folder_permissions WHERE folder_id = %s::uuid AND access_key = %s RETURNING 1"
 
 
-class PostgresFolders:
+class PostgresFolders(PostgresSharing):
     """Every folder there is."""
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
 
     async def add(self, folder: Folder, most: int | None) -> None:
         """Store a folder, unless its owner has ``most`` already.
@@ -116,6 +147,9 @@ class PostgresFolders:
             "files": folder.bounds.files,
             "size": folder.bounds.size,
             "most": most,
+            "cloneable": folder.cloneable,
+            "num_files": None if folder.held is None else folder.held.files,
+            "cur_size": None if folder.held is None else folder.held.size,
         }
         try:
             if not await self._pool.query(_ADD, parameters):
@@ -145,6 +179,10 @@ class PostgresFolders:
         except Conflict:
             raise FolderAlreadyExists(name) from None
 
+    async def allow_cloning(self, folder_id: uuid.UUID, allowed: bool) -> bool:
+        """Say whether those it is shared with may clone a folder; False when there is none."""
+        return bool(await self._pool.query(_ALLOW_CLONING, (allowed, str(folder_id))))
+
     async def remove(self, folder_id: uuid.UUID) -> bool:
         """Remove a folder with its permissions and invitations; False when there is none."""
         return bool(await self._pool.query(_REMOVE, (str(folder_id),)))
@@ -154,18 +192,24 @@ class PostgresFolders:
         if folder_ids:
             await self._pool.query(_NOTE_USE, (rows.to_microseconds(now), [str(one) for one in folder_ids]))
 
-    async def page(self, owner: str | None, offset: int, limit: int) -> Sequence[Folder]:
+    async def page(
+        self, owner: str | None, offset: int, limit: int, selection: Selection = EVERYTHING
+    ) -> Sequence[Folder]:
         """List the folders that an access key owns, or all, the newest first."""
         if owner is not None and not rows.storable(owner):
             return []
-        found = await self._pool.query(_PAGE, {"owner": owner, "offset": offset, "limit": limit})
+        clauses = clauses_of(FOLDER_COLUMNS, selection)
+        parameters = {"owner": owner, "offset": offset, "limit": limit, **clauses.parameters}
+        found = await self._pool.query(_PAGE.format(where=clauses.where, order=clauses.order), parameters)
         return [_folder(row) for row in found]
 
-    async def count_of(self, owner: str | None) -> int:
+    async def count_of(self, owner: str | None, selection: Selection = EVERYTHING) -> int:
         """Tell how many :meth:`page` would list without a limit."""
         if owner is not None and not rows.storable(owner):
             return 0
-        return int((await self._pool.query(_COUNT, {"owner": owner}))[0][0])
+        clauses = clauses_of(FOLDER_COLUMNS, selection)
+        found = await self._pool.query(_COUNT.format(where=clauses.where), {"owner": owner, **clauses.parameters})
+        return int(found[0][0])
 
     async def newest_of_owners(self, owners: Collection[str], limit: int) -> Sequence[Folder]:
         """List the newest folders of each of these owners, at most ``limit`` each."""
@@ -214,6 +258,29 @@ class PostgresFolders:
         """Take a key's permission away; False when it had none."""
         return bool(await self._pool.query(_LEAVE, (str(folder_id), access_key)))
 
+    async def shares_of(self, owner: str, folder_id: uuid.UUID | None, limit: int) -> Sequence[Share]:
+        """List who may use the folders of an owner, or one of them, in order of name and access key."""
+        parameters = {"owner": owner, "folder": None if folder_id is None else str(folder_id), "limit": limit}
+        return [
+            Share(_folder(row[:-3]), row[-3], row[-2], Permission(row[-1]))
+            for row in await self._pool.query(_SHARES_OF, parameters)
+        ]
+
+    async def remove_forsaken(self) -> Sequence[uuid.UUID]:
+        """Remove the folders of keypairs that were removed, and those keypairs' permissions and invitations."""
+        return [uuid.UUID(row[0]) for row in await self._pool.query(_REMOVE_FORSAKEN)]
+
+    # -- what folders hold
+
+    async def to_count(self, since: float, limit: int) -> Sequence[Folder]:
+        """List folders that were changed, or that a kernel could write to, after they were last counted."""
+        return [_folder(row) for row in await self._pool.query(_TO_COUNT, {"since": since, "limit": limit})]
+
+    async def note_count(self, folder_id: uuid.UUID, held: FolderUse, now: float) -> None:
+        """Note what a folder held at a time."""
+        parameters = {"files": held.files, "size": held.size, "now": rows.to_microseconds(now), "id": str(folder_id)}
+        await self._pool.query(_NOTE_COUNT, parameters)
+
 
 def _first(found: Sequence[Row]) -> FolderAccess | None:
     return _access(found[0]) if found else None
@@ -225,8 +292,10 @@ def _access(row: Row) -> FolderAccess:
 
 
 def _folder(row: Sequence[Any]) -> Folder:
-    folder_id, name, owner, created_at, max_files, max_size, last_used = row
-    return Folder(uuid.UUID(folder_id), name, owner, created_at, FolderBounds(max_files, max_size), last_used)
+    folder_id, name, owner, created_at, max_files, max_size, last_used, cloneable, num_files, cur_size = row
+    bounds = FolderBounds(max_files, max_size)
+    held = None if num_files is None else FolderUse(num_files, cur_size)
+    return Folder(uuid.UUID(folder_id), name, owner, created_at, bounds, last_used, cloneable, held)
 
 
 def _invitation(row: Row) -> Invitation:

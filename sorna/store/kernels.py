@@ -56,10 +56,11 @@ WITH found AS (
     RETURNING k.access_key
 ), made AS (
     INSERT INTO kernels (id, access_key, session_token, runtime, requested_runtime, status, status_reason,
-                         status_changed_at, created_at, limits, environ, tag, num_queries, memory, cpu_millis, gpus, {_USAGE})
+                         status_changed_at, created_at, limits, environ, tag, num_queries, memory, cpu_millis, gpus,
+                         folders, writable_folders, {_USAGE})
     SELECT %(id)s::uuid, access_key, %(session_token)s, %(runtime)s, %(requested_runtime)s, 'PREPARING', %(reason)s,
            to_timestamp(%(now)s), to_timestamp(%(now)s), %(limits)s::jsonb, %(environ)s::jsonb, %(tag)s, 0,
-           %(memory)s, %(cpu_millis)s, %(gpus)s, {_FIRST_USAGE}
+           %(memory)s, %(cpu_millis)s, %(gpus)s, %(folders)s::uuid[], %(writable_folders)s::uuid[], {_FIRST_USAGE}
       FROM taken
     RETURNING *
 )
@@ -120,7 +121,7 @@ class PostgresKernels:
         :raises InvalidRequest: the specification holds text that no database can keep.
         """
         rows.require_storable_spec(spec)
-        parameters = rows.kernel_parameters(rows.new_kernel(kernel_id, spec, now))
+        parameters = rows.kernel_parameters(rows.new_kernel(kernel_id, spec, now)) | rows.mount_parameters(spec)
         found = await self._persist(_RESERVE, parameters)
         if found:
             return rows.kernel(found[0][1:]), bool(found[0][0])

@@ -8,9 +8,12 @@ import attrs
 
 from sorna.errors import InvalidRequest
 from sorna.model.keypair import Keypair, KeypairChanges
+from sorna.model.selection import EVERYTHING, Selection
 from sorna.store import rows
 from sorna.store.connection import Conflict, Parameters, Row, StatementFailed
 from sorna.store.pool import Pool
+from sorna.store.selecting import KEYPAIR_COLUMNS
+from sorna.store.selecting import clauses as clauses_of
 
 _FOREIGN_KEY_VIOLATION = "23503"
 # Columns and constants only; every value is a parameter.
@@ -21,8 +24,8 @@ SELECT {rows.keypair_columns("k", "p")}
 """  # noqa: S608 - see above
 _BY_ACCESS_KEYS = f"{_SELECT} AND k.access_key = ANY(%s)"
 _OF_USER = "(%(user_id)s::text IS NULL OR k.user_id = %(user_id)s) AND (%(is_active)s::boolean IS NULL OR k.is_active = %(is_active)s)"
-_PAGE = f"{_SELECT} AND {_OF_USER} ORDER BY k.created_at DESC, k.access_key OFFSET %(offset)s LIMIT %(limit)s"
-_COUNT_OF_USER = f"SELECT count(*) FROM keypairs k WHERE k.removed_at IS NULL AND {_OF_USER}"  # noqa: S608 - see above
+_PAGE = f"{_SELECT} AND {_OF_USER}{{where}} ORDER BY {{order}}k.created_at DESC, k.access_key OFFSET %(offset)s LIMIT %(limit)s"
+_COUNT_OF_USER = f"SELECT count(*) FROM keypairs k WHERE k.removed_at IS NULL AND {_OF_USER}{{where}}"  # noqa: S608 - see above
 _ADD = """
 INSERT INTO keypairs (access_key, secret_key, user_id, is_active, is_admin, concurrency_limit, concurrency_used,
                       rate_limit, num_queries, resource_policy, created_at)
@@ -80,19 +83,25 @@ class PostgresKeypairs:
             return []
         return [rows.keypair(row) for row in await self._pool.query(_BY_ACCESS_KEYS, (wanted,))]
 
-    async def page(self, user_id: str | None, is_active: bool | None, offset: int, limit: int) -> Sequence[Keypair]:
+    async def page(
+        self, user_id: str | None, is_active: bool | None, offset: int, limit: int, selection: Selection = EVERYTHING
+    ) -> Sequence[Keypair]:
         """List the keypairs of a user or of all, the newest first."""
         if user_id is not None and not rows.storable(user_id):
             return []
-        parameters = {"user_id": user_id, "is_active": is_active, "offset": offset, "limit": limit}
-        return [rows.keypair(row) for row in await self._pool.query(_PAGE, parameters)]
+        clauses = clauses_of(KEYPAIR_COLUMNS, selection)
+        wanted = {"user_id": user_id, "is_active": is_active, "offset": offset, "limit": limit}
+        sql = _PAGE.format(where=clauses.where, order=clauses.order)
+        return [rows.keypair(row) for row in await self._pool.query(sql, {**wanted, **clauses.parameters})]
 
-    async def count_of(self, user_id: str | None, is_active: bool | None) -> int:
+    async def count_of(self, user_id: str | None, is_active: bool | None, selection: Selection = EVERYTHING) -> int:
         """Tell how many :meth:`page` would list without a limit."""
         if user_id is not None and not rows.storable(user_id):
             return 0
-        found = await self._pool.query(_COUNT_OF_USER, {"user_id": user_id, "is_active": is_active})
-        return int(found[0][0])
+        clauses = clauses_of(KEYPAIR_COLUMNS, selection)
+        wanted = {"user_id": user_id, "is_active": is_active}
+        sql = _COUNT_OF_USER.format(where=clauses.where)
+        return int((await self._pool.query(sql, {**wanted, **clauses.parameters}))[0][0])
 
     async def add(self, keypair: Keypair) -> bool:
         """Store a keypair; give False, changing nothing, when its access key is already there."""

@@ -12,10 +12,14 @@ import attrs
 
 from sorna.errors import InvalidRequest, QuotaExceeded
 from sorna.manager.audit_interfaces import QuotaDrift
+from sorna.manager.folder_interfaces import MountingKernel
 from sorna.manager.interfaces import KernelFilter
+from sorna.model.folder import Mount
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage, may_change
 from sorna.model.keypair import Keypair, KeypairChanges
 from sorna.model.policy import ResourcePolicy, Slots, shortages, slots_of
+from sorna.model.selectable import of_kernel, of_keypair
+from sorna.model.selection import EVERYTHING, Selection, select
 from sorna.model.usage import KeypairUsage, usage_of
 from sorna.store import rows
 from sorna.store.kernels import PAGE
@@ -68,18 +72,21 @@ class MemoryKeypairs:
         found = [await self.by_access_key(access_key) for access_key in access_keys]
         return [keypair for keypair in found if keypair is not None]
 
-    async def page(self, user_id: str | None, is_active: bool | None, offset: int, limit: int) -> Sequence[Keypair]:
+    async def page(
+        self, user_id: str | None, is_active: bool | None, offset: int, limit: int, selection: Selection = EVERYTHING
+    ) -> Sequence[Keypair]:
         """List the keypairs of a user or of all, the newest first."""
         found = [
             keypair
             for keypair in await self.by_access_keys(list(self._keypairs))
             if user_id in {None, keypair.user_id} and is_active in {None, keypair.is_active}
         ]
-        return sorted(found, key=lambda one: (-one.created_at, one.access_key))[offset : offset + limit]
+        newest = sorted(found, key=lambda one: (-one.created_at, one.access_key))
+        return select(newest, selection, of_keypair)[offset : offset + limit]
 
-    async def count_of(self, user_id: str | None, is_active: bool | None) -> int:
+    async def count_of(self, user_id: str | None, is_active: bool | None, selection: Selection = EVERYTHING) -> int:
         """Tell how many :meth:`page` would list without a limit."""
-        return len(await self.page(user_id, is_active, 0, len(self._keypairs)))
+        return len(await self.page(user_id, is_active, 0, len(self._keypairs), selection))
 
     async def add(self, keypair: Keypair) -> bool:
         """Store a keypair; give False, changing nothing, when its access key is already there."""
@@ -158,6 +165,7 @@ class MemoryKernels:
     def __init__(self, keypairs: MemoryKeypairs) -> None:
         self._keypairs = keypairs
         self._kernels: dict[uuid.UUID, Kernel] = {}
+        self._mounts: dict[uuid.UUID, tuple[Mount, ...]] = {}
 
     async def reserve(self, kernel_id: uuid.UUID, spec: KernelSpec, now: float) -> tuple[Kernel, bool]:
         """Find the owner's live kernel of this token, or keep a PREPARING one and take a place of the quota."""
@@ -168,6 +176,7 @@ class MemoryKernels:
         await self._keypairs.take(spec)
         kernel = rows.new_kernel(kernel_id, spec, now)
         self._kernels[kernel_id] = kernel
+        self._mounts[kernel_id] = tuple(spec.mounts)
         return kernel, True
 
     async def change_status(
@@ -261,6 +270,18 @@ class MemoryKernels:
         """Give every kernel that ever was."""
         return self._kernels.values()
 
+    def mounting(self) -> Sequence[MountingKernel]:
+        """Give every kernel that ever saw a folder."""
+        return [
+            MountingKernel(
+                self._kernels[kernel_id],
+                frozenset(uuid.UUID(mount.folder_id) for mount in mounts),
+                frozenset(uuid.UUID(mount.folder_id) for mount in mounts if not mount.read_only),
+            )
+            for kernel_id, mounts in self._mounts.items()
+            if mounts
+        ]
+
     def _of(self, access_key: str, session_token: str) -> list[Kernel]:
         return [
             kernel
@@ -307,6 +328,12 @@ class MemoryReports:
                 taken[kernel.agent_id] = taken.get(kernel.agent_id, Slots()) + slots
         return taken
 
+    async def mounting(self, folder_ids: Collection[uuid.UUID] | None) -> Sequence[MountingKernel]:
+        """List the live kernels that see one of these folders, or any folder where that is None."""
+        found = [one for one in self._kernels.mounting() if not one.kernel.status.final]
+        wanted = [one for one in found if folder_ids is None or one.folders & set(folder_ids)]
+        return sorted(wanted, key=lambda one: one.kernel.id)
+
     async def usage(
         self, since: float, until: float, access_key: str | None, offset: int, limit: int
     ) -> Sequence[KeypairUsage]:
@@ -322,8 +349,8 @@ class MemoryReports:
     def _all(self) -> list[Kernel]:
         return sorted(self._kernels.all(), key=lambda one: (one.created_at, one.id), reverse=True)
 
-    def _wanted(self, wanted: KernelFilter) -> list[Kernel]:
-        return [
+    def _wanted(self, wanted: KernelFilter) -> Sequence[Kernel]:
+        found = [
             kernel
             for kernel in self._all()
             if wanted.access_key in {None, kernel.access_key}
@@ -331,6 +358,7 @@ class MemoryReports:
             and (wanted.statuses is None or kernel.status in wanted.statuses)
             and (wanted.before is None or (kernel.created_at, kernel.id) < wanted.before)
         ]
+        return select(found, wanted.selection, of_kernel)
 
     @staticmethod
     def _newest(

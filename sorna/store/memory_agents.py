@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from attrs import evolve
 
@@ -21,6 +21,7 @@ class MemoryAgents:
         self._enrolled: dict[str, float] = {}
         self._revoked: set[str] = set()
         self._drains: dict[str, Drain] = {}
+        self._lost: dict[str, float] = {}
 
     async def enrol(self, agent_id: str, public_key: str, now: float, *, again: bool = True) -> bool:
         """Trust this public key for this agent from now on."""
@@ -53,6 +54,15 @@ class MemoryAgents:
     async def drains(self) -> Mapping[str, Drain]:
         """Give agent id -> its drain."""
         return dict(self._drains)
+
+    async def note_alive(self, agent_ids: Collection[str], now: float) -> None:
+        """Note that these agents live and no others."""
+        at = rows.to_microseconds(now)
+        self._lost = {one: self._lost.get(one, at) for one in self._enrolled if one not in agent_ids}
+
+    async def lost(self) -> Mapping[str, float]:
+        """Give agent id -> since when it is lost, of those that are."""
+        return dict(self._lost)
 
     async def revoke(self, agent_id: str, now: float) -> bool:  # noqa: ARG002 - the time is not asked for
         """Trust this agent no longer."""

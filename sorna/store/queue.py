@@ -1,4 +1,4 @@
-"""Kernels that wait for an agent, in PostgreSQL; implements :class:`sorna.manager.interfaces.KernelQueue`.
+"""Kernels that wait for an agent, in PostgreSQL; implements :class:`sorna.manager.queue_interfaces.KernelQueue`.
 
 The order is that of :mod:`sorna.model.queue`, and stands in the kernels' own rows: whoever ends a kernel takes it out of the
 queue by that, and a kernel that an agent refused is back in its old place. Beginning to wait is serialised over all managers,

@@ -5,15 +5,19 @@ Each method is one statement, whatever number of owners or agents it is asked ab
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from sorna.manager.folder_interfaces import MountingKernel
 from sorna.manager.interfaces import KernelFilter
 from sorna.model.kernel import Kernel, KernelStatus
 from sorna.model.policy import Slots
 from sorna.model.usage import KeypairUsage
 from sorna.store import rows
 from sorna.store.pool import Pool
+from sorna.store.selecting import KERNEL_COLUMNS
+from sorna.store.selecting import clauses as clauses_of
 
 # Constants and column names only; every value is a parameter.
 _WANTED = """
@@ -23,10 +27,10 @@ AND (%(statuses)s::text[] IS NULL OR status = ANY(%(statuses)s))
 AND (%(before_at)s::float8 IS NULL OR (created_at, id) < (to_timestamp(%(before_at)s), %(before_id)s::uuid))
 """
 _PAGE = f"""
-SELECT {rows.kernel_columns("kernels")} FROM kernels WHERE {_WANTED}
- ORDER BY created_at DESC, id DESC OFFSET %(offset)s LIMIT %(limit)s
+SELECT {rows.kernel_columns("kernels")} FROM kernels WHERE {_WANTED}{{where}}
+ ORDER BY {{order}}created_at DESC, id DESC OFFSET %(offset)s LIMIT %(limit)s
 """  # noqa: S608 - see above
-_COUNT = f"SELECT count(*) FROM kernels WHERE {_WANTED}"  # noqa: S608 - see above
+_COUNT = f"SELECT count(*) FROM kernels WHERE {_WANTED}{{where}}"  # noqa: S608 - see above
 _NEWEST = f"""
 SELECT {rows.kernel_columns("found")}
   FROM unnest(%(values)s::text[]) AS asked(value) CROSS JOIN LATERAL (
@@ -40,6 +44,12 @@ _OCCUPIED = """
 SELECT agent_id, count(*), sum(memory)::bigint, sum(cpu_millis)::bigint, sum(gpus)::bigint
   FROM kernels WHERE status NOT IN ('TERMINATED', 'ERROR') AND agent_id IS NOT NULL GROUP BY agent_id
 """
+_MOUNTING = f"""
+SELECT k.folders::text[], k.writable_folders::text[], {rows.kernel_columns("k")} FROM kernels k
+ WHERE k.status NOT IN ('TERMINATED', 'ERROR') AND k.folders <> '{{}}'
+   AND (%(ids)s::uuid[] IS NULL OR k.folders && %(ids)s::uuid[])
+ ORDER BY k.id
+"""  # noqa: S608 - see above
 # See Note [What belongs to a period] in sorna/model/usage.py.
 _USAGE = """
 WITH period AS (
@@ -93,14 +103,18 @@ class PostgresReports:
         """List kernels, the newest first."""
         if not _possible(wanted):
             return []
-        parameters = {**_parameters(wanted), "offset": offset, "limit": limit}
-        return [rows.kernel(row) for row in await self._pool.query(_PAGE, parameters)]
+        clauses = clauses_of(KERNEL_COLUMNS, wanted.selection)
+        parameters = {**_parameters(wanted), **clauses.parameters, "offset": offset, "limit": limit}
+        sql = _PAGE.format(where=clauses.where, order=clauses.order)
+        return [rows.kernel(row) for row in await self._pool.query(sql, parameters)]
 
     async def count(self, wanted: KernelFilter) -> int:
         """Tell how many kernels :meth:`page` would list without a limit."""
         if not _possible(wanted):
             return 0
-        return int((await self._pool.query(_COUNT, _parameters(wanted)))[0][0])
+        clauses = clauses_of(KERNEL_COLUMNS, wanted.selection)
+        parameters = {**_parameters(wanted), **clauses.parameters}
+        return int((await self._pool.query(_COUNT.format(where=clauses.where), parameters))[0][0])
 
     async def newest_of_owners(
         self, access_keys: Collection[str], statuses: Collection[KernelStatus] | None, limit: int
@@ -123,6 +137,16 @@ class PostgresReports:
     async def occupied(self) -> Mapping[str, Slots]:
         """Give agent id -> what its live kernels take."""
         return {str(row[0]): Slots(*row[1:]) for row in await self._pool.query(_OCCUPIED)}
+
+    async def mounting(self, folder_ids: Collection[uuid.UUID] | None) -> Sequence[MountingKernel]:
+        """List the live kernels that see one of these folders, or any folder where that is None."""
+        ids = None if folder_ids is None else [str(one) for one in folder_ids]
+        return [
+            MountingKernel(
+                rows.kernel(tuple(rest)), frozenset(map(uuid.UUID, folders)), frozenset(map(uuid.UUID, writable))
+            )
+            for folders, writable, *rest in await self._pool.query(_MOUNTING, {"ids": ids})
+        ]
 
     async def usage(
         self, since: float, until: float, access_key: str | None, offset: int, limit: int

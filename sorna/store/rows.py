@@ -121,6 +121,19 @@ def kernel_parameters(value: Kernel) -> dict[str, Any]:
     }
 
 
+def mount_parameters(spec: KernelSpec) -> dict[str, Any]:
+    """Give what a new kernel sees of folders as named parameters."""
+    return {
+        "folders": _ids(mount.folder_id for mount in spec.mounts),
+        "writable_folders": _ids(mount.folder_id for mount in spec.mounts if not mount.read_only),
+    }
+
+
+def _ids(hexadecimal: Iterable[str]) -> str:
+    # A text, because a prepared statement takes no list of texts for one of ids.
+    return f"{{{','.join(str(uuid.UUID(one)) for one in hexadecimal)}}}"
+
+
 def why_refused(owner: Keypair | None, spec: KernelSpec) -> str:
     """Say why a reservation found no place; what is in use may have changed since then."""
     if owner is None:

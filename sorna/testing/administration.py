@@ -68,7 +68,7 @@ def memory_world(
     stored = MemoryKeypairs(keypairs)
     kernels, agents = MemoryKernels(stored), MemoryAgents()
     live, announcements = MemoryLiveKernels(redis), MemoryAnnouncements(redis)
-    folders = MemoryFolders(stored)
+    folders = MemoryFolders(stored, kernels)
     directory, keys = MemoryAgentDirectory(redis), generate()
     hosts: dict[str, AgentOperations] = dict.fromkeys(reachable, _NOBODY)
     link = MemoryAgentLink(clock, hosts, lambda ended: ending.on_kernel_ended(ended))  # noqa: PLW0108 - made below
@@ -103,6 +103,7 @@ def memory_world(
         live,
         announcements,
         folders,
+        folders.remove_forsaken,
         agent_administration,
         queue,
     )

@@ -74,6 +74,23 @@ class HeartTests(KernelTestCase):
         self.advance(2.9)
         self.assertEqual(len(self.store.beats), 2)
 
+    def test_figures_at_their_own_pace(self) -> None:
+        """Beats that tell of changes leave out figures that were told a moment ago; a kernel nobody uses is told of rarely."""
+        self.heart.start()
+        self.create()
+        first = short_id(self.kernel_id)
+        self.advance(DEBOUNCE)
+        self.create()
+        (second,) = {short_id(one) for one in self.kernels.live()} - {first}
+        self.advance(DEBOUNCE)
+        self.assertEqual([sorted(beat.stats) for beat in self.store.beats], [[], [first], [second]])
+        self.assertEqual(self.store.beats[-1].kernels, {first, second})
+        for _ in range(30):
+            self.advance(3.0)
+        told = [first in beat.stats for beat in self.store.beats]
+        self.assertGreaterEqual(sum(told[3:12]), 8)
+        self.assertEqual(sum(told[-10:]), 2)
+
     def test_room_and_what_is_taken(self) -> None:
         """A beat tells what may be promised, what is, and whether new kernels are refused."""
         self.kernels.room = Room(memory=1 << 40, gpus=0)

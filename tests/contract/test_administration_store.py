@@ -12,8 +12,10 @@ from twisted.trial.unittest import TestCase
 
 from sorna.errors import InvalidRequest, QuotaExceeded
 from sorna.manager.enrolment_interfaces import AgentStore
+from sorna.manager.folder_interfaces import MountingKernel
 from sorna.manager.interfaces import KernelFilter, KernelReports, KernelStore, KeypairLists, PolicyStore
 from sorna.model.agent import Drain
+from sorna.model.folder import Mount
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage, new_kernel_id
 from sorna.model.keypair import Keypair, KeypairChanges
 from sorna.model.limits import MIB, Limits
@@ -352,6 +354,45 @@ class ReportContract(AdministrationContract):
         await self.stores.agents.enrol("i-1", "b" * 40, NOW + 5)
         await self.stores.agents.enrol("i-2", "c" * 40, NOW + 6)
         self.assertEqual(await self.stores.agents.enrolled(), {"i-1": NOW, "i-2": NOW + 6})
+
+    async def test_lost_agents(self) -> None:
+        """Since when an agent is lost is kept until it lives again; one that nobody enrolled is none."""
+        agents = self.stores.agents
+        for name in ("i-1", "i-2"):
+            await agents.enrol(name, "a" * 40, NOW)
+        self.assertEqual(await agents.lost(), {})
+        await agents.note_alive(["i-1", "\0", "i-nobody"], NOW + 1)
+        await agents.note_alive(["i-1"], NOW + 2)
+        self.assertEqual(await agents.lost(), {"i-2": NOW + 1})
+        await agents.note_alive(["i-2"], NOW + 3)
+        self.assertEqual(await agents.lost(), {"i-1": NOW + 3})
+        await agents.note_alive([], NOW + 4)
+        self.assertEqual(await agents.lost(), {"i-1": NOW + 3, "i-2": NOW + 4})
+
+    async def test_mounting(self) -> None:
+        """Live kernels are found by the folders that they see, with those that they can write to."""
+        await self.owner(concurrency_limit=9)
+        first, second, third = (uuid.UUID(int=number) for number in (1, 2, 3))
+
+        async def made(*mounts: Mount) -> Kernel:
+            spec = KernelSpec(KEY, f"session-{len(mounts)}", "c", "c", Limits(), mounts=mounts)
+            return (await self.stores.kernels.reserve(new_kernel_id(), spec, NOW))[0]
+
+        await made()
+        one = await made(Mount(first.hex, "a", True, 1, 1))
+        two = await made(Mount(first.hex, "a", False, 1, 1), Mount(second.hex, "b", True, 1, 1))
+        both = [
+            MountingKernel(one, frozenset({first}), frozenset()),
+            MountingKernel(two, frozenset({first, second}), frozenset({first})),
+        ]
+        both.sort(key=lambda found: found.kernel.id)
+        mounting = self.stores.reports.mounting
+        self.assertEqual(await mounting([first]), both)
+        self.assertEqual(await mounting(None), both)
+        self.assertEqual([found.kernel for found in await mounting([third, second])], [two])
+        self.assertEqual([await mounting([third]), await mounting([])], [[], []])
+        await self.end(two, NOW + 1)
+        self.assertEqual([found.kernel for found in await mounting(None)], [one])
 
     async def test_drains(self) -> None:
         """An agent is drained until that is undone, since when it was the first time, with the last deadline."""

@@ -11,12 +11,15 @@ from twisted.trial.unittest import TestCase
 
 from sorna.errors import FolderAlreadyExists, InvalidRequest, QuotaExceeded
 from sorna.manager.folder_interfaces import FolderStore
-from sorna.manager.interfaces import KeypairLists
-from sorna.model.folder import Folder, FolderBounds, Permission
+from sorna.manager.interfaces import KernelStore, KeypairLists
+from sorna.model.folder import Folder, FolderBounds, FolderUse, Mount, Permission, Share
+from sorna.model.kernel import KernelSpec, KernelStatus, new_kernel_id
 from sorna.model.keypair import Keypair
+from sorna.model.limits import Limits
 from sorna.store.folders import PostgresFolders
+from sorna.store.kernels import PostgresKernels
 from sorna.store.keypairs import PostgresKeypairs
-from sorna.store.memory import MemoryKeypairs
+from sorna.store.memory import MemoryKernels, MemoryKeypairs
 from sorna.store.memory_folders import MemoryFolders
 from tests.contract.postgres import fresh_pool
 from tests.contract.test_store import NOW, together
@@ -37,6 +40,7 @@ def folder(name: str = "data", owner: str = OWNER, created_at: float = NOW) -> F
 class FolderStoreContract(Base):
     keypairs: KeypairLists
     folders: FolderStore
+    kernels: KernelStore
 
     async def people(self) -> None:
         for key, user in ((OWNER, "o@x"), (FRIEND, "f@x"), (SECOND, "f@x"), (STRANGER, "s@x")):
@@ -184,6 +188,91 @@ class FolderStoreContract(Base):
         self.assertEqual(found.folder, mine)
         self.assertEqual([a.folder for a in await self.folders.seen_by(FRIEND)], [mine, theirs])
 
+    async def test_sharing(self) -> None:
+        """Every active keypair of a user can be let in at once, and be turned out again, and nobody else is concerned."""
+        await self.people()
+        one, other = folder(), folder("other")
+        await self.folders.add(one, None)
+        await self.folders.add(other, None)
+        users = ["nobody@x", "f@x", "", OWNER, "o@x", "f@x", "\0"]
+        self.assertEqual(await self.folders.share(one.id, OWNER, users, RO), ["f@x"])
+        self.assertEqual(await self.folders.share(other.id, OWNER, [STRANGER], RW), [STRANGER])
+        shares = [Share(one, FRIEND, "f@x", RO), Share(one, SECOND, "f@x", RO), Share(other, STRANGER, "s@x", RW)]
+        self.assertEqual(await self.folders.shares_of(OWNER, None, 9), shares)
+        self.assertEqual(await self.folders.shares_of(OWNER, None, 1), shares[:1])
+        self.assertEqual(await self.folders.shares_of(OWNER, other.id, 9), shares[2:])
+        self.assertEqual(await self.folders.shares_of(FRIEND, None, 9), [])
+        found = await self.folders.permissions([one.id])
+        self.assertEqual(found, {(one.id, OWNER): RW, (one.id, FRIEND): RO, (one.id, SECOND): RO})
+        await self.folders.share(one.id, OWNER, [SECOND], RW)
+        self.assertEqual((await self.folders.permissions([one.id, other.id]))[one.id, SECOND], RW)
+        await self.folders.invite(one.id, OWNER, ["s@x"], RO, NOW)
+        self.assertEqual(await self.folders.unshare(one.id, ["nobody@x", SECOND, "s@x"]), [SECOND, "s@x"])
+        self.assertEqual(await self.folders.invitations_for(STRANGER, "s@x"), [])
+        self.assertEqual(await self.folders.unshare(one.id, ["f@x", "s@x"]), ["f@x"])
+        self.assertEqual(await self.folders.permissions([one.id]), {(one.id, OWNER): RW})
+        self.assertEqual(await self.folders.share(uuid.uuid4(), OWNER, ["f@x"], RO), [])
+
+    async def test_cloning(self) -> None:
+        """Whether a folder may be cloned is kept with it."""
+        await self.people()
+        one = attrs.evolve(folder(), cloneable=True)
+        await self.folders.add(one, None)
+        self.assertEqual([a.folder.cloneable for a in await self.folders.seen_by(OWNER)], [True])
+        self.assertTrue(await self.folders.allow_cloning(one.id, False))
+        self.assertEqual([a.folder.cloneable for a in await self.folders.seen_by(OWNER)], [False])
+        self.assertFalse(await self.folders.allow_cloning(uuid.uuid4(), True))
+
+    async def test_removed_keypairs(self) -> None:
+        """What a removed keypair had goes, with what was shared with it; what others have stays."""
+        await self.people()
+        theirs = await self.shared()
+        mine, more = folder("mine", FRIEND), folder("more", FRIEND)
+        for one in (mine, more):
+            await self.folders.add(one, None)
+        await self.folders.share(mine.id, FRIEND, [OWNER], RO)
+        await self.folders.invite(more.id, FRIEND, [STRANGER], RO, NOW)
+        self.assertEqual(await self.folders.remove_forsaken(), [])
+        await self.keypairs.remove(FRIEND, NOW)
+        self.assertEqual(set(await self.folders.remove_forsaken()), {mine.id, more.id})
+        self.assertEqual(await self.folders.remove_forsaken(), [])
+        self.assertEqual([a.folder for a in await self.folders.seen_by(OWNER)], [theirs])
+        self.assertEqual(await self.folders.shares_of(OWNER, None, 9), [])
+        self.assertEqual(await self.folders.invitations_for(STRANGER, "s@x"), [])
+        self.assertEqual(await self.folders.existing([mine.id, more.id]), frozenset())
+
+    async def test_counting(self) -> None:
+        """What was changed since it was counted, or that a kernel could write to, is to be counted; what is known is told."""
+        await self.people()
+        quiet, used, written, read = (folder(name) for name in ("quiet", "used", "written", "read"))
+        for one in (quiet, used, written, read):
+            await self.folders.add(attrs.evolve(one, held=FolderUse(0, 0)), None)
+        await self.folders.add(folder("uncounted"), None)
+        mounts = (Mount(written.id.hex, "w", False, 1, 1), Mount(read.id.hex, "r", True, 1, 1))
+        spec = KernelSpec(OWNER, "token-1", "python3", "python3", Limits(memory=1), mounts=mounts)
+        kernel, _made = await self.kernels.reserve(new_kernel_id(), spec, NOW + 1)
+        await self.folders.note_use([used.id], NOW + 2)
+
+        async def names() -> list[str]:
+            return sorted(one.name for one in await self.folders.to_count(NOW, 9))
+
+        self.assertEqual(await names(), ["uncounted", "used", "written"])
+        self.assertEqual(len(await self.folders.to_count(NOW, 2)), 2)
+        for one in (used, written):
+            await self.folders.note_count(one.id, FolderUse(3, 2**40), NOW + 3)
+        self.assertEqual(await names(), ["uncounted", "written"])
+        await self.kernels.change_status(kernel.id, KernelStatus.ERROR, "", NOW + 4)
+        self.assertEqual(await names(), ["uncounted", "written"])
+        self.assertEqual([one.name for one in await self.folders.to_count(NOW + 5, 9)], ["uncounted"])
+        await self.folders.note_count(written.id, FolderUse(4, 5), NOW + 5)
+        await self.folders.note_count(uuid.uuid4(), FolderUse(4, 5), NOW + 5)
+        self.assertEqual(await names(), ["uncounted"])
+        found = {one.name: one.held for one in await self.folders.page(None, 0, 9)}
+        self.assertEqual(found["used"], FolderUse(3, 2**40))
+        self.assertEqual(
+            (found["written"], found["quiet"], found["uncounted"]), (FolderUse(4, 5), FolderUse(0, 0), None)
+        )
+
     async def test_lists(self) -> None:
         """Folders are listed the newest first, of one owner, of all, or the newest of each of several."""
         await self.people()
@@ -214,7 +303,8 @@ class MemoryFolderTests(FolderStoreContract, TestCase):
 
     def setUp(self) -> None:
         self.keypairs = MemoryKeypairs()
-        self.folders = MemoryFolders(self.keypairs)
+        self.kernels = MemoryKernels(self.keypairs)
+        self.folders = MemoryFolders(self.keypairs, self.kernels)
 
 
 class PostgresFolderTests(FolderStoreContract, TestCase):
@@ -227,4 +317,4 @@ class PostgresFolderTests(FolderStoreContract, TestCase):
         from twisted.internet import reactor  # noqa: PLC0415, TID251 - a test against the real thing
 
         pool = await fresh_pool(self, reactor)
-        self.keypairs, self.folders = PostgresKeypairs(pool), PostgresFolders(pool)
+        self.keypairs, self.folders, self.kernels = PostgresKeypairs(pool), PostgresFolders(pool), PostgresKernels(pool)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
 from twisted.logger import capturedLogs
 
 from sorna.errors import InvalidRequest
 from sorna.live.instances import MOST_TOGETHER, RedisAgentDirectory
-from sorna.model.agent import AGENT_TOPIC, Agent, Capacity, Room
+from sorna.model.agent import AGENT_TOPIC, Agent, Capacity, HostLoad, Room
 from sorna.model.kernel import short_id
 from sorna.model.policy import Slots, slots_of
 from tests.contract.live_backends import MemoryCase, ValkeyCase, address_of, beat_of, kernel_of
@@ -32,6 +33,13 @@ class DirectoryContract(_Case):
         expected = Agent(address_of(), "one", frozenset({"python3", "c"}), 2, 10, "zygote", Capacity(4000, 1024, 1))
         self.assertEqual(list(await self.directory.alive()), [expected])
         self.assertEqual(await self.directory.find("i-one"), expected)
+
+    async def test_load(self) -> None:
+        """What a host uses is told with each beat, and forgotten with one that does not know."""
+        for load in (HostLoad(12.5, 2**40), None):
+            await self.heartbeats.beat(attrs.evolve(beat_of(), load=load), 3)
+            (agent,) = await self.directory.alive()
+            self.assertEqual(agent.load, load)
 
     async def test_in_order_of_id(self) -> None:
         """Several agents are listed in order of their ids."""
@@ -220,6 +228,8 @@ class ValkeyDirectoryTests(DirectoryContract, ValkeyCase):
                 b"memory": b"1024",
                 b"gpus": b"1",
                 b"storage": b"",
+                b"cpu_percent": b"",
+                b"memory_used": b"",
                 b"room_memory": b"",
                 b"room_cpu_millis": b"",
                 b"room_gpus": b"",

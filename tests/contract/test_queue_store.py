@@ -11,7 +11,8 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
 from sorna.errors import InvalidRequest, QueueFull
-from sorna.manager.interfaces import KernelQueue, KernelStore, KeypairStore
+from sorna.manager.interfaces import KernelStore, KeypairStore
+from sorna.manager.queue_interfaces import KernelQueue
 from sorna.model.folder import Mount
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, new_kernel_id
 from sorna.model.keypair import Keypair

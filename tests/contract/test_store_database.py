@@ -216,7 +216,13 @@ class MigrationTests(DatabaseCase):
     async def test_what_live_kernels_take_is_counted(self) -> None:
         """A database from before the policies learns what its live kernels take, so that their ends give it back."""
         older = self.migrations()
-        for later in ("m0002_administration.py", "m0003_folders.py", "m0006_scheduling.py", "m0007_enrolment.py"):
+        for later in (
+            "m0002_administration.py",
+            "m0003_folders.py",
+            "m0005_folders_in_use.py",
+            "m0006_scheduling.py",
+            "m0007_enrolment.py",
+        ):
             (older / later).unlink()
         migrate_blocking(address(), self.schema, older)
         old = self.inside()

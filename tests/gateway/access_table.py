@@ -78,6 +78,8 @@ class AccessTestCase(RouteTestCase):
         if (route.method, route.path) in ADMINISTRATION:
             query = ADMINISTRATION[route.method, route.path]
             answers[NOT_ADMIN] = self.request(route.method, target, query, keypair=OTHER)
+        if (route.method, route.path) in folder_routes.FOR_ADMINISTRATORS:
+            answers[NOT_ADMIN] = self.request(route.method, target, keypair=OTHER)
         return {column: str(answer.status) for column, answer in answers.items()}
 
     def call_for_folder(self, route: Route, keypair: Keypair) -> Answer:

@@ -8,7 +8,7 @@ from typing import Any
 from attrs import evolve
 from twisted.internet.defer import Deferred
 
-from sorna.model.agent import Capacity, Heartbeat
+from sorna.model.agent import Capacity, Heartbeat, HostLoad
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage, new_kernel_id, short_id
 from sorna.model.limits import MIB, Limits
 from sorna.testing.gateway import EXAMPLE
@@ -96,5 +96,6 @@ class AdministrationTestCase(GatewayTestCase):
             "none",
             stats or {},
             Capacity(4000, 2**30, 1),
+            load=HostLoad(12.5, 2048),
         )
         self.done(self.world.heartbeats.beat(heartbeat, 3.0))

@@ -31,6 +31,7 @@ NOW = 1_500_000_000.0
 OTHER = Keypair("AKIANABBDUSEREXAMPLE", "C8qnIo29EZvXkPK_MXcuAakYTy4NYrxwmCEyNPlf")
 INACTIVE = Keypair("AKIAINACTIVEEXAMPLE0", "inactive-inactive-inactive-inactive-0000", is_active=False)
 POOR = Keypair("AKIAPOOREXAMPLE00000", "poor-poor-poor-poor-poor-poor-poor-00000", rate_limit=3)
+ADMINISTRATOR = Keypair("AKIAADMINEXAMPLE0000", "admin-admin-admin-admin-admin-admin-0000", is_admin=True)
 TOKEN = "test-token-01"
 
 
@@ -90,13 +91,13 @@ class GatewayTestCase(UnitTestCase):
         self.clock = Clock()
         self.clock.advance(NOW)
         self.kernels = MemoryKernels(self.clock)
-        self.keypairs = MemoryKeypairs(EXAMPLE, OTHER, INACTIVE, POOR)
-        self.world = memory_world(self.clock, self.keypairs.all.values())
+        self.keypairs = MemoryKeypairs(EXAMPLE, OTHER, INACTIVE, POOR, ADMINISTRATOR)
+        self.world = memory_world(self.clock, [EXAMPLE, OTHER, INACTIVE, POOR])
         self.rate_limits = MemoryRateLimits(self.clock)
         self.operations = MemoryOperations()
         self.readiness = MemoryReadiness()
         self.signer = Signer(self.clock)
-        self.folders, self.transfers = memory_folders(self, self.clock, EXAMPLE, OTHER, INACTIVE, POOR)
+        self.folders, self.transfers = memory_folders(self, self.clock, EXAMPLE, OTHER, INACTIVE, POOR, ADMINISTRATOR)
         self.rebuild(self.world.administration)
 
     def rebuild(self, administration: Any) -> None:

@@ -22,25 +22,47 @@ BODIES: Mapping[tuple[str, str], Any] = {
     ("POST", "/folder/create"): {"name": "vf2"},
     ("DELETE", "/folders"): {"id": ID},
     ("POST", "/folders/<folder>/rename"): {"new_name": "vf3"},
+    ("POST", "/folders/<folder>/clone"): {"target_name": "vf3"},
+    ("POST", "/folders/<folder>/update-options"): {"cloneable": True},
     ("POST", "/folders/<folder>/invite"): {"perm": "rw", "user_ids": [OTHER.access_key]},
+    ("POST", "/folders/<folder>/share"): {"permission": "rw", "emails": [OTHER.access_key]},
+    ("DELETE", "/folders/<folder>/unshare"): {"emails": [OTHER.access_key]},
+    ("POST", "/folders/_/shared"): {"vfolder": ID, "user": OTHER.access_key, "perm": "ro"},
     ("POST", "/folders/invitations/accept"): {"inv_id": INVITATION},
     ("DELETE", "/folders/invitations/delete"): {"inv_id": INVITATION},
     ("GET", "/folders/<folder>/files"): {"path": "."},
     ("POST", "/folders/<folder>/upload"): "form",
     ("POST", "/folders/<folder>/mkdir"): {"path": "d"},
-    ("POST", "/folders/<folder>/rename_file"): {"target_path": "a.txt", "new_name": "b.txt"},
-    ("DELETE", "/folders/<folder>/delete_files"): {"files": ["a.txt"], "recursive": False},
+    **{("POST", f"/folders/<folder>/rename{dash}file"): {"target_path": "a.txt", "new_name": "b.txt"} for dash in "-_"},
+    ("POST", "/folders/<folder>/move-file"): {"src": "a.txt", "dst": "b.txt"},
+    **{("DELETE", f"/folders/<folder>/delete{dash}files"): {"files": ["a.txt"], "recursive": False} for dash in "-_"},
     ("GET", "/folders/<folder>/download"): {"files": ["a.txt"]},
     ("POST", "/folders/<folder>/request-upload"): {"path": "c.txt", "size": 1},
-    ("POST", "/folders/<folder>/request-download"): {"path": "a.txt", "archive": False},
+    **{("POST", f"/folders/<folder>/request{dash}download"): {"path": "a.txt", "archive": False} for dash in "-_"},
 }
 #: POST routes that read no body.
-BODILESS = frozenset({("POST", "/folders/<folder>/leave")})
+BODILESS = frozenset({("POST", "/folders/<folder>/leave"), ("POST", "/folders/_/mounts")})
+#: Routes for administrators alone, and those among them that say why Sorna does not do this.
+REFUSED = frozenset(
+    {
+        ("POST", "/folders/_/mounts"),
+        ("DELETE", "/folders/_/mounts"),
+        ("GET", "/folders/_/fstab"),
+        ("GET", "/folders/_/perf-metric"),
+    }
+)
+FOR_ADMINISTRATORS = REFUSED | {("GET", "/folders/_/mounts")}
 TYPED: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("POST", "/folders"): {"name": 1, "host": {}, "quota": [], "usage_mode": 2, "permission": 1, "cloneable": 1},
     ("POST", "/folder/create"): {"name": None},
     ("DELETE", "/folders"): {"id": 1},
     ("POST", "/folders/<folder>/rename"): {"new_name": []},
+    ("POST", "/folders/<folder>/clone"): {"target_name": 1, "target_host": 1, "usage_mode": 1, "permission": 1},
+    ("POST", "/folders/<folder>/update-options"): {"cloneable": "yes", "permission": []},
+    ("POST", "/folders/<folder>/share"): {"permission": 1, "emails": "x"},
+    ("DELETE", "/folders/<folder>/unshare"): {"emails": [1]},
+    ("POST", "/folders/_/shared"): {"vfolder": 1, "user": [], "perm": 1},
+    ("POST", "/folders/<folder>/move-file"): {"src": 1, "dst": None},
     ("POST", "/folders/<folder>/invite"): {"perm": 1, "user_ids": "x"},
     ("POST", "/folders/invitations/accept"): {"inv_id": 1},
     ("DELETE", "/folders/invitations/delete"): {"inv_id": {}},

@@ -7,7 +7,6 @@ from unittest import SkipTest
 
 from sorna.gateway.call import Access
 from tests.gateway.access_table import (
-    ADMINISTRATION,
     BAD_SIGNATURE,
     COLUMNS,
     DISABLED,
@@ -17,6 +16,7 @@ from tests.gateway.access_table import (
     PAGE,
     AccessTestCase,
 )
+from tests.gateway.folder_routes import FOR_ADMINISTRATORS
 
 #: Routes that anybody may call. A new one is written down here by somebody who thought about it.
 PUBLIC = frozenset(
@@ -30,6 +30,7 @@ OWNED = {"reference": True, "folder": True, "run_id": False, "agent": False}
 OWNED_BODIES = frozenset(
     {
         ("DELETE", "/folders"),
+        ("POST", "/folders/_/shared"),
         ("POST", "/folders/invitations/accept"),
         ("DELETE", "/folders/invitations/delete"),
     }
@@ -67,6 +68,16 @@ class AccessTableTests(AccessTestCase):
             self.assertLessEqual(variables, set(OWNED), route)
             # Some are told in the body what they are about.
             owned = any(OWNED[name] for name in variables) or (route.method, route.path) in OWNED_BODIES
-            self.assertEqual(OTHER_OWNER in self.cells(route), owned, route)
-            administers = route.path.startswith("/admin/")
-            self.assertEqual((route.method, route.path) in ADMINISTRATION, administers, route)
+            cells = self.cells(route)
+            self.assertEqual(OTHER_OWNER in cells, owned, route)
+            # A token is its bearer's, and public routes answer everybody; whoever is disabled finds all others closed.
+            self.assertEqual(DISABLED in cells, route.access is not Access.TOKEN, route)
+            administers = route.path.startswith("/admin/") or (route.method, route.path) in FOR_ADMINISTRATORS
+            self.assertEqual(NOT_ADMIN in cells, administers, route)
+
+    def test_every_route_is_in_the_page(self) -> None:
+        """Each route has a row, and no other row is there."""
+        if not PAGE.parent.is_dir():
+            raise SkipTest("these are the tests of a checkout")
+        rows = re.findall(r"^``(\w+) (\S+)``", PAGE.read_text("utf-8"), re.MULTILINE)
+        self.assertEqual(rows, [(route.method, route.path or "/") for route in self.application.routes])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections import Counter
 from typing import Any
@@ -9,11 +10,11 @@ from typing import Any
 from attrs import evolve
 
 from sorna.errors import Unavailable
-from sorna.model.folder import Folder, FolderBounds
+from sorna.model.folder import Folder, FolderBounds, FolderUse, Permission
 from sorna.model.kernel import KernelStatus, new_kernel_id, short_id
 from sorna.testing.gateway import EXAMPLE
 from tests.gateway.administration import AGENTS, KEYPAIRS, PATH, SESSIONS, AdministrationTestCase
-from tests.gateway.base import INACTIVE, NOW, OTHER, POOR
+from tests.gateway.base import ADMINISTRATOR, INACTIVE, NOW, OTHER, POOR
 
 
 class Counting:
@@ -35,7 +36,9 @@ class QueryTests(AdministrationTestCase):
         """The query of a published client: bare data, keys in the order of the query, 0 for every user."""
         answer = self.data(KEYPAIRS, {"user_id": 0, "is_active": None})
         self.assertEqual(list(answer), ["keypairs"])
-        self.assertEqual({one["access_key"] for one in answer["keypairs"]}, set(self.keypairs.all))
+        self.assertEqual(
+            {one["access_key"] for one in answer["keypairs"]}, set(self.keypairs.all) - {ADMINISTRATOR.access_key}
+        )
         self.assertEqual(
             list(answer["keypairs"][0]),
             [
@@ -256,6 +259,86 @@ class QueryTests(AdministrationTestCase):
         owned = {one["access_key"]: [folder["name"] for folder in one["vfolders"]] for one in answer["keypairs"]}
         self.assertEqual((owned[EXAMPLE.access_key], owned[OTHER.access_key]), (["f2", "f0"], ["f1"]))
 
+    def test_selected_lists(self) -> None:
+        """Lists hold what a filter lets through, in the wanted order, and count it; a user selects among its own."""
+        for number, owner in enumerate((EXAMPLE.access_key, OTHER.access_key, EXAMPLE.access_key)):
+            held = FolderUse(number, 100)
+            folder = Folder(uuid.UUID(int=number), f"f{number}", owner, NOW + number, FolderBounds(7, 2**21), held=held)
+            self.done(self.world.folders.add(folder, None))
+        self.kernel("token-2")
+        self.kernel("token-1")
+        self.kernel("other-1", OTHER.access_key)
+        query = (
+            "query($limit:Int!, $offset:Int!, $filter: String, $order: String) {"
+            " compute_session_list(limit:$limit, offset:$offset, filter:$filter, order:$order) { items { name } total_count }"
+            "}"
+        )
+        wanted = {"limit": 1, "offset": 1, "filter": 'name like "token-%" & status == "RUNNING"', "order": "+name"}
+        expected = {"items": [{"name": "token-2"}], "total_count": 2}
+        self.assertEqual(self.data(query, wanted), {"compute_session_list": expected})
+        nothing = {"items": [], "total_count": 0}
+        self.assertEqual(self.data(query, {**wanted, "offset": 0}, keypair=OTHER), {"compute_session_list": nothing})
+        for field, text, names in (
+            ("vfolder_list", "num_files >= 1", ["f1", "f2"]),
+            ("vfolder_own_list", "num_files >= 1", ["f2"]),
+            ("vfolder_invited_list", 'name == "f1"', []),
+            ("vfolder_project_list", 'name == "f1"', []),
+        ):
+            query = f'query($f: String) {{ {field}(limit: 9, offset: 0, filter: $f, order: "name") {{ items {{ name }} }} }}'
+            found = self.data(query, {"f": text})[field]["items"]
+            self.assertEqual([one["name"] for one in found], names)
+        query = (
+            'query($f: String) { keypair_list(limit: 9, offset: 0, filter: $f, order: "-access_key") { total_count } }'
+        )
+        self.assertEqual(self.data(query, {"f": "!is_active == true"}), {"keypair_list": {"total_count": 1}})
+
+    def test_invited_folders(self) -> None:
+        """What others share is listed apart, with what may be done with it."""
+        for number, permission in enumerate((Permission.READ_ONLY, Permission.READ_WRITE)):
+            folder = Folder(uuid.UUID(int=number), f"f{number}", OTHER.access_key, NOW + number, FolderBounds(7, 2**21))
+            self.done(self.world.folders.add(folder, None))
+            self.done(self.world.folders.share(folder.id, OTHER.access_key, [EXAMPLE.access_key], permission))
+        query = (
+            'query($f: String) { vfolder_invited_list(limit: 1, offset: 0, filter: $f, order: "-name")'
+            " { items { name permission creator } total_count } }"
+        )
+        first = {"name": "f1", "permission": "rw", "creator": OTHER.access_key}
+        expected = {"vfolder_invited_list": {"items": [first], "total_count": 2}}
+        self.assertEqual(self.data(query, {"f": None}), expected)
+        found = self.data(query, {"f": 'permission == "ro"'})["vfolder_invited_list"]
+        self.assertEqual([one["name"] for one in found["items"]], ["f0"])
+
+    def test_live_agents(self) -> None:
+        """An agent tells what its host uses; one that is lost tells nothing and is lost since a time."""
+        for name in ("i-1", "i-2"):
+            self.done(self.world.agents.enrol(name, "k" * 40, NOW))
+        self.done(self.world.agents.note_alive(["i-1"], NOW + 1))
+        self.beat()
+        query = (
+            "query($f: String, $o: String) { agent_list(limit: 9, offset: 0, filter: $f, order: $o)"
+            " { items { id cpu_cur_pct mem_cur_bytes live_stat lost_at schedulable } } }"
+        )
+        alive, lost = self.data(query, {"o": "id"})["agent_list"]["items"]
+        stat = json.loads(alive.pop("live_stat"))
+        self.assertEqual(stat["node"]["mem"]["current"], "2048")
+        self.assertEqual(
+            alive, {"id": "i-1", "cpu_cur_pct": 12.5, "mem_cur_bytes": 2048, "lost_at": None, "schedulable": True}
+        )
+        self.assertEqual(
+            lost,
+            {
+                "id": "i-2",
+                "cpu_cur_pct": None,
+                "mem_cur_bytes": None,
+                "live_stat": None,
+                "lost_at": "2017-07-14T02:40:01+00:00",
+                "schedulable": True,
+            },
+        )
+        for text, names in (("cpu_cur_pct > 10", ["i-1"]), ('status == "lost"', ["i-2"]), ("lost_at is null", ["i-1"])):
+            found = self.data(query, {"f": text})["agent_list"]["items"]
+            self.assertEqual([one["id"] for one in found], names)
+
     def test_no_folders(self) -> None:
         """Every field of folders can be asked for although there are none."""
         fields = "id host name max_files max_size created_at last_used num_files cur_size"
@@ -284,7 +367,9 @@ class QueryTests(AdministrationTestCase):
             ("{ keypairs(limit: 501) { user_id } }", "limit"),
             ("{ keypairs(offset: -1) { user_id } }", "offset"),
             ('{ keypair_list(limit: 1, offset: 0, filter: "x") { total_count } }', "filter"),
-            ('{ agent_list(limit: 1, offset: 0, order: "x") { total_count } }', "order"),
+            ('{ agent_list(limit: 1, offset: 0, order: "x") { total_count } }', "no field x"),
+            ('{ vfolder_own_list(limit: 1, offset: 0, order: "x desc") { total_count } }', "order"),
+            ('{ vfolder_project_list(limit: 1, offset: 0, filter: "x") { total_count } }', "filter"),
             ("{ nothing }", "nothing"),
             ("query($x: Int!) { keypairs(limit: $x) { user_id } }", "$x"),
         ):

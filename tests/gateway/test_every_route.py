@@ -13,7 +13,7 @@ from sorna.gateway.call import Access
 from sorna.gateway.router import VERSIONS, Route
 from sorna.testing.gateway import EXAMPLE, encode, form
 from tests.gateway import enrolment_routes, folder_routes
-from tests.gateway.base import INACTIVE, NOW, OTHER, POOR, TOKEN, Answer, GatewayTestCase
+from tests.gateway.base import ADMINISTRATOR, INACTIVE, NOW, OTHER, POOR, TOKEN, Answer, GatewayTestCase
 
 FORM = "form"
 
@@ -103,6 +103,8 @@ class RouteTestCase(GatewayTestCase):
         world = folder_routes.FolderWorld(self.do, self.folders, self.transfers)
         if "/folder" in route.path and reference == TOKEN and "keypair" not in signing:
             target += world.prepare((route.method, route.path))
+        if (route.method, route.path) in folder_routes.FOR_ADMINISTRATORS:
+            signing = {"keypair": ADMINISTRATOR, **signing}
         right = world.filled(RIGHT_BODIES.get((route.method, route.path)))
         if "/agents" in route.path:
             right = enrolment_routes.prepare(self.do, self.world, route.path) or right
@@ -153,7 +155,8 @@ class EveryRouteTests(RouteTestCase):
             for slash in ("", "/"):
                 self.create()
                 answer = self.call(route, target if target == "/" else target + slash)
-                self.assertIn(answer.status, {200, 201, 204}, (target, answer))
+                refused = (route.method, route.path) in folder_routes.REFUSED
+                self.assertIn(answer.status, {501} if refused else {200, 201, 204}, (target, answer))
                 self.assertEqual(answer.headers["server"], "BackendAI-API/v4.20181215")
                 if "multipart/mixed" not in answer.headers["content-type"] or "<folder>" not in route.path:
                     self.assertEqual(answer.headers["content-length"], str(len(answer.body)))
@@ -276,6 +279,12 @@ class EveryRouteTests(RouteTestCase):
             {b"Upgrade": b"h2c"},
             {b"Origin": b"https://elsewhere.example"},
             {b"Origin": b"null"},
+            {b"Sec-WebSocket-Key": b"dGhlIHNhbXBsZSBub24="},
+            {b"Sec-WebSocket-Key": b"=" * 24},
+            {b"Sec-WebSocket-Protocol": b"\xe9"},
+            {b"Sec-WebSocket-Key": b"\xe9" * 24},
+            {b"Origin": b"\xe9"},
+            {b"Origin": b"http://["},
         )
         for route, target in self.routes():
             if route.websocket:

@@ -66,6 +66,32 @@ class SmallFileTests(FolderFileTestCase):
             self.assertIn(b"Content-Encoding: gzip", head)
             self.assertEqual(zlib.decompress(packed[:-2], wbits=16 + zlib.MAX_WBITS), content)
 
+    def test_moving(self) -> None:
+        """A file moves into a directory, and to the top of the folder."""
+        self.put(("a", b"1"), ("d/b", b"2"))
+        for source, target in (("a", "d"), ("d/b", ".")):
+            answer = self.request("POST", "/v2/folders/vf1/move-file", {"src": source, "dst": target})
+            self.assertEqual((answer.status, answer.json), (201, {}))
+        self.assertEqual(sorted(path.name for path in self.content.rglob("*")), ["a", "b", "d"])
+        answer = self.request("POST", "/v2/folders/vf1/move-file", {"src": ".", "dst": "d"})
+        self.assert_problem(answer, 400, "invalid-api-params")
+
+    def test_downloads_of_each_generation(self) -> None:
+        """Clients until 19.03 unpack each part, those of 19.09 and later take it as it is; who is unknown gets the former."""
+        self.put(("a", b"content"))
+        for name, plain in (
+            (b"Backend.AI Client for Python 1.4.2", False),
+            (b"Backend.AI Client for Python 19.3.2", False),
+            (b"Backend.AI Client for Python 19.09.10", True),
+            (b"Backend.AI Client for Python 20.03.10", True),
+            (b"Backend.AI Client for Python 23.9", True),
+            (b"curl/8", False),
+            (b"", False),
+        ):
+            answer = self.get("download", {"files": ["a"]}, changes={b"User-Agent": name})
+            self.assertEqual(b"\r\n\r\ncontent\r\n--" in answer.body, plain, name)
+            self.assertEqual(b"Content-Encoding: gzip" in answer.body, not plain, name)
+
     def test_making_renaming_removing(self) -> None:
         """Directories are made, files renamed and removed."""
         self.assertEqual(self.request("POST", "/v2/folders/vf1/mkdir", {"path": "a/b"}).status, 201)

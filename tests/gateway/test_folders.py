@@ -69,6 +69,7 @@ class LifeTests(FolderTestCase):
                 "type": "user",
                 "ownership_type": "user",
                 "usage_mode": "general",
+                "status": "ready",
                 "cloneable": False,
                 "created": "2017-07-14T02:40:00+00:00",
                 "created_at": "2017-07-14T02:40:00+00:00",

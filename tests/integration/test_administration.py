@@ -79,6 +79,7 @@ class AdministrationTestCase(ValkeyCase):
             self.kernels,
             self.announcements,
             PostgresFolders(self.pool),
+            PostgresFolders(self.pool).remove_forsaken,
             agent_administration,
             PostgresQueue(self.pool),
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from unittest import SkipTest
 
 from sorna.testing.cluster import Namespaces, NamespacesUnavailable, make_cluster, until
+from sorna.testing.cluster.client import RequestRefused
 from sorna.testing.cluster.parts import descendants
 from sorna.testing.doctor import findings
 from sorna.testing.server import PROJECT
@@ -69,7 +70,7 @@ class ClusterTests(UnitTestCase):
         """Tell whether something can be done now."""
         try:
             what()
-        except OSError:
+        except (OSError, RequestRefused):
             return False
         return True
 
@@ -136,7 +137,9 @@ class DoctorTests(UnitTestCase):
             self.assertEqual(findings(config), [])
             cluster.managers[0].kill()
             cluster.agents[0].kill()
-            found = findings(config, "--patience=4")
+            # The agent counts as alive until its lease ends.
+            self.assertTrue(until(lambda: bool(findings(config, "--patience=0")), PATIENCE))
+            found = findings(config, "--patience=0")
             self.assertEqual({(one["check"], one["subject"]) for one in found}, {("dead-agent", kernel)})
             done = self.doctor(config, "--patience=1")
             self.assertEqual(done.returncode, 1)

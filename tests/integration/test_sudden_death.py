@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from unittest import SkipTest
 
@@ -74,6 +74,8 @@ def command_line(process: Process) -> bytes:
 class SuddenDeathTests(UnitTestCase):
     """A server of root's, or of whoever runs the tests."""
 
+    options: Sequence[str] = ()
+
     def setUp(self) -> None:
         """Give the server a folder for all that it writes, temporary files included."""
         self.folder = Path(tempfile.mkdtemp(prefix="sorna-test-"))
@@ -89,7 +91,9 @@ class SuddenDeathTests(UnitTestCase):
         """Start the server; it may not be ready yet."""
         self.port, manager, agent = free_ports(3)
         ports = f"--service-ip=127.0.0.1 --service-port={self.port} --manager-port={manager} --agent-port={agent}"
-        command = server_command(ports.split(), ["--example-keypair", "--state-dir", str(self.folder / "state")])
+        command = server_command(
+            ports.split(), ["--example-keypair", "--state-dir", str(self.folder / "state")], self.options
+        )
         with (self.folder / "log").open("ab") as log:
             server = subprocess.Popen(
                 [*self.words, *command[1:]], cwd="/", env=self.environ, stdin=-3, stdout=log, stderr=log

@@ -6,7 +6,7 @@ describes, in status, media type and schema, and nobody without a right signatur
 that breaks one is printed with its request, and the exit status is 1.
 
 It runs against the test build, or with ``--endpoint``, ``--access-key`` and ``--secret-key`` against a running server, whose
-keypair needs a rate limit to match. Left out are events, whose answers never end.
+keypair needs a rate limit to match. Answers that do not end, and handshakes, are ``fuzz_streams``'s.
 """
 
 from __future__ import annotations
@@ -40,11 +40,15 @@ from twisted.internet import reactor  # noqa: TID251 - a program of its own
 
 from sorna.model.keypair import Keypair
 from sorna.testing.gateway import Signer
+from tests.interop.fuzz_streams import Handshake, handshakes, listen, shake
 from tests.interop.memory_gateway import USER, running_test_build
 
 TIMEOUT = 20.0  # seconds for one request
 #: Of as many requests one goes out without a right signature.
 UNSIGNED = 5
+_ENDLESS = ("/events", "/events/session")
+#: What Sorna does not do, it says.
+_SAID = frozenset({501})
 TOKEN = "fuzz-document-1"
 _CHECKS = [
     status_code_conformance,
@@ -92,7 +96,7 @@ class Fuzzing:
         """Make so many requests or a few more. :raises Broken: at the first answer that breaks a rule."""
         schema = schemathesis.openapi.from_url(f"{self.endpoint}/openapi.json")
         operations = [result.ok() for result in cast("list[Ok[Any]]", list(schema.get_all_operations()))]
-        asked = [one for one in operations if not one.path.rstrip("/").endswith(("/events", "/events/session"))]
+        asked = operations
         with requests.Session() as session:
             # An operation that takes little soon has nothing new to be asked, so the others are gone through again.
             while self.statuses.total() < count:
@@ -100,7 +104,33 @@ class Fuzzing:
                 for operation, mode in itertools.product(asked, (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)):
                     with contextlib.suppress(Unsatisfiable):  # what takes nothing cannot be asked wrongly
                         self._fuzz(session, operation, mode, each, start)
+                for operation in filter(_opens_websockets, asked):
+                    self._shake(operation, each, start)
                 start += 1
+
+    def _shake(self, operation: APIOperation[Any, Any, Any, Any], count: int, start: int) -> None:
+        """Ask for WebSockets rightly and wrongly."""
+
+        @seed(start)
+        @settings(max_examples=count, deadline=None, database=None, phases=(Phase.generate,))
+        @given(handshakes())
+        def ask(wanted: Handshake) -> None:
+            signed = next(self._numbers) % UNSIGNED != 0
+            signer = self._signer() if signed else evolve(self._signer(), keypair=evolve(self.keypair, secret_key="x"))
+            path = operation.path.replace("{reference}", TOKEN).replace("{run_id}", "run-1")
+            answer = shake(self.endpoint, path, wanted, Signing(signer), TIMEOUT, signed=signed)
+            self._count(answer, f"{operation.path} {wanted}")
+            self.refused += not signed
+
+        ask()
+
+    def _signer(self) -> Signer:
+        return Signer(reactor, self.keypair, urlsplit(self.endpoint).netloc.encode(), version=b"v4.20181215")
+
+    def _count(self, response: Any, request: str) -> None:
+        self.statuses[response.status_code] += 1
+        if response.status_code >= 500 and response.status_code not in _SAID:
+            raise Broken(f"{response.status_code} {response.text[:300]}\n{request}")
 
     def _fuzz(
         self,
@@ -126,7 +156,7 @@ class Fuzzing:
 
     def _ask(self, session: requests.Session, case: Case[Any]) -> None:
         number = next(self._numbers)
-        signer = Signer(reactor, self.keypair, urlsplit(self.endpoint).netloc.encode(), version=b"v4.20181215")
+        signer = self._signer()
         security = str(case.operation.definition.raw.get("security") or "")
         unsigned = number % UNSIGNED == 0 and bool(security)
         if number % 3 == 0:
@@ -136,21 +166,29 @@ class Fuzzing:
         if unsigned:
             signer = evolve(signer, keypair=evolve(self.keypair, secret_key="guess"))
         auth = None if unsigned and number % 2 else Signing(signer)
-        response = case.call(base_url=self.endpoint, session=session, auth=auth, timeout=TIMEOUT)
-        self.statuses[response.status_code] += 1
-        if response.status_code >= 500:
-            raise Broken(f"{response.status_code} {response.text[:300]}\n{case.as_curl_command()}")
+        response = self._answer(session, case, auth)
         if unsigned:
             self.refused += 1
             if response.status_code < 400:
                 raise Broken(f"served without a signature: {response.status_code}\n{case.as_curl_command()}")
-        case.validate_response(response, checks=_CHECKS)
         if response.status_code == 201:
             # A keypair may have few sessions and folders, and then nothing more could be learnt about creating them.
             made = response.json()
             for path in (f"/session/{made.get('sessionId')}", f"/folder/{made.get('id', made.get('folderId'))}"):
                 if "None" not in path and TOKEN not in made.values():
                     session.delete(self.endpoint + path, auth=auth, timeout=TIMEOUT)
+
+    def _answer(self, session: requests.Session, case: Case[Any], auth: AuthBase | None) -> Any:
+        """Send a request, and see that its answer is as it is described."""
+        endless = case.operation.path.endswith(_ENDLESS)
+        if endless:
+            response: Any = listen(session, case, self.endpoint, auth, TIMEOUT)
+        else:
+            response = case.call(base_url=self.endpoint, session=session, auth=auth, timeout=TIMEOUT)
+        self._count(response, case.as_curl_command())
+        if not (endless and response.status_code == 200):
+            case.validate_response(response, checks=_CHECKS)
+        return response
 
     def _aim(self, session: requests.Session, case: Case[Any], signer: Signer, *, token: bool) -> None:
         """Let a request be about something that is there; else hardly one would be."""
@@ -173,6 +211,10 @@ class Fuzzing:
             path = "d/f" if case.path.endswith("upload") else "d"
             answer = post(f"/folders/{TOKEN}/request-{case.path.rpartition('/')[2]}", {"path": path, "size": 3})
             case.query["token"] = answer.get("token", "")
+
+
+def _opens_websockets(operation: APIOperation[Any, Any, Any, Any]) -> bool:
+    return "101" in operation.definition.raw["responses"]
 
 
 @contextlib.contextmanager

@@ -35,6 +35,13 @@ class ReaperTests(ManagerTestCase):
         self.pass_time(30, short_id(kernel_id))
         self.assertEqual(self.status(), "RUNNING")
 
+    def test_agents_are_listened_to_before_they_are_asked(self) -> None:
+        """A manager that has just started hears the news of every live agent, and no longer of one that is gone."""
+        self.done(self.reaper.mend())
+        self.assertEqual({address.agent_id for address in self.link.watched}, {"i-1"})
+        self.pass_time(10, alive=False)
+        self.assertEqual(self.link.watched, frozenset())
+
     def test_a_dead_agent_ends_its_kernels_within_five_seconds(self) -> None:
         """From the last heartbeat to the end of its kernels and their free places it takes less than 5 s."""
         self.make()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from sorna.errors import Unavailable
 from sorna.live.memory import MemoryTurn
 from sorna.manager.reaper import MISSING_FOR, SEEN_WITHIN
@@ -24,7 +26,7 @@ class InTurnTests(ManagerTestCase):
         """Let each of these processes come to the work once."""
         for holder in holders:
             turn = self.turns.setdefault(holder, MemoryTurn(self.redis, "g", "w", holder, 1.5))
-            trying = self.start(in_turn(turn, lambda who=holder: self.work(who)))  # type: ignore[misc]
+            trying = self.start(in_turn(turn, partial(self.work, holder))())
             trying.addErrback(lambda failure: failure.trap(Unavailable))
             self.successResultOf(trying)
 
@@ -64,7 +66,7 @@ class InTurnTests(ManagerTestCase):
     def test_alone(self) -> None:
         """Who is alone works, whatever happens to Redis."""
         self.redis.available = False
-        self.assertTrue(self.done(in_turn(Alone(), lambda: self.work("1"))))
+        self.assertTrue(self.done(in_turn(Alone(), partial(self.work, "1"))()))
         self.done(Alone().pass_on())
         self.assertTrue(self.done(Alone().mine()))
 

@@ -97,7 +97,9 @@ class ManagerTestCase(UnitTestCase):
         announcements.hear_again()
         self.ending = Ending(self.clock, self.kernels, self.live, self.directory, self.link, self.events)
         keypairs = [Keypair(OWNER, "s" * 40), Keypair(STRANGER, "t" * 40)]
-        self.folders, _transfers = memory_folders(self, self.clock, *keypairs)
+        self.folders, _transfers = memory_folders(
+            self, self.clock, *keypairs, kernels=self.kernels, end=self.ending.destroy
+        )
         self.absence = Absence(self.clock)
         self.agents = MemoryAgents()
         self.done(self.agents.enrol("i-1", "k" * 40, 0.0))

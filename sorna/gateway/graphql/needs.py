@@ -19,6 +19,7 @@ from sorna.gateway.interfaces import Administration
 from sorna.manager.interfaces import KernelFilter
 from sorna.model.folder import Folder
 from sorna.model.kernel import Kernel, KernelStatus
+from sorna.model.selection import EVERYTHING, Selection
 
 Statuses = frozenset[KernelStatus] | None
 
@@ -31,14 +32,15 @@ class KeypairsOf(Need):
     is_active: bool | None
     offset: int = 0
     limit: int | None = None
+    selection: Selection = EVERYTHING
 
     @classmethod
     async def fetch(cls, needs: Sequence[KeypairsOf], administration: Administration) -> Mapping[Any, Any]:
         """Ask for each page: a query names as many as it has root fields."""
         return {
-            need: await administration.count_keypairs(need.user_id, need.is_active)
+            need: await administration.count_keypairs(need.user_id, need.is_active, need.selection)
             if need.limit is None
-            else await administration.keypairs(need.user_id, need.is_active, need.offset, need.limit)
+            else await administration.keypairs(need.user_id, need.is_active, need.offset, need.limit, need.selection)
             for need in needs
         }
 
@@ -119,16 +121,29 @@ class FoldersWhere(Need):
     owner: str | None
     offset: int = 0
     limit: int | None = None
+    selection: Selection = EVERYTHING
 
     @classmethod
     async def fetch(cls, needs: Sequence[FoldersWhere], administration: Administration) -> Mapping[Any, Any]:
         """Ask for each page: a query names as many as it has root fields."""
         return {
-            need: await administration.count_folders(need.owner)
+            need: await administration.count_folders(need.owner, need.selection)
             if need.limit is None
-            else await administration.folders(need.owner, need.offset, need.limit)
+            else await administration.folders(need.owner, need.offset, need.limit, need.selection)
             for need in needs
         }
+
+
+@frozen
+class FoldersSharedWith(Need):
+    """The folders that others share with an access key, in order of their names."""
+
+    access_key: str
+
+    @classmethod
+    async def fetch(cls, needs: Sequence[FoldersSharedWith], administration: Administration) -> Mapping[Any, Any]:
+        """Ask for each: a query is of one access key."""
+        return {need: await administration.folders_shared_with(need.access_key) for need in needs}
 
 
 @frozen

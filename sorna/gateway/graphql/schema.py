@@ -27,16 +27,31 @@ _KERNEL_FIELDS = """
   mem_slot: Int cpu_slot: Int gpu_slot: Int num_queries: BigInt cpu_used: BigInt
   mem_max_bytes: BigInt mem_cur_bytes: BigInt net_rx_bytes: BigInt net_tx_bytes: BigInt io_read_bytes: BigInt
   io_write_bytes: BigInt io_max_scratch_size: BigInt io_cur_scratch_size: BigInt
+  registry: String live_stat: JSONString last_stat: JSONString
+"""
+_SESSION_FIELDS = """
+  domain_name: String group_id: UUID user_email: String user_id: UUID created_user_email: String created_user_id: UUID
+  cluster_template: String cluster_mode: String cluster_size: Int scaling_group: String starts_at: DateTime
+  scheduled_at: DateTime startup_command: String service_ports: JSONString mounts: [String] occupying_slots: JSONString
+  resource_opts: JSONString resoucre_opts: JSONString abusing_reports: [JSONString] idle_checks: JSONString
+  agent_ids: [ID] dependencies: [ComputeSession]
 """
 _COMMON = f"""
 scalar BigInt scalar DateTime scalar UUID scalar JSONString
 
-type ComputeSession {{ {_KERNEL_FIELDS} workers(status: String): [ComputeWorker] }}
+type ComputeSession {{
+  {_KERNEL_FIELDS} {_SESSION_FIELDS} workers(status: String): [ComputeWorker] containers: [ComputeContainer]
+}}
+type ComputeContainer {{
+  {_KERNEL_FIELDS} cluster_role: String cluster_idx: Int cluster_hostname: String resource_opts: JSONString
+  preopen_ports: [Int]
+}}
 type ComputeWorker {{ {_KERNEL_FIELDS} }}
 type ComputeSessionList {{ items: [ComputeSession] total_count: Int }}
 type VirtualFolder {{
   id: UUID host: String name: String max_files: Int max_size: Int created_at: DateTime last_used: DateTime num_files: Int
-  cur_size: BigInt creator: String group: String permission: String ownership_type: String
+  cur_size: BigInt creator: String group: String permission: String ownership_type: String user: String
+  unmanaged_path: String usage_mode: String cloneable: Boolean status: String
 }}
 type VirtualFolderList {{ items: [VirtualFolder] total_count: Int }}
 type Image {{
@@ -47,7 +62,8 @@ type KeyPair {{
   user_id: String user_info: UserInfo access_key: String secret_key: String is_active: Boolean is_admin: Boolean
   resource_policy: String created_at: DateTime last_used: DateTime concurrency_limit: Int concurrency_used: Int
   memory_used: BigInt cpu_used: Float gpus_used: Int rate_limit: Int num_queries: BigInt vfolders: [VirtualFolder]
-  compute_sessions(status: String, limit: Int): [ComputeSession]
+  compute_sessions(status: String, limit: Int): [ComputeSession] projects: [String] modified_at: DateTime
+  ssh_public_key: String ssh_private_key: String dotfiles: String bootstrap_script: String
 }}
 type KeyPairUsage {{
   access_key: String user_id: String kernels: Int wall_time: Float cpu_used: Float mem_max_bytes: BigInt
@@ -60,6 +76,9 @@ type Query {
   vfolders: [VirtualFolder]
   vfolder_list(limit: Int!, offset: Int!, group_id: UUID, access_key: String, filter: String, order: String):
     VirtualFolderList
+  vfolder_own_list(limit: Int!, offset: Int!, filter: String, order: String): VirtualFolderList
+  vfolder_invited_list(limit: Int!, offset: Int!, filter: String, order: String): VirtualFolderList
+  vfolder_project_list(limit: Int!, offset: Int!, filter: String, order: String): VirtualFolderList
   images(is_operation: Boolean): [Image]
   compute_session(sess_id: String): ComputeSession
   compute_sessions(status: String, limit: Int, offset: Int): [ComputeSession]
@@ -75,6 +94,8 @@ type Agent {
   mem_slots: Int cpu_slots: Int gpu_slots: Int used_mem_slots: Int used_cpu_slots: Int used_gpu_slots: Int
   available_slots: JSONString occupied_slots: JSONString cpu_cur_pct: Float mem_cur_bytes: BigInt
   hardware_metadata: JSONString live_stat: JSONString
+  status_changed: DateTime architecture: String version: String compute_plugins: JSONString
+  local_config: JSONString compute_containers: [ComputeContainer]
   kernels: Int max_kernels: Int load: Float labels: [String!] schedulable: Boolean
   drained_since: DateTime drain_deadline: DateTime
   first_contact: DateTime lost_at: DateTime computations(status: String, limit: Int): [ComputeSession]
@@ -97,6 +118,9 @@ type Query {
   vfolders(access_key: String): [VirtualFolder]
   vfolder_list(limit: Int!, offset: Int!, group_id: UUID, access_key: String, filter: String, order: String):
     VirtualFolderList
+  vfolder_own_list(limit: Int!, offset: Int!, filter: String, order: String): VirtualFolderList
+  vfolder_invited_list(limit: Int!, offset: Int!, filter: String, order: String): VirtualFolderList
+  vfolder_project_list(limit: Int!, offset: Int!, filter: String, order: String): VirtualFolderList
   images(is_operation: Boolean): [Image]
   compute_session(sess_id: String): ComputeSession
   compute_sessions(access_key: String, status: String, limit: Int, offset: Int): [ComputeSession]
