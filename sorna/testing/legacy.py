@@ -44,7 +44,7 @@ class LegacyClient:
     ) -> None:
         self.socket = context.socket(zmq.REQ)
         ready(self.socket)
-        for option, value in ((zmq.LINGER, 0), (zmq.RCVTIMEO, TIMEOUT_MS)):
+        for option, value in ((zmq.LINGER, 0), (zmq.RCVTIMEO, TIMEOUT_MS), (zmq.SNDTIMEO, TIMEOUT_MS)):
             self.socket.setsockopt(option, value)
         self.socket.connect(f"tcp://127.0.0.1:{port}")
 
