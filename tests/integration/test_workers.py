@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import base64
+import contextlib
+import functools
 import http.client
 import json
 import os
@@ -18,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from attrs import define, field
 from twisted.internet import reactor  # noqa: TID251 - the server goes by the wall clock
 
 from sorna.client.signing import Credentials
@@ -36,8 +40,15 @@ MODIFY = (
 MAKE = "mutation($props: KeyPairInput!) { create_keypair(user_id: 2, props: $props) { keypair { access_key secret_key } } }"
 
 
+@define(eq=False)
 class KeptOpen(Client):
-    """A client whose one connection stays open, and with it at the same worker."""
+    """A client whose one connection stays open, and with it at the same worker.
+
+    :ivar text: the body of the last answer.
+    """
+
+    connection: http.client.HTTPConnection = field(init=False)
+    text: bytes = b""
 
     def __attrs_post_init__(self) -> None:
         self.connection = http.client.HTTPConnection(self.address, self.port, timeout=PATIENCE)
@@ -45,7 +56,7 @@ class KeptOpen(Client):
     def ask(
         self, method: str, target: str, content: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> http.client.HTTPResponse:
-        """Send a request and read its whole answer, which is then in ``text``."""
+        """Send a request and read its whole answer."""
         sent = {**self.headers(method, target, content), **(headers or {})}
         self.connection.request(method, target, content, sent)
         response = self.connection.getresponse()
@@ -85,25 +96,21 @@ def workers_of(pid: int) -> dict[int, int]:
     return found
 
 
+@functools.cache
+def server_of_workers() -> RunningServer:
+    """Give one server for all the tests of a process; it ends with the process."""
+    stack = contextlib.ExitStack()
+    server = stack.enter_context(running_server(f"--workers={WORKERS}", checked=False))
+    atexit.register(stack.close)
+    return server
+
+
 class WorkersTests(UnitTestCase):
     """One server with three processes for all of these."""
 
-    server: RunningServer
-    running: Any = None
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        """Start it."""
-        cls.running = running_server(f"--workers={WORKERS}")
-        cls.server = cls.running.__enter__()
-
-    @classmethod
-    def tearDownClass(cls) -> None:
-        """End it, when the doctor has found nothing."""
-        cls.running.__exit__(None, None, None)
-
     def setUp(self) -> None:
         """Wait until all serve, and have a client at each."""
+        self.server = server_of_workers()
         self.clients = dict(self.one_at_each())
         self.first, self.second, self.third = (self.clients[number] for number in (1, 2, 3))
 
@@ -170,6 +177,7 @@ class WorkersTests(UnitTestCase):
             client.json("GET", f"/v2/kernel/{kernel}")
         self.assertTrue(until(lambda: workers_of(self.server.pid).get(2, victim) != victim))
         self.assertEqual(len(dict(self.one_at_each())), WORKERS)
+        self.server.check()
 
     def test_a_run_goes_on_at_another(self) -> None:
         """Started at one, fed at the second, polled to its end at the third."""
