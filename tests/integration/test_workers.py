@@ -17,7 +17,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ from twisted.internet import reactor  # noqa: TID251 - the server goes by the wa
 
 from sorna.client.signing import Credentials
 from sorna.client.wire import host_header
+from sorna.model.keypair import EXAMPLE_ACCESS_KEY, EXAMPLE_SECRET_KEY
 from sorna.testing.cluster.client import Client
 from sorna.testing.cluster.websocket import WebSocket
 from sorna.testing.server import RunningServer, running_server, server_command
@@ -96,6 +98,26 @@ def workers_of(pid: int) -> dict[int, int]:
     return found
 
 
+def connect(test: UnitTestCase, port: int, credentials: Credentials) -> KeptOpen:
+    """Connect to whichever worker takes the connection."""
+    client = KeptOpen("127.0.0.1", port, credentials, reactor.seconds)
+    test.addCleanup(client.connection.close)
+    return client
+
+
+def one_at_each(test: UnitTestCase, port: int, credentials: Credentials) -> dict[int, KeptOpen]:
+    """Connect until every worker has a connection of ours."""
+    found: dict[int, KeptOpen] = {}
+    deadline = time.monotonic() + PATIENCE
+    while len(found) < WORKERS:
+        test.assertLess(time.monotonic(), deadline, f"only {[*found]} serve")
+        client = connect(test, port, credentials)
+        if found.setdefault(client.worker, client) is not client:
+            client.connection.close()
+            time.sleep(0.01)
+    return found
+
+
 @functools.cache
 def server_of_workers() -> RunningServer:
     """Give one server for all the tests of a process; it ends with the process."""
@@ -111,31 +133,18 @@ class WorkersTests(UnitTestCase):
     def setUp(self) -> None:
         """Wait until all serve, and have a client at each."""
         self.server = server_of_workers()
-        self.clients = dict(self.one_at_each())
+        self.port = int(host_header(self.server.endpoint).rpartition(":")[2])
+        self.credentials = Credentials(self.server.access_key, self.server.secret_key)
+        self.clients = self.one_at_each()
         self.first, self.second, self.third = (self.clients[number] for number in (1, 2, 3))
 
     def client(self, credentials: Credentials | None = None) -> KeptOpen:
         """Connect to whichever worker takes the connection."""
-        host, _, port = host_header(self.server.endpoint).rpartition(":")
-        keys = credentials or Credentials(self.server.access_key, self.server.secret_key)
-        client = KeptOpen(host, int(port), keys, reactor.seconds)
-        self.addCleanup(client.connection.close)
-        return client
+        return connect(self, self.port, credentials or self.credentials)
 
-    def one_at_each(self, credentials: Credentials | None = None) -> Iterator[tuple[int, KeptOpen]]:
+    def one_at_each(self, credentials: Credentials | None = None) -> dict[int, KeptOpen]:
         """Connect until every worker has a connection of ours."""
-        found: set[int] = set()
-        deadline = time.monotonic() + PATIENCE
-        while len(found) < WORKERS:
-            client = self.client(credentials)
-            number = client.worker
-            if number not in found:
-                found.add(number)
-                yield number, client
-            else:
-                client.connection.close()
-                time.sleep(0.01)
-            self.assertLess(time.monotonic(), deadline, f"only {found} serve: {self.server.log[-3000:]}")
+        return one_at_each(self, self.port, credentials or self.credentials)
 
     def kernel(self, client: KeptOpen) -> str:
         """Make a kernel that is gone after the test."""
@@ -176,7 +185,7 @@ class WorkersTests(UnitTestCase):
         for client in (self.first, self.third):
             client.json("GET", f"/v2/kernel/{kernel}")
         self.assertTrue(until(lambda: workers_of(self.server.pid).get(2, victim) != victim))
-        self.assertEqual(len(dict(self.one_at_each())), WORKERS)
+        self.assertEqual(len(self.one_at_each()), WORKERS)
         self.server.check()
 
     def test_a_run_goes_on_at_another(self) -> None:
@@ -196,7 +205,7 @@ class WorkersTests(UnitTestCase):
 
     def test_rate_limit(self) -> None:
         """Requests at all of them count together, to the last one."""
-        clients = dict(self.one_at_each(self.keypair(rate_limit=9)))
+        clients = self.one_at_each(self.keypair(rate_limit=9))
         answers = [clients[number % 3 + 1].ask("GET", "/v2/kernel/none") for number in range(12)]
         self.assertEqual([answer.status for answer in answers], [404] * 9 + [429] * 3)
         left = [int(answer.headers["X-RateLimit-Remaining"]) for answer in answers[:9]]
@@ -205,7 +214,7 @@ class WorkersTests(UnitTestCase):
     def test_a_keypair_that_is_changed(self) -> None:
         """Deactivated at one, it is refused by all within a second."""
         keypair = self.keypair()
-        clients = dict(self.one_at_each(keypair))
+        clients = self.one_at_each(keypair)
         for client in clients.values():
             self.assertEqual(client.ask("GET", "/v2/kernel/none").status, 404)
         self.modify(self.second, keypair, is_active=False)
@@ -273,7 +282,7 @@ class WorkersTests(UnitTestCase):
 
     def test_a_second_server(self) -> None:
         """A server that would share the port, too, is refused at its start, and says so."""
-        port = host_header(self.server.endpoint).rpartition(":")[2]
+        port = str(self.port)
         assert self.server.folder is not None
         options = [f"--service-port={port}", "--state-dir", str(self.server.folder / "other"), "--workers=2"]
         done = subprocess.run(
@@ -281,7 +290,7 @@ class WorkersTests(UnitTestCase):
         )
         self.assertEqual(done.returncode, 1, done.stdout)
         self.assertIn(f"port {port}".encode(), done.stdout)
-        self.assertEqual(len(dict(self.one_at_each())), WORKERS)
+        self.assertEqual(len(self.one_at_each()), WORKERS)
 
 
 def environ() -> dict[str, str]:
@@ -307,16 +316,32 @@ class EndTests(SuddenDeathTests):
         return server
 
     def test_orderly_stop(self) -> None:
-        """A stop in the middle of an execution lets it be answered, leaves no process, no open port and no secrets."""
+        """What is under way at each worker is done and answered; no process, no open port and no secrets are left."""
         server = self.started()
         processes = family(server.pid)
-        runs = [
-            self.sorna("run", "-q", "--rm", "python3", "-c", "import time; time.sleep(1); print(6*7)") for _ in range(6)
-        ]
-        self.assertEqual([run.communicate(timeout=60)[0] for run in runs], ["42\n"] * 6)
-        self.end(server)
-        self.nothing_is_left(processes, self.agent_id)
+        clients = one_at_each(self, self.port, Credentials(EXAMPLE_ACCESS_KEY, EXAMPLE_SECRET_KEY)).values()
+        answers: list[int] = []
+        ends = []
+        for client in clients:
+            wish = {"lang": "python3", "clientSessionToken": secrets.token_hex(8)}
+            kernel = client.json("POST", "/v2/kernel/create", wish)["kernelId"]
+            end = partial(lambda one, target: answers.append(one.ask("DELETE", target).status), client)
+            ends.append(threading.Thread(target=end, args=[f"/v2/kernel/{kernel}"]))
+        [agent] = self.agents(server)
+        os.kill(agent, signal.SIGSTOP)  # so that no end is done before the stop has begun
+        for thread in ends:
+            thread.start()
+        time.sleep(0.5)
+        server.terminate()
+        time.sleep(1.0)
+        self.assertEqual((answers, server.poll()), ([], None))
         self.assertRaises(ConnectionRefusedError, socket.create_connection, ("127.0.0.1", self.port), 5)
+        os.kill(agent, signal.SIGCONT)
+        for thread in ends:
+            thread.join()
+        self.assertEqual(answers, [200] * WORKERS)
+        server.wait(PATIENCE)
+        self.nothing_is_left(processes, self.agent_id)
         self.assertFalse((self.folder / "state" / "workers.toml").exists())
 
     def test_a_stop_of_all_at_once(self) -> None:
@@ -327,7 +352,7 @@ class EndTests(SuddenDeathTests):
             os.kill(pid, signal.SIGTERM)
         server.wait(PATIENCE)
         self.nothing_is_left(processes, self.agent_id)
-        self.assertNotIn("again in", (self.folder / "log").read_text("utf-8", "replace").rpartition("SIGTERM")[2])
+        self.assertEqual((self.folder / "log").read_text("utf-8", "replace").count(" too\n"), WORKERS - 1)
 
     def test_one_that_hangs_when_the_server_dies(self) -> None:
         """A frozen worker cannot notice, and is gone all the same when it goes on."""
