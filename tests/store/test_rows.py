@@ -17,7 +17,7 @@ class RowTests(UnitTestCase):
     def test_unknown_limit_is_passed_over(self) -> None:
         """A limit that a newer manager wrote does not break this one."""
         kernel = rows.new_kernel(new_kernel_id(), KernelSpec("k", "token", "c", "c", Limits()), 1.0)
-        limits = {**attrs.asdict(kernel.limits), "gpus": 1}
+        limits = {**attrs.asdict(kernel.limits), "bandwidth": 1}
         row = (
             str(kernel.id), "k", "token", "c", "c", "PREPARING", "requested", 1.0, 1.0, None,
             None, limits, {}, None, 0, *attrs.astuple(kernel.usage),
