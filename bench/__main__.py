@@ -69,7 +69,8 @@ def _measure(options: argparse.Namespace, names: Sequence[str]) -> None:
 def _facts(session: Session, options: argparse.Namespace) -> dict[str, str]:
     now = datetime.fromtimestamp(session.signer.now(), UTC)
     command = shlex.join(["make", "bench", *([f"ARGS={shlex.join(sys.argv[1:])}"] if sys.argv[1:] else [])])
-    server = options.endpoint or f"twistd sorna with --example-keypair {' '.join(OPTIONS)}"
+    given = " ".join((*OPTIONS, f"--workers={options.workers}"))
+    server = options.endpoint or f"twistd sorna with --example-keypair {given}"
     return {
         "date": f"{now:%Y-%m-%d %H:%M} UTC",
         "machine": machine.shape(),

@@ -108,7 +108,7 @@ def rate(session: Session, settings: Settings) -> list[Row]:
         with Effort.measured() as effort:
             drive(session.endpoint, scripts)
         notes = session.used_for_each(before, done)
-    what = f"executions per second, one manager process, {KERNELS} kernels, {CONNECTIONS} connections"
+    what = f"executions per second, {session.processes}, {KERNELS} kernels, {CONNECTIONS} connections"
     return [least_row(what, done / effort.seconds, 1500, "/s", client=effort.share, notes=notes)]
 
 

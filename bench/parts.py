@@ -52,6 +52,9 @@ def add_options(parser: argparse.ArgumentParser, parts: Sequence[str]) -> None:
         "--pid", type=int, default=0, help="process of that server, for figures of memory and processor"
     )
     parser.add_argument("--churn", type=int, default=10_000, help="kernels that come and go for the figure of memory")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes that the server shares its port among, where one is started"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies counts and seconds, to try the bench out")
 
 
@@ -81,7 +84,7 @@ def server_for(options: argparse.Namespace) -> Iterator[Session]:
             running = RunningServer(options.endpoint, options.access_key, secret, options.pid)
             yield stack.enter_context(opened(running))
         else:
-            yield stack.enter_context(started())
+            yield stack.enter_context(started(workers=options.workers))
 
 
 def run_parts(

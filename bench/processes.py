@@ -29,6 +29,16 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def workers_of(server: int) -> list[int]:
+    """Find the processes that share a server's port, but the first one, which is the server's own."""
+    found = []
+    for pid in descendants(server) if server else ():
+        with contextlib.suppress(OSError):
+            if b"\0sorna.worker\0" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
 def agent_of(server: int) -> int | None:
     """Find the local agent among a server's children."""
     for pid in descendants(server):

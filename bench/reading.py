@@ -17,7 +17,7 @@ _DATES = 16
 def read(session: Session, settings: Settings) -> list[Row]:
     """Ask for it over many connections, each waiting for its answer."""
     per_second, share, notes = reads(session, settings.scaled(SECONDS))
-    what = f"signed GET /v2/kernel/:id, one manager process, {CONNECTIONS} connections"
+    what = f"signed GET /v2/kernel/:id, {session.processes}, {CONNECTIONS} connections"
     return [least_row(what, per_second, 3500, "/s", client=share, notes=notes)]
 
 

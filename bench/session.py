@@ -16,7 +16,7 @@ from attrs import frozen
 
 from bench.client import Connection, Script, drive
 from bench.figures import milliseconds
-from bench.processes import agent_of, descendants, processor_time
+from bench.processes import agent_of, descendants, processor_time, workers_of
 from bench.wire import Answer, Signer, create_body, printed, run_body
 from sorna.client.signing import Credentials
 from sorna.client.wire import host_header
@@ -27,6 +27,8 @@ MOST_KERNELS = 700
 MOST_REQUESTS = 2_000_000_000
 OPTIONS = (f"--max-kernels={MOST_KERNELS}",)
 AT_ONCE = 8
+#: Seconds until all processes of a server must serve.
+PATIENCE = 60.0
 
 _MODIFY = """
 mutation($access_key: String!, $props: ModifyKeyPairInput!) {
@@ -44,15 +46,22 @@ class Session:
     """A running server and the keypair that is used.
 
     :ivar signer: signs for it.
+    :ivar workers: how many processes share its port, where it was started here.
     """
 
     server: RunningServer
     signer: Signer
+    workers: int = 1
 
     @property
     def endpoint(self) -> str:
         """The server's URL."""
         return self.server.endpoint
+
+    @property
+    def processes(self) -> str:
+        """Say for a figure how many processes of the server have part in it."""
+        return "one manager process" if self.workers == 1 else f"{self.workers} manager processes on one port"
 
     @property
     def agent(self) -> int | None:
@@ -64,11 +73,11 @@ class Session:
 
         Differences of these are right as a sum; what ended meanwhile counts with its parent.
         """
-        agent = self.agent
+        named: dict[int | None, str] = {self.agent: "agent", self.server.pid: "server"}
+        named.update(dict.fromkeys(workers_of(self.server.pid), "server"))
         used = {"server": 0.0, "agent": 0.0, "kernels and databases": 0.0}
         for pid in descendants(self.server.pid) if self.server.pid else ():
-            name = {self.server.pid: "server", agent: "agent"}.get(pid, "kernels and databases")
-            used[name] += processor_time([pid])
+            used[named.get(pid, "kernels and databases")] += processor_time([pid])
         return used
 
     def used_for_each(self, before: Mapping[str, float], count: int) -> list[str]:
@@ -167,7 +176,7 @@ def expect(answer: Answer, text: str) -> None:
 
 
 @contextlib.contextmanager
-def opened(server: RunningServer) -> Iterator[Session]:
+def opened(server: RunningServer, workers: int = 1) -> Iterator[Session]:
     """Use a server with the keypair's limits raised, and put them back in the end.
 
     :raises Failed: the keypair is no administrator's.
@@ -179,7 +188,7 @@ def opened(server: RunningServer) -> Iterator[Session]:
         Credentials(server.access_key, server.secret_key),
         lambda: time.clock_gettime(time.CLOCK_REALTIME),
     )
-    session = Session(server, signer)
+    session = Session(server, signer, workers)
     limits = session.ask(_LIMITS, {"access_key": server.access_key})["keypair"]
     _set_limits(session, {"rate_limit": MOST_REQUESTS, "concurrency_limit": MOST_KERNELS})
     try:
@@ -195,7 +204,22 @@ def _set_limits(session: Session, limits: object) -> None:
 
 
 @contextlib.contextmanager
-def started(*options: str) -> Iterator[Session]:
-    """Start a server with private databases and isolation, and use it."""
-    with running_server(*OPTIONS, *options) as server, opened(server) as session:
-        yield session
+def started(*options: str, workers: int = 1) -> Iterator[Session]:
+    """Start a server with private databases and isolation, and use it as soon as all its processes serve."""
+    with running_server(*OPTIONS, f"--workers={workers}", *options) as server:
+        _await_workers(server, workers)
+        with opened(server, workers) as session:
+            yield session
+
+
+def _await_workers(server: RunningServer, workers: int) -> None:
+    """Wait until each of a server's processes has answered. :raises Failed: one does not come."""
+    request = f"GET /health HTTP/1.1\r\nHost: {host_header(server.endpoint)}\r\n\r\n".encode("ascii")
+    found: set[object] = set()
+    deadline = time.perf_counter() + PATIENCE
+    while len(found) < workers:
+        if time.perf_counter() > deadline:
+            raise Failed(f"of {workers} workers only {len(found)} serve")
+        with contextlib.closing(Connection(server.endpoint)) as connection:
+            found.add(connection.ask(request).json["worker"])
+        time.sleep(0.01)

@@ -11,10 +11,8 @@ from functools import partial
 from typing import Any
 
 from attrs import evolve
-from twisted.application.service import IService, Service
+from twisted.application.service import IService
 from twisted.internet.defer import Deferred
-from twisted.internet.protocol import Protocol
-from twisted.internet.stdio import StandardIO
 from twisted.internet.threads import deferToThreadPool
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.logger import Logger
@@ -40,7 +38,7 @@ from sorna.agent.succession import Succession, take_over
 from sorna.boot import Stopping
 from sorna.config import AgentConfig
 from sorna.curve_keys import AuthorisedKeys, KeyFileError, load_or_make
-from sorna.embedded.local_agent import EX_CONFIG
+from sorna.embedded.child import EX_CONFIG
 from sorna.errors import IsolationUnavailable, Unavailable
 from sorna.lifecycle import OrderedServices, fail_process, settle_memory, stop_process
 from sorna.live.address import parse_redis_address
@@ -48,6 +46,7 @@ from sorna.live.connection import RedisConnection
 from sorna.live.instances import RedisHeartbeatStore
 from sorna.model.agent import room_of
 from sorna.observability import show_debug
+from sorna.parent_watch import ParentWatch
 from sorna.stages import Stages, watched
 from sorna.zeromq import tcp_endpoint
 
@@ -231,36 +230,3 @@ def _sandbox(reactor: Any, config: AgentConfig, detection: Detection) -> Sandbox
     )
     tier = UnconfinedSandbox if config.kernels.isolation == "none" else NamespaceSandbox
     return tier(reactor, settings, config.agent_id)
-
-
-class _EndOfInput(Protocol):
-    """Fires when standard input ends."""
-
-    def __init__(self) -> None:
-        self.ended: Deferred[None] = Deferred()
-
-    def connectionLost(self, _reason: Failure | None = None) -> None:
-        """Tell."""
-        if not self.ended.called:
-            self.ended.callback(None)
-
-
-class ParentWatch(Service):
-    """Stops this process in order when the one that started it is gone, however it went: its end of the pipe closes."""
-
-    _log = Logger()
-
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
-
-    def startService(self) -> None:
-        """Watch standard input."""
-        super().startService()
-        protocol = _EndOfInput()
-        protocol.ended.addCallback(self._orphaned)
-        StandardIO(protocol, reactor=self._reactor)
-
-    def _orphaned(self, _ended: None) -> None:
-        if self.running:
-            self._log.warn("the process that started this agent is gone; stopping")
-            self._reactor.stop()

@@ -1,22 +1,27 @@
 """All wiring of the server, and nothing else: which part is built from which, in the order in which they depend.
 
 ``assemble_server`` binds the HTTP port at once and brings everything else up step by step; what a step brought up is a child
-of one parent that stops its children in reverse.
+of one parent that stops its children in reverse. ``assemble_worker`` does so for one more process that shares the port.
+
+With ``--workers`` the first process alone starts the databases, the agent and the ZeroMQ door, brings the schema up to date, and
+starts the others; see also Note [What one process does for all] in ``upkeep_assembly``.
 """
 
 from __future__ import annotations
 
-import hashlib
+import os
+import secrets
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from attrs import define, evolve, frozen
+from attrs import define, evolve, field, frozen
 from twisted.application.service import IService
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
-from twisted.internet.task import deferLater
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import Logger
 from twisted.web.server import Site
 
@@ -26,12 +31,10 @@ from sorna.cluster.enrolment import LOOK_INTERVAL, Trust, TrustedDirectory
 from sorna.cluster.link import ZmqAgentLink
 from sorna.config import ServerConfig
 from sorna.curve_keys import CurveKeypair, load_or_make
-from sorna.embedded.local_agent import LocalAgent
 from sorna.embedded.postgres import EmbeddedPostgres
 from sorna.embedded.redis import EmbeddedRedis
 from sorna.errors import Unavailable
 from sorna.first_start import banner, endpoint_of, ensure_keypairs, manager_keys, write_client_file
-from sorna.folders.housekeeping import Housekeeping
 from sorna.folders.storage import DiskFolders, Threads
 from sorna.gateway.service import make_site
 from sorna.gateway.starting import FrontDoor
@@ -43,10 +46,10 @@ from sorna.live.connection import RedisConnection
 from sorna.live.instances import RedisAgentDirectory, RedisHeartbeatStore
 from sorna.live.kernels import RedisLiveKernels
 from sorna.live.rate_counters import RedisRateCounters
+from sorna.local_agent_assembly import FirstAgent, local_agent_id
 from sorna.manager.absence import Absence
 from sorna.manager.administration import Administration
-from sorna.manager.agents import UNDRAINED_TOPIC, AgentAdministration
-from sorna.manager.attendance import Attendance
+from sorna.manager.agents import AgentAdministration
 from sorna.manager.creation import Creation
 from sorna.manager.ending import Ending
 from sorna.manager.enrolment_interfaces import AgentStore
@@ -62,24 +65,22 @@ from sorna.manager.queue import Queue
 from sorna.manager.reaper import Reaper
 from sorna.manager.registry import Registry
 from sorna.manager.transfers import Transfers
+from sorna.manager.turns import SharedMending
 from sorna.model.keypair import EXAMPLE_ACCESS_KEY
-from sorna.model.limits import MIB
 from sorna.observability import show_debug
+from sorna.parent_watch import ParentWatch
 from sorna.sealing import Seal
+from sorna.shared_port import SharedPorts
 from sorna.stages import Stages, WatchedResource, watched
 from sorna.store.address import DatabaseAddress
 from sorna.store.service import Store, Tables, open_store
+from sorna.upkeep_assembly import Upkeep, turn_of
+from sorna.workers import Place, Workers
 
-REAPER_INTERVAL = 0.5
 EVENTS_INTERVAL = 1.0
 KEYPAIR_USE_INTERVAL = 1.0
-AGENT_DEADLINE = 60.0
-HOUSEKEEPING_INTERVAL = 3600.0
-ENTITLEMENT_INTERVAL = 5.0
-COUNTING_INTERVAL = 15.0
-ATTENDANCE_INTERVAL = 1.0
-# A predecessor's agent, killed a moment ago, may still hold the port at the first attempts.
-AGENT_ATTEMPTS = 4
+# Seconds that a worker may take to stop when the first process is gone; the private databases have gone with that.
+ORPHAN_TIMEOUT = 4
 
 T = TypeVar("T")
 
@@ -88,18 +89,34 @@ _log = Logger()
 
 def assemble_server(reactor: Any, config: ServerConfig) -> IService:
     """Build the service tree of ``twistd sorna``."""
-    readiness = Readiness()
-    readiness.expect("server", "starting")
-    front_door = FrontDoor(lambda: readiness.reason)
-    if config.debug:
-        show_debug()
-    brought_up = OrderedServices(reactor)
-    server = _Server(reactor, config, readiness, front_door, brought_up)
+    server = _server(reactor, config, Place(1, secrets.token_hex(8)))
     # Stopped in reverse: first no new connections, then no further steps, then what the steps brought up. The port is bound
     # before anything starts all the same, because twistd lets all services do their privileged part first.
-    parent = OrderedServices(reactor, stop_timeout=60.0)
-    for service in (brought_up, Boot(server.bring_up, lambda why: fail_process(reactor, why)), server.listening()):
-        parent.addService(service)
+    parent = _process(server, Boot(server.bring_up, lambda why: fail_process(reactor, why)))
+    parent.addService(Listening(server.endpoint, server.front_door))
+    return parent
+
+
+def assemble_worker(reactor: Any, config: ServerConfig, place: Place) -> IService:
+    """Build the service tree of one more process; it opens its part of the port when it can serve, and closes it first."""
+    server = _server(reactor, config, place)
+    parent = _process(server, Boot(server.join, lambda why: fail_process(reactor, why)))
+    parent.addService(ParentWatch(reactor, within=ORPHAN_TIMEOUT))
+    return parent
+
+
+def _server(reactor: Any, config: ServerConfig, place: Place) -> _Server:
+    readiness = Readiness()
+    readiness.expect("server", "starting")
+    if config.debug:
+        show_debug()
+    return _Server(reactor, config, readiness, FrontDoor(lambda: readiness.reason), OrderedServices(reactor), place)
+
+
+def _process(server: _Server, boot: Boot) -> OrderedServices:
+    parent = OrderedServices(server.reactor, stop_timeout=60.0)
+    parent.addService(server.parent)
+    parent.addService(boot)
     return parent
 
 
@@ -122,17 +139,25 @@ class _Server:
     readiness: Readiness
     front_door: FrontDoor
     parent: OrderedServices
+    place: Place
     storage_id: str = ""
+    ports: Any = field(init=False)
 
-    def listening(self) -> IService:
-        """Bind the HTTP port when the process starts; a taken port ends it at once, with its reason."""
+    @ports.default
+    def _ports(self) -> Any:
+        return SharedPorts(self.reactor, self.place.number == 1) if self.config.workers > 1 else self.reactor
+
+    @property
+    def endpoint(self) -> IStreamServerEndpoint:
+        """The HTTP port."""
         host, port = quoteStringArgument(self.config.service_ip), self.config.service_port
         if self.config.tls:
             key, cert = quoteStringArgument(str(self.config.ssl_key)), quoteStringArgument(str(self.config.ssl_cert))
             description = f"ssl:{port}:interface={host}:privateKey={key}:certKey={cert}"
         else:
             description = f"{'tcp6' if ':' in self.config.service_ip else 'tcp'}:{port}:interface={host}"
-        return Listening(serverFromString(self.reactor, description), self.front_door)
+        endpoint: IStreamServerEndpoint = serverFromString(self.ports, description)
+        return endpoint
 
     async def bring_up(self) -> None:
         """Start everything in the order in which it depends on each other."""
@@ -156,14 +181,44 @@ class _Server:
             agent_id = local_agent_id(agent_keys)
             # What the agent of a killed predecessor has left behind is no sign of life of the one that starts now.
             await manager.heartbeats.leave(agent_id)
-            await self._first_agent(store.tables.agents, manager, agent_id, redis)
+            announcements = manager.behind.announcements
+            local = FirstAgent(self.reactor, self.config, self.readiness, self.parent, manager.directory, announcements)
+            await local.start(store.tables.agents, agent_id, redis)
         own = first.keypair.access_key if self.config.embedded and first is not None else None
         await open_legacy_door(self.reactor, self.config, self.parent, manager.behind, own)
+        self._open(manager)
+        if self.config.workers > 1:
+            self._start_workers(database, redis)
+        _show(banner(self.config, first))
+        _log.info("serving at {endpoint}", endpoint=endpoint_of(self.config))
+
+    async def join(self) -> None:
+        """Bring up what serves beside the first process, which has made the rest, and open this process's part of the port."""
+        self.storage_id = prepare_root(self.config.folders.root)
+        database, redis = await self._databases()
+        store = Store(self.reactor, database)
+        self.parent.addService(store)
+        manager = self._serve(store.tables, redis, load_or_make(self.config.state_dir / "manager"))
+        # Nobody is to wait in this process's queue while it still has to find out that it cannot serve.
+        await self._patiently(manager.directory.alive)
+        self._open(manager)
+        try:
+            port = await self.endpoint.listen(self.front_door)
+        except CannotListenError as error:
+            raise Unavailable(f"cannot share port {error.port}: {error.socketError}") from error
+        self.parent.addService(Stopping(partial(maybeDeferred, port.stopListening)))
+        _log.info("serving at {endpoint} too", endpoint=endpoint_of(self.config))
+
+    def _open(self, manager: _Manager) -> None:
         settle_memory()
         self.readiness.arrived("server")
         self.front_door.open(manager.site)
-        _show(banner(self.config, first))
-        _log.info("serving at {endpoint}", endpoint=endpoint_of(self.config))
+
+    def _start_workers(self, database: DatabaseAddress, redis: RedisAddress) -> None:
+        """Start the other processes. :raises Unavailable: they could not share the port, which another user has opened."""
+        if self.ports.user != os.geteuid():
+            raise Unavailable("--workers: twistd's --uid cannot be used with it; start the server as that user")
+        self.parent.addService(Workers(self.reactor, self.config, self.place.group, database, redis))
 
     def _make_state_dir(self) -> None:
         """Make the directories that only this user may look into."""
@@ -368,7 +423,11 @@ class _Server:
         last = [Stopping(write) for write in (keypairs.write_use, places.write_queries)]
         for service in (threads, kernels_db, instances_db, rates_db, announcements, link, *last):
             parent.addService(service)
-        parent.addService(repeating(reactor, REAPER_INTERVAL, reaper.mend, "while mending"))
+        turn = turn_of(self.place, self.config.workers, rates_db)
+        upkeep = Upkeep(reactor, parent, turn)
+        upkeep.look_after_kernels(SharedMending(turn, reaper, ending, queue))
+        upkeep.look_after_folders(folders, storage, store)
+        upkeep.look_after_agents(directory, store)
         parent.addService(repeating(reactor, EVENTS_INTERVAL, events.repair, "while repairing streams of events"))
         parent.addService(
             repeating(reactor, KEYPAIR_USE_INTERVAL, keypairs.write_use, "while writing the use of keypairs")
@@ -377,7 +436,6 @@ class _Server:
             repeating(reactor, MAX_AGE, keypairs.check_watched, "while looking at the keypairs of open streams")
         )
         parent.addService(repeating(reactor, LOOK_INTERVAL, trust.look, "while looking at the keys of agents"))
-        self._look_after(folders, storage, directory, store)
         parent.addService(Draining(operations))
         parent.addService(Stopping(queue.stop))
         site = make_site(
@@ -392,6 +450,7 @@ class _Server:
             operations=operations,
             readiness=self.readiness,
             tls=self.config.tls,
+            worker=self.place.number,
         )
         if stages is not None:
             site.resource = WatchedResource(stages, site.resource)
@@ -399,84 +458,11 @@ class _Server:
         behind = BehindTheDoor(registry, keypairs, operations, announcements)
         return _Manager(directory, RedisHeartbeatStore(instances_db), site, behind)
 
-    def _look_after(self, folders: Folders, storage: DiskFolders, directory: AgentDirectory, store: Tables) -> None:
-        """Do again and again what nobody asks for: about folders, and about agents that go and come back."""
-        reactor, housekeeping = self.reactor, Housekeeping(self.reactor, storage, store.folders)
-        attendance = Attendance(reactor, directory, store.agents)
-        for interval, work, what in (
-            (ENTITLEMENT_INTERVAL, folders.entitlements.enforce, "while looking after folders in kernels"),
-            (COUNTING_INTERVAL, folders.count, "while counting what folders hold"),
-            (ATTENDANCE_INTERVAL, attendance.note, "while noting which agents live"),
-            (HOUSEKEEPING_INTERVAL, housekeeping.tidy, "while tidying folders"),
-        ):
-            self.parent.addService(repeating(reactor, interval, work, what))
-
     def _redis_told(self, redis: RedisAddress) -> RedisTold:
         """Say where agents that enrol themselves find Redis: where this process finds it, unless the operator knows better."""
         given = self.config.redis
         address = given.address if given is not None else f"unix://{redis.path}"
         return RedisTold(self.config.agent_redis_address or address, redis.password)
-
-    def _start_local_agent(self, redis: RedisAddress, agent_id: str, *, waiting: bool) -> LocalAgent:
-        """Run the agent of this host as a child, or have it wait for its turn."""
-        given = self.config.redis
-        options: dict[str, str | float | bool] = {
-            "agent-id": agent_id,
-            "agent-port": self.config.agent_port,
-            "state-dir": str(self.config.state_dir),
-            "redis-addr": given.address if given is not None else f"unix://{redis.path}",
-            "isolation": self.config.kernels.isolation,
-            "max-kernels": self.config.kernels.max_kernels,
-            "kernel-pool": self.config.kernels.pool,
-            "kernel-python": self.config.kernels.python,
-            "folder-root": str(self.config.folders.root),
-            "gpu-devices": str(self.config.kernels.gpu_devices),
-            "output-kept": str(self.config.kernels.output.size / MIB),
-            "output-retention": str(self.config.kernels.output.retention),
-            "kernel-preload": ",".join(self.config.kernels.preload),
-            "agent-labels": ",".join(f"{key}={value}" for key, value in self.config.kernels.labels.items()),
-            "memory-overcommit": self.config.kernels.memory_overcommit,
-            "cpu-overcommit": self.config.kernels.cpu_overcommit,
-            "debug": self.config.debug,
-            "trace-stages": str(self.config.trace_stages or ""),
-        }
-        if redis.password is not None:
-            options["redis-password"] = redis.password
-        refused = lambda why: fail_process(self.reactor, f"the local agent cannot start: {why}")  # noqa: E731
-        agent = LocalAgent(self.reactor, self.reactor, self.config.state_dir, options, refused, waiting=waiting)
-        self.parent.addService(agent)
-        return agent
-
-    async def _first_agent(self, agents: AgentStore, manager: _Manager, agent_id: str, redis: RedisAddress) -> None:
-        """Start the local agent and wait for its first heartbeat: without it nothing could be created.
-
-        One that is drained is not started until that is undone.
-        """
-        drained = agent_id in await agents.drains()
-        agent = self._start_local_agent(redis, agent_id, waiting=drained)
-        manager.behind.announcements.subscribe(
-            UNDRAINED_TOPIC, lambda which: agent.resume() if which == agent_id else None
-        )
-        if drained:
-            _log.warn("the local agent {agent_id} is drained and is not started", agent_id=agent_id)
-            return
-        self.readiness.expect("agent", "no heartbeat yet")
-        deadline = self.reactor.seconds() + AGENT_DEADLINE
-        while await manager.directory.find(agent_id) is None:
-            if agent.early_ends >= AGENT_ATTEMPTS:
-                raise Unavailable(f"the local agent does not start: {agent.last_words}")
-            if self.reactor.seconds() > deadline:
-                raise Unavailable("the local agent sends no heartbeat")
-            await deferLater(self.reactor, 0.02)
-        self.readiness.arrived("agent")
-
-
-def local_agent_id(keys: CurveKeypair) -> str:
-    """Name the local agent after its key: stable over restarts, and another one for every state directory.
-
-    Two servers on one host must not share it, because an agent takes control groups of its name for its own leftovers.
-    """
-    return f"i-{hashlib.sha256(keys.public.encode('ascii')).hexdigest()[:12]}"
 
 
 def _show(text: str) -> None:

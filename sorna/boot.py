@@ -114,7 +114,7 @@ async def until_available(
             return result
 
 
-def repeating(clock: IReactorTime, interval: float, work: Callable[[], Awaitable[None]], doing: str) -> TimerService:
+def repeating(clock: IReactorTime, interval: float, work: Callable[[], Awaitable[object]], doing: str) -> TimerService:
     """Give a service that calls ``work`` every ``interval`` seconds, never twice at once, whatever it raises.
 
     That something it needs is away is said once per outage.

@@ -27,6 +27,10 @@ from sorna.settings import AGENT_SETTINGS, SERVER_SETTINGS, Setting
 # Below the state directory of an agent that has enrolled itself.
 ENROLLED_FILE = Path("agent") / "enrolled.toml"
 
+MOST_WORKERS = 64
+# Each keeps up to eight connections, and the private server takes sixty in all.
+MOST_PRIVATE_WORKERS = 6
+
 
 class ConfigurationError(ValueError):
     """An option has a value that cannot be right."""
@@ -115,10 +119,14 @@ class AgentConfig:
 
 @frozen
 class ServerConfig:
-    """Everything ``twistd sorna`` needs. ``database`` and ``redis`` are None where a private one is to be started."""
+    """Everything ``twistd sorna`` needs. ``database`` and ``redis`` are None where a private one is to be started.
+
+    :ivar texts: the options as they were chosen, for a process that is to be given the same.
+    """
 
     service_ip: str
     service_port: int
+    workers: int
     ssl_cert: Path | None
     ssl_key: Path | None
     legacy: LegacyConfig
@@ -135,6 +143,7 @@ class ServerConfig:
     folders: FoldersConfig
     debug: bool
     trace_stages: Path | None
+    texts: Mapping[str, str | None] = field(repr=False)
 
     @property
     def embedded(self) -> bool:
@@ -242,6 +251,7 @@ def server_config(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Serve
     return ServerConfig(
         service_ip=service_ip,
         service_port=read.port("service-port") or (8443 if cert else 8080),
+        workers=read.workers(private_database=database is None),
         ssl_cert=cert,
         ssl_key=key,
         legacy=read.legacy(embedded=embedded),
@@ -258,6 +268,7 @@ def server_config(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Serve
         folders=read.folders(),
         debug=read.yes("debug"),
         trace_stages=read.directory("trace-stages"),
+        texts=read.texts,
     )
 
 
@@ -318,6 +329,15 @@ class _Reader:
 
     def port(self, name: str) -> int:
         return int(self.number(name, 0, 65535, int))
+
+    def workers(self, *, private_database: bool) -> int:
+        count = int(self.number("workers", 1, MOST_WORKERS, int))
+        if private_database and count > MOST_PRIVATE_WORKERS:
+            raise ConfigurationError(
+                f"--workers must be at most {MOST_PRIVATE_WORKERS} with the private PostgreSQL, whose connections are few; "
+                "--db-addr names another one"
+            )
+        return count
 
     def address(self, name: str) -> str | None:
         text = self.text(name)

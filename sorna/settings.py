@@ -95,9 +95,15 @@ _LIMITS = (
     Setting("folders", "10", "virtual folders that a keypair may own"),
 )
 AGENT_SETTINGS = (*_COMMON, *_AGENT_ONLY, *_FOLDERS, *_KERNELS)
+WORKER_SETTINGS = (
+    Setting("config", None, "TOML file with the options of the server"),
+    Setting("worker", None, "which of the server's processes this is, from 2"),
+    Setting("group", None, "what the server's processes have in common"),
+)
 SERVER_SETTINGS = (
     Setting("service-ip", None, "address of the REST service", shown="0.0.0.0, 127.0.0.1 in the embedded mode"),
     Setting("service-port", "0", "port of the REST service", shown="8080, 8443 with TLS"),
+    Setting("workers", "1", "processes that serve the REST port together, each with a share of the connections"),
     Setting("manager-port", "5001", "port of the ZeroMQ interface of 2016"),
     Setting("legacy-execution-port", "6001", "port that clients of the ZeroMQ interface send executions to"),
     Setting("legacy-ip", "127.0.0.1", "address of both these ports and of terminals"),

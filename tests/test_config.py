@@ -76,6 +76,18 @@ class PrecedenceTests(UnitTestCase):
 class ServerConfigTests(UnitTestCase):
     """The server's configuration."""
 
+    def test_workers(self) -> None:
+        """One by default; as many as the databases can take; no half ones."""
+        given = {"db-addr": "db.example", "redis-addr": "redis.example"}
+        self.assertEqual(server_config({}, {}).workers, 1)
+        self.assertEqual(server_config({}, {"SORNA_WORKERS": "6"}).workers, 6)
+        self.assertEqual(server_config({**given, "workers": "64"}, {}).workers, 64)
+        for wrong in ("0", "-1", "65", "2.5", "two"):
+            error = self.assertRaises(ConfigurationError, server_config, {**given, "workers": wrong}, {})
+            self.assertIn("--workers", str(error))
+        error = self.assertRaises(ConfigurationError, server_config, {"workers": "7"}, {})
+        self.assertIn("private PostgreSQL", str(error))
+
     def test_embedded_by_default_on_loopback(self) -> None:
         """Nothing configured means private databases, a local agent, and a loopback address."""
         config = server_config({}, {})

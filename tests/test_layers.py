@@ -46,13 +46,19 @@ ALLOWED = {
 }
 # Modules directly below the package that every room may be built on, once its own row says so.
 GROUND = {
-    "__init__", "boot", "config", "curve_keys", "lifecycle", "observability", "sealing", "settings", "stages", "zeromq",
+    "__init__", "boot", "config", "curve_keys", "lifecycle", "observability", "parent_watch", "sealing",
+    "settings", "shared_port", "stages", "zeromq",
 }  # fmt: skip
 # Kept apart: they wire rooms together, start processes, or exist for tests.
 COMPOSITION = {
     "assembly",
     "agent_assembly",
     "legacy_assembly",
+    "local_agent_assembly",
+    "upkeep_assembly",
+    "workers",
+    "worker",
+    "worker_tap",
     "tap",
     "agent_tap",
     "first_start",
@@ -137,7 +143,7 @@ class LayerTests(UnitTestCase):
     def test_the_reactor_is_an_argument(self) -> None:
         """Only the entry points import the reactor."""
         users = {name for name, _, tree in modules() if "twisted.internet.reactor" in set(imported(tree))}
-        self.assertTrue(users <= {"tap", "agent_tap", "client.cli"}, users)
+        self.assertTrue(users <= {"tap", "agent_tap", "worker_tap", "client.cli"}, users)
 
     def test_every_room_has_its_row(self) -> None:
         """A new room is put into the table before it is used."""

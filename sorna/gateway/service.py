@@ -50,6 +50,7 @@ def make_application(
     operations: Operations,
     readiness: Readiness,
     tls: bool = False,
+    worker: int = 1,
     websocket_limits: WebSocketLimits | None = None,
 ) -> Application:
     """Put the routes of every area behind one gate; the result is the root resource."""
@@ -71,7 +72,7 @@ def make_application(
         TunnelRoutes.router.bind(TunnelRoutes(kernels, operations, reactor)),
         AdministrationRoutes.router.bind(AdministrationRoutes(administration, operations)),
         EnrolmentRoutes.router.bind(EnrolmentRoutes(enrolments, operations)),
-        OperationRoutes.router.bind(OperationRoutes(readiness)),
+        OperationRoutes.router.bind(OperationRoutes(readiness, worker)),
     )
     routes = [bound for area in areas for bound in area]
     described = [*(bound.route for bound in routes), *ReferenceRoutes.router.routes]
@@ -93,6 +94,7 @@ def make_site(
     operations: Operations,
     readiness: Readiness,
     tls: bool = False,
+    worker: int = 1,
     limits: ReadingLimits | None = None,
     websocket_limits: WebSocketLimits | None = None,
 ) -> LimitedSite:
@@ -112,6 +114,7 @@ def make_site(
         operations=operations,
         readiness=readiness,
         tls=tls,
+        worker=worker,
         websocket_limits=websocket_limits,
     )
     receivers = Receivers(transfers, operations)

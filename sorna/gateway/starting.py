@@ -10,10 +10,11 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.interfaces import IAddress
+from twisted.internet.interfaces import IAddress, IProtocolNegotiationFactory
 from twisted.internet.protocol import Factory
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
+from zope.interface import implementer
 
 RETRY_AFTER = 1
 
@@ -43,6 +44,7 @@ class StartingResource(Resource):
         return body
 
 
+@implementer(IProtocolNegotiationFactory)
 class FrontDoor(Factory):
     """The factory behind the port: connections go to the starting site, after :meth:`open` to the real one."""
 
@@ -63,6 +65,10 @@ class FrontDoor(Factory):
         super().doStop()
         self._started = False
         self._site.doStop()
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """Offer HTTP/1.1 alone over TLS; without an offer, whoever names protocols is refused in the handshake."""
+        return [b"http/1.1"]
 
     def open(self, site: Site) -> None:
         """Serve new connections from ``site``."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 
 from attrs import define, evolve, field, frozen
 from twisted.internet.interfaces import IReactorTime
@@ -59,6 +60,7 @@ class MemoryRedis:
     kernels: dict[str, dict[str, str]] = field(factory=dict)
     sessions: dict[str, str] = field(factory=dict)
     counters: dict[str, tuple[int, float]] = field(factory=dict)
+    turns: dict[str, tuple[str, float]] = field(factory=dict)
     receivers: dict[str, list[Callable[[str], None]]] = field(factory=dict)
 
     def touch(self) -> None:
@@ -260,6 +262,38 @@ class MemoryRateCounters:
             raise exceeded()
         self._redis.counters[access_key] = (used + 1, until)
         return RateState(limit=limit, remaining=limit - used, reset=round((until - now) * 1000))
+
+
+class MemoryTurn:
+    """Fake of ``RedisTurn``."""
+
+    def __init__(self, redis: MemoryRedis, group: str, work: str, holder: str, lease: float) -> None:
+        self._redis = redis
+        self._key = f"turn:{group}:{work}"
+        self._holder = holder
+        self._lease = lease
+        self._passing = False
+
+    async def mine(self) -> bool:
+        """Take the turn if nobody has it, keep it if it is mine, and tell which."""
+        if self._passing:
+            self._passing = False
+            return False
+        self._redis.touch()
+        now = self._redis.clock.seconds()
+        holder, until = self._redis.turns.get(self._key, ("", 0.0))
+        if until > now and holder != self._holder:
+            return False
+        self._redis.turns[self._key] = (self._holder, now + self._lease)
+        return True
+
+    async def pass_on(self) -> None:
+        """Let another one have it; where Redis does not hear that, it expires."""
+        self._passing = True
+        with suppress(Unavailable):
+            self._redis.touch()
+            if self._redis.turns.get(self._key, ("", 0.0))[0] == self._holder:
+                del self._redis.turns[self._key]
 
 
 class MemoryAnnouncements:

@@ -27,3 +27,7 @@ class Attendance:
         if alive != self._noted:
             await self.agents.note_alive(alive, self.clock.seconds())
             self._noted = alive
+
+    def forget(self) -> None:
+        """Forget the last look, because somebody else looks now: the next look writes, whatever it finds."""
+        self._noted = None

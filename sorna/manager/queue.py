@@ -245,6 +245,10 @@ class Queue:
                 await self.ending.announce(ended)
         self.wake()
 
+    async def anybody_waits(self) -> bool:
+        """Tell whether there is a line at all. :raises Unavailable:."""
+        return bool(await self.store.waiting(1))
+
     async def put_back(self, kernel_id: uuid.UUID) -> bool:
         """Let a kernel wait on whose maker is lost, or whose agent is full; False when it never waited or its time is over."""
         return await self.store.put_back(kernel_id, self.clock.seconds()) is not None

@@ -202,6 +202,10 @@ class Reaper:
                 "the double of {kernel_id} is not gone: {error}", kernel_id=short_id(kernel.id), error=error
             )
 
+    def forget_suspicions(self) -> None:
+        """Forget what looked lost at the last look, because others look now and this one's next look may be much later."""
+        self._missing.clear()
+
     async def _end_orphan(self, agent: Agent, reference: str) -> None:
         """End a kernel that an agent holds and nobody wants."""
         kernel_id = parse_kernel_id(reference)

@@ -11,7 +11,8 @@ from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTer
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from sorna.embedded.local_agent import EX_CONFIG, LocalAgent
+from sorna.embedded.child import EX_CONFIG
+from sorna.embedded.local_agent import LocalAgent
 from sorna.testing.unit import UnitTestCase
 
 
@@ -43,6 +44,14 @@ class ProcessReactor(Clock):
         return self.processes[-1]
 
 
+def end_process(process: FakeProcess, status: int | None, *, text: bytes = b"") -> None:
+    """Let a process print and end."""
+    process.gone = True
+    process.protocol.childDataReceived(2, text)  # type: ignore[attr-defined]
+    reason = ProcessTerminated(exitCode=status) if status else ProcessDone(status)
+    process.protocol.processEnded(Failure(reason))  # type: ignore[attr-defined]
+
+
 class LocalAgentTests(UnitTestCase):
     """Starting, restarting, refusing, stopping."""
 
@@ -59,13 +68,6 @@ class LocalAgentTests(UnitTestCase):
         }
         self.agent = LocalAgent(cast("Any", self.reactor), self.reactor, self.state_dir, options, self.refusals.append)
 
-    def end(self, process: FakeProcess, status: int | None, *, text: bytes = b"") -> None:
-        """Let a process print and end."""
-        process.gone = True
-        process.protocol.childDataReceived(2, text)  # type: ignore[attr-defined]
-        reason = ProcessTerminated(exitCode=status) if status else ProcessDone(status)
-        process.protocol.processEnded(Failure(reason))  # type: ignore[attr-defined]
-
     def test_options_go_through_a_private_file(self) -> None:
         """The file has the options and is readable by its owner only; no secret is an argument."""
         self.agent.startService()
@@ -80,7 +82,7 @@ class LocalAgentTests(UnitTestCase):
         """Each early death doubles the delay; a long life resets it."""
         self.agent.startService()
         for delay in (0.5, 1.0, 2.0):
-            self.end(self.reactor.processes[-1], 1)
+            end_process(self.reactor.processes[-1], 1)
             count = len(self.reactor.processes)
             self.reactor.advance(delay - 0.01)
             self.assertEqual(len(self.reactor.processes), count)
@@ -88,7 +90,7 @@ class LocalAgentTests(UnitTestCase):
             self.assertEqual(len(self.reactor.processes), count + 1)
         self.assertEqual(self.agent.early_ends, 3)
         self.reactor.advance(61)
-        self.end(self.reactor.processes[-1], 1, text=b"sorna: no more\n")
+        end_process(self.reactor.processes[-1], 1, text=b"sorna: no more\n")
         self.assertEqual((self.agent.early_ends, self.agent.last_words), (0, "no more"))
         self.reactor.advance(0.5)
         self.assertEqual(len(self.reactor.processes), 5)
@@ -96,7 +98,7 @@ class LocalAgentTests(UnitTestCase):
     def test_a_refusal_is_final(self) -> None:
         """An agent that can never start is not tried again, and its words are passed on."""
         self.agent.startService()
-        self.end(self.reactor.processes[0], EX_CONFIG, text=b"this host has no user namespaces\n")
+        end_process(self.reactor.processes[0], EX_CONFIG, text=b"this host has no user namespaces\n")
         self.reactor.advance(60)
         self.assertEqual(len(self.reactor.processes), 1)
         self.assertEqual(self.refusals, ["this host has no user namespaces"])
@@ -105,13 +107,13 @@ class LocalAgentTests(UnitTestCase):
         """An agent that ends by itself is started again when somebody says so, and by nothing else."""
         self.agent.startService()
         self.agent.resume()
-        self.end(self.reactor.processes[0], 0)
+        end_process(self.reactor.processes[0], 0)
         self.reactor.advance(60)
         self.assertEqual(len(self.reactor.processes), 1)
         for _ in range(2):
             self.agent.resume()
         self.assertEqual((len(self.reactor.processes), self.agent.early_ends), (2, 0))
-        self.end(self.reactor.processes[1], 1)
+        end_process(self.reactor.processes[1], 1)
         self.reactor.advance(0.5)
         self.assertEqual(len(self.reactor.processes), 3)
 
@@ -133,7 +135,7 @@ class LocalAgentTests(UnitTestCase):
         self.reactor.advance(15)
         self.assertEqual(process.signals, ["TERM", "KILL"])
         self.assertNoResult(stopped)
-        self.end(process, 9)
+        end_process(process, 9)
         self.successResultOf(stopped)
         self.reactor.advance(60)
         self.assertEqual(len(self.reactor.processes), 1)
@@ -141,7 +143,7 @@ class LocalAgentTests(UnitTestCase):
     def test_stop_between_two_lives(self) -> None:
         """Stopping while no process runs ends at once and starts none."""
         self.agent.startService()
-        self.end(self.reactor.processes[0], 1)
+        end_process(self.reactor.processes[0], 1)
         self.successResultOf(self.agent.stopService())
         self.reactor.advance(60)
         self.assertEqual(len(self.reactor.processes), 1)

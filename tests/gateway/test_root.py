@@ -254,7 +254,7 @@ class OperationTests(GatewayTestCase):
         """The process is alive even when it is not ready."""
         self.readiness.reason = "database: connecting"
         answer = self.send("GET", "/health", {})
-        self.assertEqual((answer.status, answer.json), (200, {"status": "ok"}))
+        self.assertEqual((answer.status, answer.json), (200, {"status": "ok", "worker": 1}))
 
     def test_ready(self) -> None:
         """Readiness says what is waited for."""

@@ -6,6 +6,7 @@ import ipaddress
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -131,6 +132,14 @@ class StartTests(OperatorCase):
         }
         self.assertEqual(self.sorna(**keys, SSL_CERT_FILE=str(certificate)), "42\n")
         self.assertIn("certificate", self.sorna(**keys))
+        context = ssl.create_default_context(cafile=str(certificate))
+        # As curl and browsers do.
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        with (
+            socket.create_connection(("127.0.0.1", self.port), 20) as wire,
+            context.wrap_socket(wire, server_hostname="127.0.0.1") as secured,
+        ):
+            self.assertEqual(secured.selected_alpn_protocol(), "http/1.1")
         with socket.create_connection(("127.0.0.1", self.port), 5) as plain:
             plain.sendall(b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n")
             self.assertNotIn(b"HTTP", plain.recv(100))

@@ -1,4 +1,4 @@
-"""What ``twistd`` lists: ``sorna`` and ``sorna-agent``. Imports nothing of ours, so that listing plugins stays cheap."""
+"""What ``twistd`` lists: ``sorna``, ``sorna-agent`` and ``sorna-worker``. Imports nothing of ours, so that listing plugins stays cheap."""
 
 from twisted.application.service import ServiceMaker
 
@@ -13,4 +13,10 @@ sorna_agent = ServiceMaker(
     "sorna.agent_tap",
     "Hold the kernels of one host for the managers of a Sorna installation.",
     "sorna-agent",
+)
+sorna_worker = ServiceMaker(
+    "Sorna: worker",
+    "sorna.worker_tap",
+    "Serve a share of a server's connections; started by 'sorna --workers N' and never by hand.",
+    "sorna-worker",
 )
