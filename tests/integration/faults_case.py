@@ -66,18 +66,23 @@ def shared_cluster() -> Cluster:
         agent.command = [*agent.command, f"--agent-labels=host={agent.name}"]
     odd = cluster.agents[1]
     disk = SmallDisk.mount(odd.folder / "state")
-    atexit.register(disk.close)
+    atexit.unregister(cluster.close)
+    atexit.register(_close, cluster, disk)
     (disk.path / "tmp").mkdir()
     odd.environ = {"TMPDIR": str(disk.path / "tmp")}
     clock = clock_of(odd.folder)
     shifted_clock.write(clock, 0.0)
     python, _m, module, *words = odd.command
     odd.command = [python, "-m", "tests.integration.shifted_clock", str(clock), module, *words]
-    # Undone in reverse: the parts end before the disk goes.
-    atexit.unregister(cluster.close)
-    atexit.register(cluster.close)
     cluster.start()
     return cluster
+
+
+def _close(cluster: Cluster, disk: SmallDisk) -> None:
+    """End the parts, then take the disk away, then remove the folder that it was in."""
+    cluster.stop()
+    disk.close()
+    cluster.close()
 
 
 def clock_of(folder: Path) -> Path:
