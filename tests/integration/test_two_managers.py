@@ -244,9 +244,9 @@ class DeathTests(TwoManagersCase):
         run = secrets.token_hex(8)
         waiting = threading.Thread(target=self._fail_to_execute, args=(kernel, run))
         waiting.start()
-        self.assertTrue(until(lambda: self.second.info(kernel)["numQueriesExecuted"] > 0, PATIENCE))
+        # The files say when the run has begun, and when its end is on its way to the frozen manager.
+        self.assertTrue(until(lambda: "begun" in self._listing(kernel), PATIENCE))
         self.cluster.managers[0].freeze()
-        # The end of the run is on its way to the frozen manager; the files say when it was printed.
         self.assertTrue(until(lambda: "done" in self._listing(kernel), PATIENCE))
         threading.Event().wait(0.5)
         self.cluster.managers[0].kill()
@@ -255,7 +255,7 @@ class DeathTests(TwoManagersCase):
         self.assertEqual(self.output(self.second, kernel, run), "only once\n")
 
     def _fail_to_execute(self, kernel: str, run: str) -> None:
-        code = "import time; time.sleep(1.5)\nprint('only once', flush=True)\nopen('done', 'w').close()"
+        code = "import time\nopen('begun', 'w').close(); time.sleep(1.5)\nprint('only once', flush=True)\nopen('done', 'w').close()"
         try:
             self.first.execute(kernel, run, code)
         except (OSError, http.client.HTTPException):
