@@ -224,14 +224,16 @@ class DeathTests(TwoManagersCase):
         def wait() -> None:
             try:
                 self.first.execute(
-                    kernel, run, "print('before', flush=True)\nimport time; time.sleep(3)\nprint('after')"
+                    kernel,
+                    run,
+                    "open('begun', 'w').close(); print('before', flush=True)\nimport time; time.sleep(3)\nprint('after')",
                 )
             except (OSError, http.client.HTTPException) as error:
                 failed.append(error)
 
         waiting = threading.Thread(target=wait)
         waiting.start()
-        self.assertTrue(until(lambda: self.second.info(kernel)["numQueriesExecuted"] > 0, PATIENCE))
+        self.assertTrue(until(lambda: "begun" in self._listing(kernel), PATIENCE))
         threading.Event().wait(0.5)
         self.cluster.managers[0].kill()
         waiting.join()
