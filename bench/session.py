@@ -25,7 +25,8 @@ from sorna.testing.server import RunningServer, running_server
 #: More than any part holds at once, and more requests than any part makes.
 MOST_KERNELS = 700
 MOST_REQUESTS = 2_000_000_000
-OPTIONS = (f"--max-kernels={MOST_KERNELS}",)
+# So many small kernels that their limits together are far more than the memory of the host.
+OPTIONS = (f"--max-kernels={MOST_KERNELS}", "--memory-overcommit=64")
 AT_ONCE = 8
 #: Seconds until all processes of a server must serve.
 PATIENCE = 60.0
