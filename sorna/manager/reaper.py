@@ -35,6 +35,9 @@ SEEN_WITHIN = 4.0
 # A kernel must have been missing for as long: a heartbeat that was under way when it came is corrected by the next one.
 # A little less than three times the pause between passes, so that no passes that come a moment early make it four.
 MISSING_FOR = 1.4
+# Looking at every live entry costs more than the rest of a pass, and whoever asks for a kernel whose entry Redis has lost
+# writes it again anyway.
+ENTER_AGAIN = 2.0
 PAGE = 500
 MOST_AT_ONCE = 100
 TOGETHER = 25
@@ -55,6 +58,7 @@ class Reaper:
     queue: Queue
     _missing: dict[str, float] = field(factory=dict)
     _asking: set[str] = field(factory=set)
+    _entered_at: float = 0.0
 
     _log = Logger()
 
@@ -81,7 +85,10 @@ class Reaper:
         with self._log.failuresHandled("while looking after those who wait"):
             await self.queue.mend(waited=waited)
         self._missing = {name: since for name, since in self._missing.items() if name in rows}
-        await self._enter_again(rows, agents, held)
+        now = self.clock.seconds()
+        if now - self._entered_at >= ENTER_AGAIN:
+            self._entered_at = now
+            await self._enter_again(rows, agents, held)
         for agent_id, kernels in held.items():
             for orphan in kernels - rows.keys():
                 self._ask_agent(orphan, partial(self._end_orphan, agents[agent_id], orphan))
