@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
+from collections.abc import Mapping
 
-from attrs import field, frozen
+from attrs import field, fields, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -19,6 +20,7 @@ from sorna.manager.interfaces import (
     AgentDirectory,
     AgentLink,
     KernelEnded,
+    KernelPlace,
     KernelStore,
     LiveKernels,
 )
@@ -65,10 +67,13 @@ class Ending:
 
         Redis is not needed for the truth: what it cannot be told to forget now it is told later.
         """
-        place_queries = await self._queries(kernel_id)
+        place = await self._last_seen(kernel_id)
+        if place is not None and usage is None:
+            usage = usage_of_figures(place.stats)  # its agent cannot tell any more, but has told until shortly before
+        queries = None if place is None else place.num_queries
         now = self.clock.seconds()
         ended = await self.kernels.change_status(
-            kernel_id, KernelStatus.TERMINATED, reason, now, usage=usage, num_queries=place_queries
+            kernel_id, KernelStatus.TERMINATED, reason, now, usage=usage, num_queries=queries
         )
         kernel = ended or await self.kernels.by_id(kernel_id)
         if kernel is not None and kernel.status.final:
@@ -142,12 +147,21 @@ class Ending:
         except KernelNotFound:
             return None
 
-    async def _queries(self, kernel_id: uuid.UUID) -> int | None:
+    async def _last_seen(self, kernel_id: uuid.UUID) -> KernelPlace | None:
+        """Give the live entry of a kernel that has not ended, with the figures of its agent's last heartbeats."""
         kernel = await self.kernels.by_id(kernel_id)
         if kernel is None or kernel.status.final:
             return None
         try:
-            place = await self.live.use(kernel.access_key, short_id(kernel_id), count=False)
+            return await self.live.use(kernel.access_key, short_id(kernel_id), count=False)
         except Unavailable:
             return None  # a statistic; nothing depends on it
-        return place.num_queries if place is not None else None
+
+
+def usage_of_figures(figures: Mapping[str, str]) -> Usage | None:
+    """Read the figures of a heartbeat; None where there are none yet, or something is no number."""
+    try:
+        sizes = {field.name: int(figures[field.name]) for field in fields(Usage)[1:] if field.name in figures}
+        return Usage(cpu_used=float(figures["cpu_used"]), **sizes)
+    except (KeyError, ValueError):
+        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 
 from sorna.errors import AgentTimeout, KernelDestructionFailed, Unavailable
@@ -9,7 +10,7 @@ from sorna.manager.absence import SEEN_AGAIN
 from sorna.manager.reaper import DEADLINES, MISSING_FOR, SEEN_WITHIN
 from sorna.model.kernel import KernelSpec, KernelStatus, new_kernel_id, short_id
 from sorna.model.limits import Limits
-from tests.manager.world import OWNER, ManagerTestCase
+from tests.manager.world import HEARTBEAT, INTERVAL, OWNER, ManagerTestCase
 
 
 class ReaperTests(ManagerTestCase):
@@ -49,6 +50,22 @@ class ReaperTests(ManagerTestCase):
         self.pass_time(5, alive=False)
         self.assertEqual(self.status(), "TERMINATED agent-lost")
         self.assertEqual(self.used(), 0)
+
+    def test_what_a_dead_agent_has_told_is_written(self) -> None:
+        """The usage of a kernel whose agent died is what the agent told last; figures that are none do no harm."""
+        for told, expected in (
+            ({"cpu_used": "12.5", "mem_max_bytes": "4096"}, (12.5, 4096)),
+            ({"cpu_used": "x"}, (0.0, -1)),
+        ):
+            name = short_id(self.make())
+            heartbeat = evolve(HEARTBEAT, kernels=frozenset({name}), stats={name: told})
+            self.done(self.heartbeats.beat(heartbeat, INTERVAL))
+            self.pass_time(6, alive=False)
+            self.assertEqual(self.status(), "TERMINATED agent-lost")
+            kernel = self.done(self.kernels.last_by_token(OWNER, "token-1"))
+            assert kernel is not None
+            self.assertEqual((kernel.usage.cpu_used, kernel.usage.mem_max_bytes), expected)
+            self.beat()
 
     def test_a_kernel_its_agent_does_not_hold_is_lost(self) -> None:
         """After the time a heartbeat needs, and a later look, a kernel that is missing is ended."""
