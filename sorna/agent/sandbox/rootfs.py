@@ -248,7 +248,7 @@ def seal_tree(target: str) -> None:
         # Older than 5.12, or an engine around us whose filter does not know the call.
         if error.errno not in (errno.ENOSYS, errno.EPERM):
             raise
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+        with open(f"{HOST}/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
             listing = mounts.read()
         seal_each(target, listing)
 
@@ -282,7 +282,8 @@ def seal_each(target: str, mountinfo: str) -> None:
         ns.mount(None, path, None, wanted | kept)
 
 
-def _mount_proc(plan: Plan) -> None:
+def mount_proc(plan: Plan) -> None:
+    """Mount the processes of this PID namespace, without what tells about the host or commands it."""
     harmless = ns.MS_NOSUID | ns.MS_NODEV | ns.MS_NOEXEC
     ns.mount("proc", "/proc", "proc", harmless)
     # In the new /proc there may be less than in the host's: an entry that is not there needs no mask.
@@ -355,7 +356,7 @@ def _mount_scratch(size: int, owner: Owner, builder: _Builder) -> int:
 def enter(plan: Plan, owner: Owner, scratch_size: int, mount_more: Callable[[], None]) -> int:
     """Build the new root and make it this process's, whose mount namespace is its own; see Note [Building the root].
 
-    :param mount_more: called when the working directory is there and the host still is.
+    :param mount_more: called when everything but ``/proc`` is there and the host still is.
     :returns: an ``O_PATH`` descriptor of the scratch space, for fstatvfs(3) only.
     :raises OSError: a step failed; the process must exit.
     """
@@ -379,7 +380,6 @@ def enter(plan: Plan, owner: Owner, scratch_size: int, mount_more: Callable[[], 
     for path in ("/proc", "/dev", "/run", "/root", "/opt", "/srv", "/mnt", "/media"):
         builder.directory(path)
     _mount_devices(plan, builder)
-    _mount_proc(plan)
     level = _mount_scratch(scratch_size, owner, builder)
     for bind in hidden:
         builder.bind(bind)
