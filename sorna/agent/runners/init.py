@@ -467,7 +467,7 @@ def main(channel_fd: int) -> NoReturn:
     """
     status = 70
     try:
-        init = Init(socket.socket(fileno=channel_fd))
+        init = Init(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, channel_fd))
         try:
             init.serve()
             status = 0
