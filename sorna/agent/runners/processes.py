@@ -19,8 +19,8 @@ from sorna.agent.runners.linux import PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE, P
 
 # Every signal whose action is ours to set.
 _SIGNALS = tuple(sorted(int(one) for one in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}))
-# What an interpreter ignores from its start.
-_IGNORED_BY_PYTHON = (int(signal.SIGPIPE), int(signal.SIGXFSZ))
+# Those of which an interpreter does not leave the action as Linux has it.
+_PYTHONS_OWN = (int(signal.SIGINT), int(signal.SIGPIPE), int(signal.SIGXFSZ))
 # How often to look again for processes that were born while their parents were being stopped.
 _ROUNDS = 60
 # Longest time that dying processes may hold up the loop; who is stuck in a device is reaped later.
@@ -49,10 +49,9 @@ class Processes:
         self._waker = waker
         # Nobody but the agent ends this process: what user code sends is ignored. From the first process of a namespace Linux
         # keeps all that would have its default action.
-        self._ignored = _IGNORED_BY_PYTHON if self.is_first else _SIGNALS
-        if not self.is_first:
-            for number in self._ignored:
-                signal.signal(number, signal.SIG_IGN)
+        self._ignored = _PYTHONS_OWN if self.is_first else _SIGNALS
+        for number in self._ignored:
+            signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         for option, value in ((PR_SET_DUMPABLE, 0), (PR_SET_CHILD_SUBREAPER, 1)):
