@@ -40,6 +40,7 @@ THREAD_VARIABLES = (
     "BLIS_NUM_THREADS",
     "RAYON_NUM_THREADS",
 )
+_USUAL_HOSTNAME = "sorna"
 _FAILED_SETUP = 70
 _ESCAPED = 71
 
@@ -190,20 +191,12 @@ def _memory_counted(trees: Sequence[cgroups.Hierarchy]) -> bool:
     return any("memory" in tree.controllers for tree in trees)
 
 
-def _furnish(
-    request: wire.Request, around: Surroundings, uid: int, step: Steps, mount_more: Callable[[rootfs.Owner], None]
-) -> int:
-    """Make of new namespaces, which are this process's, those of a kernel; gives the descriptor of the scratch space."""
-    if not _memory_counted(around.trees):
-        _bound_shared_memory(request.memory)
-    step("root file system")
-    owner = rootfs.Owner(uid, uid, request.hostname)
-    scratch = rootfs.enter(around.plan, owner, request.scratch_size, lambda: mount_more(owner))
+def _name_and_connect(request: wire.Request, step: Steps) -> None:
+    """Give this process's namespaces their host name and loopback."""
     step("host name")
     socket.sethostname(request.hostname)
     step("loopback")
     ns.raise_loopback()
-    return scratch
 
 
 class Prepared(NamedTuple):
@@ -230,39 +223,65 @@ class Prepared(NamedTuple):
         return cls(ns.Place(descriptors[1:first_door]), descriptors[0], descriptors[first_door:])
 
 
-def can_prepare(request: wire.Request) -> bool:
-    """Tell whether this kernel is one that a zygote can prepare; see Note [Prepared by the zygote]."""
-    return not request.folders and not request.devices
+class Workshop:
+    """Where a zygote prepares kernels; see Note [Prepared by the zygote].
 
-
-def prepare(request: wire.Request, around: Surroundings, home: ns.Place, step: Steps) -> Prepared:
-    """Make a kernel's groups and namespaces, and come home.
-
-    :raises OSError: ``step`` tells what failed.
-    :raises Stranded: the way home failed.
+    :raises OSError: this process may not come back from namespaces of others, so that it must not go there.
     """
-    step("control group")
-    opened = cgroups.make(around.trees, request.kernel_id, ceilings(request))
-    doors = tuple(opened)
-    try:
-        step("namespaces")
-        ns.unshare(ns.Place.FLAGS)
-        place = ns.Place()
-        opened += place.descriptors
-        scratch = _furnish(request, around, request.uid, step, lambda _owner: None)
-    except BaseException:
-        wire.close_all(opened)
-        raise
-    finally:
-        _go_home(home)
-    return Prepared(place, scratch, doors)
 
+    def __init__(self, plan: rootfs.Plan) -> None:
+        self._plan = plan
+        self._compass = ns.Compass()
+        self._home = self._compass.place()
+        if not ns.may_come_back(self._home):
+            raise PermissionError(errno.EPERM, "no way back from other namespaces")
+        self._known = rootfs.Owner(0, 0, _USUAL_HOSTNAME)
+        try:
+            ns.unshare(ns.CLONE_NEWNS)
+            self._model = self._compass.mounts()
+            rootfs.model(plan, self._known)
+        finally:
+            self._go_home()
 
-def _go_home(home: ns.Place) -> None:
-    try:
-        home.enter()
-    except OSError as error:
-        raise Stranded(f"the zygote does not come back from a kernel's namespaces: {error}") from error
+    def can_prepare(self, request: wire.Request) -> bool:
+        """Tell whether this kernel is one that a zygote can prepare."""
+        return not request.folders and not request.devices
+
+    def prepare(self, request: wire.Request, trees: Sequence[cgroups.Hierarchy], step: Steps) -> Prepared:
+        """Make a kernel's groups and namespaces, and come home.
+
+        :raises OSError: ``step`` tells what failed.
+        :raises Stranded: the way home failed.
+        """
+        step("control group")
+        opened = cgroups.make(trees, request.kernel_id, ceilings(request))
+        doors = tuple(opened)
+        try:
+            step("namespaces")
+            ns.unshare(ns.Place.FLAGS & ~ns.CLONE_NEWNS)
+            if not _memory_counted(trees):
+                _bound_shared_memory(request.memory)
+            step("root file system")
+            ns.enter(self._model)
+            ns.unshare(ns.CLONE_NEWNS)
+            place = self._compass.place()
+            opened += place.descriptors
+            owner = rootfs.Owner(request.uid, request.uid, request.hostname)
+            scratch = rootfs.furnish(self._plan, owner, self._known, request.scratch_size)
+            opened.append(scratch)
+            _name_and_connect(request, step)
+        except BaseException:
+            wire.close_all(opened)
+            raise
+        finally:
+            self._go_home()
+        return Prepared(place, scratch, doors)
+
+    def _go_home(self) -> None:
+        try:
+            self._home.enter()
+        except OSError as error:
+            raise Stranded(f"the zygote does not come back from a kernel's namespaces: {error}") from error
 
 
 def _prepare_oneself(request: wire.Request, around: Surroundings, step: Steps) -> int:
@@ -285,7 +304,13 @@ def _prepare_oneself(request: wire.Request, around: Surroundings, step: Steps) -
             step("devices")
             rootfs.show_devices(request.devices)
 
-    return _furnish(request, around, uid, step, mount_more)
+    if not _memory_counted(around.trees):
+        _bound_shared_memory(request.memory)
+    step("root file system")
+    owner = rootfs.Owner(uid, uid, request.hostname)
+    scratch = rootfs.enter(around.plan, owner, request.scratch_size, lambda: mount_more(owner))
+    _name_and_connect(request, step)
+    return scratch
 
 
 def _confine(request: wire.Request, around: Surroundings, prepared: Prepared | None, step: Steps) -> int:

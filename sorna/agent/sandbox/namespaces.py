@@ -153,31 +153,48 @@ def unshare(namespaces: int) -> None:
 
 
 class Place:
-    """The namespaces for mounts, host name, System V objects and network that this process is in, to come back to.
+    """The namespaces for mounts, host name, System V objects and network that a process is in, to come there.
 
-    :param descriptors: of a place that another process was in; those of the caller's when not given. This object's from now on.
+    :param descriptors: one of each, this object's from now on.
     """
 
     FLAGS = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET
     KINDS = ("mnt", "uts", "ipc", "net")
 
-    def __init__(self, descriptors: Sequence[int] = ()) -> None:
-        self.descriptors = descriptors or [
-            os.open(f"/proc/self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in self.KINDS
-        ]
+    def __init__(self, descriptors: Sequence[int]) -> None:
+        self.descriptors = descriptors
 
     def enter(self) -> None:
         """Come to this place. Root and working directory are the root of its mounts then."""
         for descriptor in self.descriptors:
-            checked(syscall("setns", descriptor, 0), "setns")
+            enter(descriptor)
 
 
-def home() -> Place | None:
-    """Give where this process is, or None when it might not come back here from new namespaces; a child tries that."""
-    try:
-        here = Place()
-    except OSError:
-        return None
+def enter(namespace: int) -> None:
+    """Come into one namespace."""
+    checked(syscall("setns", namespace, 0), "setns")
+
+
+class Compass:
+    """Tells where this process is, also where no ``/proc`` is seen."""
+
+    def __init__(self) -> None:
+        self._directory = os.open("/proc/self/ns", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def mounts(self) -> int:
+        """Give a descriptor of the mount namespace that this process is in now."""
+        return self._namespace("mnt")
+
+    def place(self) -> Place:
+        """Give the place where this process is now."""
+        return Place([self._namespace(kind) for kind in Place.KINDS])
+
+    def _namespace(self, kind: str) -> int:
+        return os.open(kind, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
+
+
+def may_come_back(here: Place) -> bool:
+    """Tell whether this process might come back here from new namespaces; a child tries that."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -186,7 +203,7 @@ def home() -> Place | None:
             os._exit(0)
         finally:
             os._exit(1)
-    return here if os.waitpid(pid, 0)[1] == 0 else None
+    return os.waitpid(pid, 0)[1] == 0
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:

@@ -118,7 +118,7 @@ class Zygote:
         self._trees: tuple[cgroups.Hierarchy, ...] = ()
         self._own = os.pidfd_open(os.getpid())
         self._surroundings: confinement.Surroundings | None = None
-        self._home: ns.Place | None = None
+        self._workshop: confinement.Workshop | None = None
         self._template: Template | None = None
         self._ordered: deque[wire.Request] = deque()
         self._keeper: keeper.Surroundings | None = None
@@ -170,11 +170,16 @@ class Zygote:
         except OSError as error:
             raise Refused(f"no filter of system calls: {error.strerror}") from error
         ordinary = None if configuration.identities else (os.geteuid(), os.getegid())
-        self._home = None if ordinary else ns.home()
+        notes = [f"{path} does not exist and kernels will not see it" for path in plan.missing]
+        if ordinary is None:
+            try:
+                self._workshop = confinement.Workshop(plan)
+            except OSError as error:
+                notes.append(f"kernels take longer to make than they could: {error}")
         self._surroundings = confinement.Surroundings(
             self._control, self._own, self._trees, plan, program, ordinary, entry
         )
-        return [f"{path} does not exist and kernels will not see it" for path in plan.missing]
+        return notes
 
     def _plan_nothing(self, configuration: wire.Configuration, entry: Callable[[int], object]) -> list[str]:
         # An orphan whose keeper was killed comes here and is ended with the next kernel.
@@ -241,13 +246,12 @@ class Zygote:
 
     def _order(self, request: wire.Request, packet: bytes, channel: int, step: confinement.Steps) -> None:
         """Order the clone for a kernel, prepared as far as may be; see Note [Prepared by the zygote]."""
-        around, template = self._surroundings, self._template
-        assert around is not None, "configured"
+        template = self._template
         assert template is not None, "configured"
-        if self._home is None or not confinement.can_prepare(request):
+        if self._workshop is None or not self._workshop.can_prepare(request):
             template.order(_WHOLE, packet, [channel])
             return
-        prepared = confinement.prepare(request, around, self._home, step)
+        prepared = self._workshop.prepare(request, self._trees, step)
         step("clone")
         try:
             template.order(_PREPARED, packet, [channel, *prepared.descriptors])
@@ -355,6 +359,7 @@ def main(descriptor: int) -> NoReturn:
     """Run a zygote whose control socket is ``descriptor``; the last of ``sys.argv`` is where Sorna is imported from."""
     control = socket.socket(fileno=descriptor)
     control.set_inheritable(False)
+    os.umask(0o022)  # whatever the agent's is: kernels' users read what is made here
     os.setsid()
     credentials.reset_signals()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
