@@ -6,8 +6,8 @@ given. The zygote's side of it is :class:`Template`.
 Note [Template]: what a process writes to after a clone is copied, by whoever writes first, and from then on the clone's version is
 its own memory, although it only has what everybody had. Python writes to whatever it looks at. So if the zygote, which reads
 messages, builds file systems and reaps, cloned itself, each of its turns would copy some hundred pages, and leave as many behind
-in every kernel. A template of it does not: between two clones it reads one byte and writes four. The zygote tells it by that byte
-that there is an order in a socket, and the clone, not the template, takes the order from there. The clones are the zygote's
+in every kernel. A template of it hardly does: between two clones it takes an order, without looking into it, and writes a number.
+It takes the order before it clones, because two clones that took theirs themselves might take each other's. The clones are the zygote's
 children and not the template's (``CLONE_PARENT``), so nobody else reaps them or tells of their death.
 """
 
@@ -107,14 +107,15 @@ def _serve(
     """Be the template until the zygote closes its end; what is done here is done to the memory of all kernels."""
     while order := os.read(bell, 1):
         flags, body = kinds[order[0]]
+        packet, descriptors = wire.receive(orders)
         try:
             pid, pidfd = ns.clone(flags | ns.CLONE_PARENT)
         except OSError as error:
-            _packet, descriptors = wire.receive(orders)
-            wire.close_all(descriptors)
             pid = -(error.errno or 1)
         else:
             if pid == 0:
-                body(*wire.receive(orders))
+                body(packet, descriptors)
             os.close(pidfd)
+        for descriptor in descriptors:
+            os.close(descriptor)
         os.write(answers, pid.to_bytes(_ANSWER, "little", signed=True))

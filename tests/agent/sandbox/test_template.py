@@ -54,6 +54,16 @@ template.stop()
 [pid] = template.outcomes()
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
+_MANY = """
+template = Template(lambda: None, [(0, lambda packet, descriptors: os._exit(packet[0]))])
+pids = []
+for number in range(100):
+    template.order(0, bytes([number]), [writer])
+while len(pids) < 100:
+    pids += answer(template)
+print([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == list(range(100)))
+template.stop()
+"""
 _DEATH = """
 template = Template(lambda: None, kinds)
 os.kill(template._pid, signal.SIGKILL)
@@ -82,6 +92,10 @@ class TemplateTests(UnitTestCase):
     def test_clones(self) -> None:
         """They are the children of who ordered them, get what was ordered, and one that fails does not disturb the next."""
         self.assertEqual(_run(_CLONES), ("[-22]\nTrue\n7\n", ""))
+
+    def test_many_at_once(self) -> None:
+        """Each clone gets its own order, and not that of one which was cloned at the same time."""
+        self.assertEqual(_run(_MANY), ("True\n", ""))
 
     def test_its_death_is_seen(self) -> None:
         """A descriptor tells of it, and what is ordered then is refused."""
