@@ -14,6 +14,7 @@ from attrs import frozen
 
 from sorna.manager.folder_interfaces import MountingKernel
 from sorna.model.agent import Agent, AgentAddress
+from sorna.model.census import Alike
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage
 from sorna.model.keypair import Keypair, KeypairChanges
@@ -151,6 +152,13 @@ class KernelStore(Protocol):
         """Page through kernels in no final status in order of id, of one agent or of all."""
         ...
 
+    async def census(self, settled: float) -> Sequence[Alike]:
+        """Give the names of all kernels in no final status, in groups, as they are at one moment; one statement.
+
+        :param settled: kernels that have run since before this time are one group for each agent.
+        """
+        ...
+
     async def last_by_token(self, access_key: str, session_token: str) -> Kernel | None:
         """Fetch the owner's most recent kernel of this token, of any status."""
         ...
@@ -270,6 +278,10 @@ class LiveKernels(Protocol):
 
     async def places(self, kernel_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, KernelPlace]:
         """Find several kernels of any owner and count nothing; one round trip, unknown ones are left out."""
+        ...
+
+    async def absent(self, names: Collection[str]) -> Collection[str]:
+        """Give those of these short ids that have no entry; one round trip."""
         ...
 
 

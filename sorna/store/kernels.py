@@ -25,6 +25,7 @@ from typing import Any
 import attrs
 
 from sorna.errors import QuotaExceeded, Unavailable
+from sorna.model.census import Alike
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage, statuses_before
 from sorna.store import rows
 from sorna.store.connection import Conflict, Prepared, Row
@@ -96,6 +97,18 @@ _OF_TOKEN = f"{_SELECT} WHERE access_key = %(access_key)s AND session_token = %(
 _BY_ID = Prepared("kernel_by_id", f"{_SELECT} WHERE id = %(id)s::uuid")
 _LIVE_BY_TOKEN = Prepared("live_kernel_by_token", f"{_OF_TOKEN} AND {_LIVE}")
 _LAST_BY_TOKEN = Prepared("last_kernel_by_token", f"{_OF_TOKEN} ORDER BY created_at DESC, kernels.id DESC LIMIT 1")
+
+# One row for all kernels that are alike; the names are short ids.
+_CENSUS = Prepared(
+    "census",
+    f"""
+SELECT status, agent_id,
+       CASE WHEN status <> 'RUNNING' OR status_changed_at >= to_timestamp(%(settled)s)
+            THEN extract(epoch FROM status_changed_at)::float8 END,
+       string_agg(translate(encode(uuid_send(id), 'base64'), '+/=', '-_'), ',')
+  FROM kernels WHERE {_LIVE} GROUP BY 1, 2, 3
+""",  # noqa: S608 - see above
+)
 
 # A kernel that has ended changed last when it ended, so that the index of ends finds both halves.
 _CHANGED = f"""
@@ -199,6 +212,11 @@ class PostgresKernels:
             parameters.append(str(after))
         sql = f"{_SELECT} WHERE {' AND '.join(wanted)} ORDER BY kernels.id LIMIT %s"
         return [rows.kernel(row) for row in await self._pool.query(sql, (*parameters, min(limit, PAGE)))]
+
+    async def census(self, settled: float) -> Sequence[Alike]:
+        """Give the names of all kernels in no final status, in groups; see :class:`~sorna.model.census.Alike`."""
+        found = await self._pool.query(_CENSUS, {"settled": rows.to_microseconds(settled)})
+        return [Alike(KernelStatus(status), agent, at, frozenset(names.split(","))) for status, agent, at, names in found]
 
     async def changed(
         self,

@@ -14,6 +14,7 @@ from sorna.errors import InvalidRequest, QuotaExceeded
 from sorna.manager.audit_interfaces import QuotaDrift
 from sorna.manager.folder_interfaces import MountingKernel
 from sorna.manager.interfaces import KernelFilter
+from sorna.model.census import Alike, alike
 from sorna.model.folder import Mount
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage, may_change
 from sorna.model.keypair import Keypair, KeypairChanges
@@ -246,6 +247,11 @@ class MemoryKernels:
             and (after is None or kernel.id > after)
         ]
         return page[: min(limit, PAGE)]
+
+    async def census(self, settled: float) -> Sequence[Alike]:
+        """Give the names of all kernels in no final status, in groups."""
+        live = (kernel for kernel in self._kernels.values() if not kernel.status.final)
+        return alike(live, rows.to_microseconds(settled))
 
     async def changed(
         self,
