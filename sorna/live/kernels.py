@@ -55,7 +55,8 @@ if redis.call('SADD', ARGV[3] .. '.kernels', ARGV[1]) == 1 then count(ARGV[3], 1
 redis.call('SELECT', 3)
 redis.call('SET', ARGV[2], ARGV[1])
 return 1
-"""
+""",
+    KERNELS_DB,
 )
 
 # ARGV: for each use an access key, a short id or '', a session key, and 1 to count the query.
@@ -79,7 +80,8 @@ for first = 1, #ARGV, 4 do
   places[#places + 1] = found and redis.call('HGETALL', id) or false
 end
 return cjson.encode(places)
-"""
+""",
+    KERNELS_DB,
 )
 
 # ARGV: for each kernel its short id and how many queries to add.  A kernel that is gone is not brought back.
@@ -91,7 +93,8 @@ for first = 1, #ARGV, 2 do
   end
 end
 return 1
-"""
+""",
+    KERNELS_DB,
 )
 
 # ARGV: short id, session key, agent or '', and what it takes.
@@ -108,7 +111,8 @@ end
 redis.call('SELECT', 3)
 if redis.call('GET', ARGV[2]) == ARGV[1] then redis.call('DEL', ARGV[2]) end
 return 1
-"""
+""",
+    KERNELS_DB,
 )
 
 # ARGV: short ids.
@@ -121,7 +125,8 @@ for _, id in ipairs(ARGV) do
 end
 if #rows == 0 then return '[]' end
 return cjson.encode(rows)
-"""
+""",
+    KERNELS_DB,
 )
 
 # ARGV: short ids as JSON, because an argument costs the driver more than a word of a text.
@@ -133,7 +138,8 @@ for _, id in ipairs(cjson.decode(ARGV[1])) do
 end
 if #absent == 0 then return '[]' end
 return cjson.encode(absent)
-"""
+""",
+    KERNELS_DB,
 )
 
 
@@ -186,7 +192,7 @@ def place_of(fields: Mapping[str, str]) -> KernelPlace | None:
 class RedisLiveKernels:
     """Where the live kernels are.
 
-    :param connection: a connection to db 1.
+    :param connection: any connection to the server.
     """
 
     def __init__(self, connection: RedisConnection) -> None:

@@ -131,8 +131,11 @@ class KernelStore(Protocol):
         agent_id: str | None = None,
         usage: Usage | None = None,
         num_queries: int | None = None,
+        access_key: str | None = None,
     ) -> Kernel | None:
         """Change a status if :func:`sorna.model.kernel.may_change` allows it, else give None and change nothing.
+
+        With an access key only a kernel of that owner is changed.
 
         A final status gives the quota back and writes the usage in the same transaction, exactly once.
         """

@@ -190,11 +190,12 @@ class MemoryKernels:
         agent_id: str | None = None,
         usage: Usage | None = None,
         num_queries: int | None = None,
+        access_key: str | None = None,
     ) -> Kernel | None:
         """Change a status if that is allowed, else give None."""
-        rows.require_storable((reason, agent_id))
+        rows.require_storable((reason, agent_id, access_key))
         kernel = self._kernels.get(kernel_id)
-        if kernel is None or not may_change(kernel.status, after):
+        if kernel is None or not may_change(kernel.status, after) or access_key not in {None, kernel.access_key}:
             return None
         at = rows.to_microseconds(now)
         kernel = attrs.evolve(

@@ -285,6 +285,17 @@ class KernelStoreContract(Contract):
         changed = await self.stores.kernels.change_status(uuid.UUID(int=1), KernelStatus.TERMINATED, "x", NOW)
         self.assertIsNone(changed)
 
+    async def test_only_its_owner(self) -> None:
+        """A change that names an owner is one of a kernel of that owner."""
+        await self._owner()
+        kernel = await self._reserve()
+        change = self.stores.kernels.change_status
+        self.assertIsNone(await change(kernel.id, KernelStatus.TERMINATING, "x", NOW, access_key="AKIAOTHER"))
+        self.assertEqual(await self.stores.kernels.by_id(kernel.id), kernel)
+        changed = await change(kernel.id, KernelStatus.TERMINATING, "x", NOW, access_key=KEY)
+        assert changed is not None
+        self.assertEqual(changed.status, KernelStatus.TERMINATING)
+
     async def test_last_by_token(self) -> None:
         """The most recent of several kernels of one token is found."""
         await self._owner()
