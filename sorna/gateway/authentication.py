@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from attrs import field, frozen
 from twisted.internet.interfaces import IReactorTime
@@ -32,6 +33,8 @@ _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01
 _PORT = re.compile(rb"(.*[^:]):(80|443)")
 _VERSIONED = re.compile(rb"/v\d+(?:[/?]|$)", re.ASCII)
 _ANY_PORT = re.compile(rb".*:\d+")
+# A client signs with the same key all day.
+_KEYS_REMEMBERED = 1024
 
 
 @frozen
@@ -163,9 +166,13 @@ def string_to_sign(
 
 def sign(secret_key: str, hash_algorithm: str, day: str, host: bytes, text: bytes) -> str:
     """Sign a canonical text; ``day`` is ``YYYYMMDD`` in the zone of the request's date."""
+    return hmac.digest(_signing_key(secret_key, hash_algorithm, day, host), text, hash_algorithm).hex()
+
+
+@lru_cache(_KEYS_REMEMBERED)
+def _signing_key(secret_key: str, hash_algorithm: str, day: str, host: bytes) -> bytes:
     by_day = hmac.digest(secret_key.encode("utf-8"), day.encode("ascii"), hash_algorithm)
-    by_host = hmac.digest(by_day, host, hash_algorithm)
-    return hmac.digest(by_host, text, hash_algorithm).hex()
+    return hmac.digest(by_day, host, hash_algorithm)
 
 
 def signatures(request: SignedRequest, secret_key: str, hash_algorithm: str, day: str) -> Iterator[str]:

@@ -59,13 +59,14 @@ return 1
     KERNELS_DB,
 )
 
-# ARGV: for each use an access key, a short id or '', a session key, and 1 to count the query.
+# ARGV: as one JSON list, because each argument costs the driver more than a word of a text, for each use an access key, a
+# short id or '', a session key, and 1 to count the query.
 # The owner is checked on either way, so that no reference whatsoever finds another owner's kernel.
 _USE = Script(
     """
-local places = {}
-for first = 1, #ARGV, 4 do
-  local owner, id, session = ARGV[first], ARGV[first + 1], ARGV[first + 2]
+local places, uses = {}, cjson.decode(ARGV[1])
+for first = 1, #uses, 4 do
+  local owner, id, session = uses[first], uses[first + 1], uses[first + 2]
   local function owned()
     return id and id ~= '' and redis.call('HGET', id, 'access_key') == owner
   end
@@ -76,7 +77,7 @@ for first = 1, #ARGV, 4 do
     redis.call('SELECT', 1)
     found = owned()
   end
-  if found and ARGV[first + 3] == '1' then redis.call('HINCRBY', id, 'num_queries', 1) end
+  if found and uses[first + 3] == 1 then redis.call('HINCRBY', id, 'num_queries', 1) end
   places[#places + 1] = found and redis.call('HGETALL', id) or false
 end
 return cjson.encode(places)
@@ -129,7 +130,7 @@ return cjson.encode(rows)
     KERNELS_DB,
 )
 
-# ARGV: short ids as JSON, because an argument costs the driver more than a word of a text.
+# ARGV: short ids as JSON, for the same reason.
 _ABSENT = Script(
     """
 local absent = {}
@@ -227,7 +228,8 @@ class RedisLiveKernels:
         return await self._together.ask((access_key, short, session_key(access_key, reference), int(count)))
 
     async def _use_all(self, uses: Sequence[tuple[str, str, str, int]]) -> Sequence[KernelPlace | None]:
-        answer = await self._connection.run(_USE, arguments=tuple(word for use in uses for word in use))
+        words = [word for use in uses for word in use]
+        answer = await self._connection.run(_USE, arguments=(json.dumps(words, ensure_ascii=False),))
         found = json.loads(answer.decode("utf-8", "replace"))
         return [place_of(_paired(fields)) if fields else None for fields in found]
 
