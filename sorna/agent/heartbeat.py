@@ -31,8 +31,8 @@ from sorna.model.agent import Capacity, Heartbeat, HostLoad
 from sorna.model.kernel import Usage, short_id
 
 INTERVAL = 3.0
-# Kernels that come and go together are told of together.
-DEBOUNCE = 0.05
+# Kernels that come and go together are told of together. The managers count each in between, so that this need not be sooner.
+DEBOUNCE = 0.2
 FIGURES = 3.0
 QUIET = 9.0
 QUIET_FIGURES = 15.0

@@ -159,9 +159,18 @@ def string_to_sign(
             b"host:" + host,
             b"content-type:" + content_type,
             request.version_header + b":" + request.version,
-            hashlib.new(hash_algorithm, body, usedforsecurity=False).hexdigest().encode("ascii"),
+            _digest(hash_algorithm, body) if body else _digest_of_nothing(hash_algorithm),
         )
     )
+
+
+def _digest(hash_algorithm: str, body: bytes) -> bytes:
+    return hashlib.new(hash_algorithm, body, usedforsecurity=False).hexdigest().encode("ascii")
+
+
+@lru_cache(len(HASHES))
+def _digest_of_nothing(hash_algorithm: str) -> bytes:
+    return _digest(hash_algorithm, b"")
 
 
 def sign(secret_key: str, hash_algorithm: str, day: str, host: bytes, text: bytes) -> str:
@@ -219,7 +228,8 @@ class Authentication:
         date = signed_date(headers)
         if date is None:
             raise InvalidAuthentication("Date/time sync error")
-        day = check_date(date.decode("latin-1"), self._clock.seconds()).strftime("%Y%m%d")
+        at = check_date(date.decode("latin-1"), self._clock.seconds())
+        day = f"{at.year:04}{at.month:02}{at.day:02}"
         header = _first(headers, b"Authorization")
         if header is None:
             raise AuthenticationFailed
