@@ -55,6 +55,8 @@ _LOOKS_LIKE_VERSION = re.compile(rb"v\d+", re.ASCII)
 _BAD_HOST = "Malformed Host header."
 # Bytes between two dots of a host's name, and a port behind the last.
 _LONGEST_LABEL = 63 + len(":65535")
+# A kernel's id in a path. Nothing that a route spells out looks like one, so that paths that differ in it alone match alike.
+_KERNEL = re.compile(rb"(?<=/)[A-Za-z0-9_-]{21}[AQgw](?=/|\Z)")
 # Matches that are remembered, of paths of so many bytes.
 _MOST_REMEMBERED = 8192
 _LONGEST_REMEMBERED = 256
@@ -140,6 +142,18 @@ def _bound(handler: Handler[A], area: A) -> Answer:
     return lambda call: handler(area, call)
 
 
+@frozen
+class _Match:
+    """What the table says of a path.
+
+    :ivar values: the variable parts of the path, but for those that are the kernel's id, whose names are ``names``.
+    """
+
+    endpoint: str
+    values: Mapping[str, str]
+    names: tuple[str, ...]
+
+
 class Application(Resource):
     """The resource at the root of the site."""
 
@@ -161,7 +175,7 @@ class Application(Resource):
             if rule.methods is not None and not str(rule.endpoint).startswith("HEAD "):
                 rule.methods.discard("HEAD")
         self._table = self._klein.url_map.bind("localhost")
-        self._matched: dict[tuple[bytes, bytes], tuple[str, Mapping[str, str]]] = {}
+        self._matched: dict[tuple[bytes, bytes], _Match] = {}
 
     @property
     def routes(self) -> Sequence[Route]:
@@ -197,24 +211,34 @@ class Application(Resource):
         :raises MethodNotAllowed: the path has other methods.
         :raises UnknownPath: there is no such path.
         """
-        key = (request.method, request.path)
-        found = self._matched.get(key)
+        kernel = _KERNEL.search(request.path)
+        shape = request.path if kernel is None else request.path[: kernel.start()] + b"?" + request.path[kernel.end() :]
+        found = self._matched.get((request.method, shape))
         if found is None:
-            segments = request.postpath or []
-            _check_path(segments)
-            try:
-                path, method = b"/".join((b"", *segments)).decode("utf-8"), request.method.decode("latin-1")
-                rule, values = self._table.match(path, method, return_rule=True)
-            except exceptions.MethodNotAllowed as error:
-                raise MethodNotAllowed(frozenset(error.valid_methods or ())) from None
-            except exceptions.HTTPException:
-                raise UnknownPath from None
-            found = rule.endpoint, values
-            if len(request.path) <= _LONGEST_REMEMBERED:
+            found = self._look_up(request, None if kernel is None else kernel[0].decode("ascii"))
+            # Where the id is no variable part by itself, others may match otherwise.
+            alike = kernel is None or len(found.names) == 1
+            if alike and len(request.path) <= _LONGEST_REMEMBERED:
                 if len(self._matched) >= _MOST_REMEMBERED:
                     self._matched.clear()
-                self._matched[key] = found
-        return found
+                self._matched[request.method, shape] = found
+        if kernel is None:
+            return found.endpoint, found.values
+        return found.endpoint, {**found.values, **dict.fromkeys(found.names, kernel[0].decode("ascii"))}
+
+    def _look_up(self, request: Request, kernel: str | None) -> _Match:
+        """Ask the table. :param kernel: the segment of the path that is a kernel's id."""
+        segments = request.postpath or []
+        _check_path(segments)
+        try:
+            path, method = b"/".join((b"", *segments)).decode("utf-8"), request.method.decode("latin-1")
+            rule, values = self._table.match(path, method, return_rule=True)
+        except exceptions.MethodNotAllowed as error:
+            raise MethodNotAllowed(frozenset(error.valid_methods or ())) from None
+        except exceptions.HTTPException:
+            raise UnknownPath from None
+        names = tuple(name for name, value in values.items() if value == kernel)
+        return _Match(rule.endpoint, {name: value for name, value in values.items() if name not in names}, names)
 
     def _call(self, request: Any, endpoint: str, values: Mapping[str, str]) -> None:
         """Let a route answer, and cancel it when the client hangs up."""
