@@ -175,7 +175,8 @@ class Application(Resource):
             if rule.methods is not None and not str(rule.endpoint).startswith("HEAD "):
                 rule.methods.discard("HEAD")
         self._table = self._klein.url_map.bind("localhost")
-        self._matched: dict[tuple[bytes, bytes], _Match] = {}
+        self._matched: dict[tuple[bytes, bytes], tuple[str, Mapping[str, str]]] = {}
+        self._shapes: dict[tuple[bytes, bytes], _Match] = {}
 
     @property
     def routes(self) -> Sequence[Route]:
@@ -211,20 +212,32 @@ class Application(Resource):
         :raises MethodNotAllowed: the path has other methods.
         :raises UnknownPath: there is no such path.
         """
-        kernel = _KERNEL.search(request.path)
-        shape = request.path if kernel is None else request.path[: kernel.start()] + b"?" + request.path[kernel.end() :]
-        found = self._matched.get((request.method, shape))
+        key = (request.method, request.path)
+        found = self._matched.get(key)
         if found is None:
-            found = self._look_up(request, None if kernel is None else kernel[0].decode("ascii"))
-            # Where the id is no variable part by itself, others may match otherwise.
-            alike = kernel is None or len(found.names) == 1
-            if alike and len(request.path) <= _LONGEST_REMEMBERED:
+            found = self._match_shape(request)
+            if len(request.path) <= _LONGEST_REMEMBERED:
                 if len(self._matched) >= _MOST_REMEMBERED:
                     self._matched.clear()
-                self._matched[request.method, shape] = found
+                self._matched[key] = found
+        return found
+
+    def _match_shape(self, request: Request) -> tuple[str, Mapping[str, str]]:
+        """Match a path that was not matched before, perhaps like that of another kernel."""
+        kernel = _KERNEL.search(request.path)
         if kernel is None:
+            found = self._look_up(request, None)
             return found.endpoint, found.values
-        return found.endpoint, {**found.values, **dict.fromkeys(found.names, kernel[0].decode("ascii"))}
+        shape = (request.method, request.path[: kernel.start()] + b"?" + request.path[kernel.end() :])
+        name = kernel[0].decode("ascii")
+        known = self._shapes.get(shape)
+        found = self._look_up(request, name) if known is None else known
+        # Where the id is no variable part by itself, others may match otherwise.
+        if known is None and len(found.names) == 1 and len(request.path) <= _LONGEST_REMEMBERED:
+            if len(self._shapes) >= _MOST_REMEMBERED:
+                self._shapes.clear()
+            self._shapes[shape] = found
+        return found.endpoint, {**found.values, **dict.fromkeys(found.names, name)}
 
     def _look_up(self, request: Request, kernel: str | None) -> _Match:
         """Ask the table. :param kernel: the segment of the path that is a kernel's id."""
