@@ -44,7 +44,7 @@ from sorna.live.address import RedisAddress, parse_redis_address
 from sorna.live.channels import RedisAnnouncements
 from sorna.live.connection import RedisConnection
 from sorna.live.instances import RedisAgentDirectory, RedisHeartbeatStore
-from sorna.live.kernels import RedisLiveKernels
+from sorna.live.kernels import KERNELS_DB, RedisLiveKernels
 from sorna.live.rate_counters import RedisRateCounters
 from sorna.local_agent_assembly import FirstAgent, local_agent_id
 from sorna.manager.absence import Absence
@@ -303,7 +303,8 @@ class _Server:
         """Build the manager and the gateway on the databases."""
         reactor, parent = self.reactor, self.parent
         threads = Threads(reactor)
-        kernels_db, instances_db, rates_db = (RedisConnection(reactor, redis, db) for db in (1, 2, 4))
+        # One for all databases: commands of one turn travel together.
+        asked = RedisConnection(reactor, redis, KERNELS_DB)
 
         def distrusted(agent_id: str) -> None:
             link.forget(agent_id)
@@ -313,8 +314,8 @@ class _Server:
         stages = Stages(reactor, self.config.trace_stages) if self.config.trace_stages else None
         seen = partial(watched, stages)
         store = evolve(store, kernels=seen("store", store.kernels))
-        directory = seen("directory", TrustedDirectory(trust, RedisAgentDirectory(instances_db)))
-        live = seen("live", RedisLiveKernels(kernels_db))
+        directory = seen("directory", TrustedDirectory(trust, RedisAgentDirectory(asked)))
+        live = seen("live", RedisLiveKernels(asked))
         # The link brings news to what is built on it.
         link = ZmqAgentLink(
             reactor,
@@ -337,7 +338,7 @@ class _Server:
         announcements = RedisAnnouncements(
             reactor,
             redis,
-            kernels_db,
+            asked,
             on_resync=resync,
             on_loss=lambda: events.lost(),  # noqa: PLW0108 - made below
         )
@@ -421,9 +422,9 @@ class _Server:
         reaper = Reaper(reactor, store.kernels, live, directory, link, ending, absence, agents, queue)
         operations = Operations()
         last = [Stopping(write) for write in (keypairs.write_use, places.write_queries)]
-        for service in (threads, kernels_db, instances_db, rates_db, announcements, link, *last):
+        for service in (threads, asked, announcements, link, *last):
             parent.addService(service)
-        turn = turn_of(self.place, self.config.workers, rates_db)
+        turn = turn_of(self.place, self.config.workers, asked)
         upkeep = Upkeep(reactor, parent, turn)
         upkeep.look_after_kernels(SharedMending(turn, reaper, ending, queue))
         upkeep.look_after_folders(folders, storage, store)
@@ -446,7 +447,7 @@ class _Server:
             administration=administration,
             enrolments=enrolments,
             keypairs=seen("keypairs", keypairs),
-            rate_limits=seen("rate limit", RedisRateCounters(rates_db)),
+            rate_limits=seen("rate limit", RedisRateCounters(asked)),
             operations=operations,
             readiness=self.readiness,
             tls=self.config.tls,
@@ -456,7 +457,7 @@ class _Server:
             site.resource = WatchedResource(stages, site.resource)
             parent.addService(Stopping(stages.write))
         behind = BehindTheDoor(registry, keypairs, operations, announcements)
-        return _Manager(directory, RedisHeartbeatStore(instances_db), site, behind)
+        return _Manager(directory, RedisHeartbeatStore(asked), site, behind)
 
     def _redis_told(self, redis: RedisAddress) -> RedisTold:
         """Say where agents that enrol themselves find Redis: where this process finds it, unless the operator knows better."""

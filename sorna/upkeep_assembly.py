@@ -37,7 +37,7 @@ LEASE = 3 * REAPER_INTERVAL
 
 
 def turn_of(place: Place, workers: int, connection: RedisConnection) -> Turn:
-    """Give the turn as one of so many processes sees it. :param connection: to db 4."""
+    """Give the turn as one of so many processes sees it."""
     return Alone() if workers == 1 else RedisTurn(connection, place.group, "upkeep", str(place.number), LEASE)
 
 

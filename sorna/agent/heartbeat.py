@@ -31,10 +31,10 @@ from sorna.model.agent import Capacity, Heartbeat, HostLoad
 from sorna.model.kernel import Usage, short_id
 
 INTERVAL = 3.0
-# Kernels that come and go together are told of together.
-DEBOUNCE = 0.05
+# Kernels that come and go together are told of together. The managers count each in between, so that this need not be sooner.
+DEBOUNCE = 0.2
 FIGURES = 3.0
-QUIET = 30.0
+QUIET = 9.0
 QUIET_FIGURES = 15.0
 # Reading the counters of one kernel takes a fraction of a millisecond: this many per turn of the reactor.
 KERNELS_PER_TURN = 8
@@ -179,7 +179,8 @@ class Heart:
 
     async def _beat_once(self, interval: float | None = None) -> None:
         stats: dict[str, Mapping[str, str]] = {}
-        for number, (kernel_id, kernel) in enumerate(self._due()):
+        due = self._due()
+        for number, (kernel_id, kernel) in enumerate(due):
             if number and number % KERNELS_PER_TURN == 0:
                 await deferLater(self._reactor, 0)
             stats[short_id(kernel_id)] = stats_of(kernel, kernel.usage())
@@ -205,8 +206,8 @@ class Heart:
         )
         await self._store.beat(beat, self._interval if interval is None else interval)
         now = self._reactor.seconds()
-        self._told_at = {one: self._told_at.get(one, now) for one in self._kernels.live()}
-        self._told_at.update((kernel_id, now) for kernel_id in self._told_at if short_id(kernel_id) in stats)
+        told = {kernel_id for kernel_id, _kernel in due}
+        self._told_at = {one: now if one in told else self._told_at.get(one, now) for one in self._kernels.live()}
 
     def _due(self) -> list[tuple[uuid.UUID, Kernel]]:
         """List the kernels whose figures are to be told; see Note [Figures]."""

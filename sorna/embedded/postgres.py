@@ -33,7 +33,8 @@ _INITDB = (
     "--set=dynamic_shared_memory_type=mmap",
 )
 
-# One installation on one host: small, few processes, and every commit on the disk before it is acknowledged.
+# One installation on one host: small, few processes, and every commit on the disk before it is acknowledged, but for those
+# that say themselves that they can wait; see Note [What a crash may undo] in store/kernels.
 _SETTINGS = {
     "listen_addresses": "",
     "port": str(PORT),

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from attrs import field, frozen
 from twisted.internet.interfaces import IReactorTime
@@ -32,6 +33,8 @@ _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01
 _PORT = re.compile(rb"(.*[^:]):(80|443)")
 _VERSIONED = re.compile(rb"/v\d+(?:[/?]|$)", re.ASCII)
 _ANY_PORT = re.compile(rb".*:\d+")
+# A client signs with the same key all day.
+_KEYS_REMEMBERED = 1024
 
 
 @frozen
@@ -156,16 +159,29 @@ def string_to_sign(
             b"host:" + host,
             b"content-type:" + content_type,
             request.version_header + b":" + request.version,
-            hashlib.new(hash_algorithm, body, usedforsecurity=False).hexdigest().encode("ascii"),
+            _digest(hash_algorithm, body) if body else _digest_of_nothing(hash_algorithm),
         )
     )
 
 
+def _digest(hash_algorithm: str, body: bytes) -> bytes:
+    return hashlib.new(hash_algorithm, body, usedforsecurity=False).hexdigest().encode("ascii")
+
+
+@lru_cache(len(HASHES))
+def _digest_of_nothing(hash_algorithm: str) -> bytes:
+    return _digest(hash_algorithm, b"")
+
+
 def sign(secret_key: str, hash_algorithm: str, day: str, host: bytes, text: bytes) -> str:
     """Sign a canonical text; ``day`` is ``YYYYMMDD`` in the zone of the request's date."""
+    return hmac.digest(_signing_key(secret_key, hash_algorithm, day, host), text, hash_algorithm).hex()
+
+
+@lru_cache(_KEYS_REMEMBERED)
+def _signing_key(secret_key: str, hash_algorithm: str, day: str, host: bytes) -> bytes:
     by_day = hmac.digest(secret_key.encode("utf-8"), day.encode("ascii"), hash_algorithm)
-    by_host = hmac.digest(by_day, host, hash_algorithm)
-    return hmac.digest(by_host, text, hash_algorithm).hex()
+    return hmac.digest(by_day, host, hash_algorithm)
 
 
 def signatures(request: SignedRequest, secret_key: str, hash_algorithm: str, day: str) -> Iterator[str]:
@@ -212,7 +228,8 @@ class Authentication:
         date = signed_date(headers)
         if date is None:
             raise InvalidAuthentication("Date/time sync error")
-        day = check_date(date.decode("latin-1"), self._clock.seconds()).strftime("%Y%m%d")
+        at = check_date(date.decode("latin-1"), self._clock.seconds())
+        day = f"{at.year:04}{at.month:02}{at.day:02}"
         header = _first(headers, b"Authorization")
         if header is None:
             raise AuthenticationFailed

@@ -156,8 +156,7 @@ def era_of(version: int, headers: Headers) -> Era:
 
 
 def _complete(reply: Reply, request_id: str, state: RateState) -> Reply:
-    headers = {b"X-Request-Id": request_id.encode("ascii"), **rate_headers(state), **reply.headers}
-    return evolve(reply, headers=headers)
+    return reply.below({b"X-Request-Id": request_id.encode("ascii"), **rate_headers(state)})
 
 
 class _Refused(Exception):

@@ -22,6 +22,7 @@ from attrs import define, frozen
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.http import RESPONSES, HTTPChannel
+from twisted.web.http_headers import Headers
 from twisted.web.iweb import INonQueuedRequestFactory
 from twisted.web.resource import IResource
 from twisted.web.server import Request as TwistedRequest
@@ -195,11 +196,31 @@ class Channel(HTTPChannel):
     _deadline: float | None = None
     _discarded = 0
     _closing: IDelayedCall | None = None
+    _host: Any = None
+    _peer: Any = None
 
     @property
     def head(self) -> tuple[bytes, bytes]:
         """Method and target of the request whose head has just arrived."""
         return self._command, self._path
+
+    def getHost(self) -> Any:
+        """Give this end's address, which the system is asked for once and every request wants."""
+        if self._host is None:
+            self._host = super().getHost()
+        return self._host
+
+    def getPeer(self) -> Any:
+        """Give the other end's address, likewise."""
+        if self._peer is None:
+            self._peer = super().getPeer()
+        return self._peer
+
+    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
+        """Write the head of an answer in one piece; Twisted's gives the transport forty, each of which it looks at."""
+        lines = [b"%b %b %b" % (version, code, reason)]
+        lines += [b"%b: %b" % (name, value) for name, values in headers.getAllRawHeaders() for value in values]
+        self._transport.write(b"\r\n".join([*lines, b"", b""]))
 
     def pause(self) -> None:
         """Read no more for now."""

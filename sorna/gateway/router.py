@@ -55,6 +55,8 @@ _LOOKS_LIKE_VERSION = re.compile(rb"v\d+", re.ASCII)
 _BAD_HOST = "Malformed Host header."
 # Bytes between two dots of a host's name, and a port behind the last.
 _LONGEST_LABEL = 63 + len(":65535")
+# A kernel's id in a path. Nothing that a route spells out looks like one, so that paths that differ in it alone match alike.
+_KERNEL = re.compile(rb"(?<=/)[A-Za-z0-9_-]{21}[AQgw](?=/|\Z)")
 # Matches that are remembered, of paths of so many bytes.
 _MOST_REMEMBERED = 8192
 _LONGEST_REMEMBERED = 256
@@ -140,6 +142,18 @@ def _bound(handler: Handler[A], area: A) -> Answer:
     return lambda call: handler(area, call)
 
 
+@frozen
+class _Match:
+    """What the table says of a path.
+
+    :ivar values: the variable parts of the path, but for those that are the kernel's id, whose names are ``names``.
+    """
+
+    endpoint: str
+    values: Mapping[str, str]
+    names: tuple[str, ...]
+
+
 class Application(Resource):
     """The resource at the root of the site."""
 
@@ -162,6 +176,7 @@ class Application(Resource):
                 rule.methods.discard("HEAD")
         self._table = self._klein.url_map.bind("localhost")
         self._matched: dict[tuple[bytes, bytes], tuple[str, Mapping[str, str]]] = {}
+        self._shapes: dict[tuple[bytes, bytes], _Match] = {}
 
     @property
     def routes(self) -> Sequence[Route]:
@@ -200,21 +215,43 @@ class Application(Resource):
         key = (request.method, request.path)
         found = self._matched.get(key)
         if found is None:
-            segments = request.postpath or []
-            _check_path(segments)
-            try:
-                path, method = b"/".join((b"", *segments)).decode("utf-8"), request.method.decode("latin-1")
-                rule, values = self._table.match(path, method, return_rule=True)
-            except exceptions.MethodNotAllowed as error:
-                raise MethodNotAllowed(frozenset(error.valid_methods or ())) from None
-            except exceptions.HTTPException:
-                raise UnknownPath from None
-            found = rule.endpoint, values
+            found = self._match_shape(request)
             if len(request.path) <= _LONGEST_REMEMBERED:
                 if len(self._matched) >= _MOST_REMEMBERED:
                     self._matched.clear()
                 self._matched[key] = found
         return found
+
+    def _match_shape(self, request: Request) -> tuple[str, Mapping[str, str]]:
+        """Match a path that was not matched before, perhaps like that of another kernel."""
+        kernel = _KERNEL.search(request.path)
+        if kernel is None:
+            found = self._look_up(request, None)
+            return found.endpoint, found.values
+        shape = (request.method, request.path[: kernel.start()] + b"?" + request.path[kernel.end() :])
+        name = kernel[0].decode("ascii")
+        known = self._shapes.get(shape)
+        found = self._look_up(request, name) if known is None else known
+        # Where the id is no variable part by itself, others may match otherwise.
+        if known is None and len(found.names) == 1 and len(request.path) <= _LONGEST_REMEMBERED:
+            if len(self._shapes) >= _MOST_REMEMBERED:
+                self._shapes.clear()
+            self._shapes[shape] = found
+        return found.endpoint, {**found.values, **dict.fromkeys(found.names, name)}
+
+    def _look_up(self, request: Request, kernel: str | None) -> _Match:
+        """Ask the table. :param kernel: the segment of the path that is a kernel's id."""
+        segments = request.postpath or []
+        _check_path(segments)
+        try:
+            path, method = b"/".join((b"", *segments)).decode("utf-8"), request.method.decode("latin-1")
+            rule, values = self._table.match(path, method, return_rule=True)
+        except exceptions.MethodNotAllowed as error:
+            raise MethodNotAllowed(frozenset(error.valid_methods or ())) from None
+        except exceptions.HTTPException:
+            raise UnknownPath from None
+        names = tuple(name for name, value in values.items() if value == kernel)
+        return _Match(rule.endpoint, {name: value for name, value in values.items() if name not in names}, names)
 
     def _call(self, request: Any, endpoint: str, values: Mapping[str, str]) -> None:
         """Let a route answer, and cancel it when the client hangs up."""

@@ -77,14 +77,16 @@ for kernel, fields in pairs(cjson.decode(ARGV[4])) do
   if redis.call('HGET', kernel, 'instance') == id then redis.call('HSET', kernel, unpack(fields)) end
 end
 return 1
-"""
+""",
+    INSTANCES_DB,
 )
 
 _LEAVE = Script(
     """
 redis.call('SREM', 'instances', ARGV[1])
 return redis.call('DEL', ARGV[1], ARGV[1] .. '.kernels', 'shadow:' .. ARGV[1])
-"""
+""",
+    INSTANCES_DB,
 )
 
 _DESCRIBE = """
@@ -113,7 +115,8 @@ for _, id in ipairs(ids) do
 end
 if #rows == 0 then return '[]' end
 return cjson.encode(rows)
-"""
+""",
+    INSTANCES_DB,
 )
 
 _SOME = Script(
@@ -126,7 +129,8 @@ for _, id in ipairs(ARGV) do
 end
 if #rows == 0 then return '[]' end
 return cjson.encode(rows)
-"""
+""",
+    INSTANCES_DB,
 )
 
 _FIND = Script(
@@ -134,7 +138,8 @@ _FIND = Script(
     + """
 local row = describe(ARGV[1])
 return row and cjson.encode({row}) or '[]'
-"""
+""",
+    INSTANCES_DB,
 )
 
 _KERNELS = Script(
@@ -142,7 +147,8 @@ _KERNELS = Script(
 local members = redis.call('SMEMBERS', ARGV[1] .. '.kernels')
 if #members == 0 then return '[]' end
 return cjson.encode(members)
-"""
+""",
+    INSTANCES_DB,
 )
 
 
@@ -205,7 +211,7 @@ def _flat(fields: Mapping[str, str]) -> list[str]:
 class RedisHeartbeatStore:
     """The agent's side.
 
-    :param connection: a connection to db 2.
+    :param connection: any connection to the server.
     :param prefix: of the managers' announcements, who are told of an agent that is new or offers something else.
     """
 
@@ -245,7 +251,7 @@ class RedisHeartbeatStore:
 class RedisAgentDirectory:
     """The manager's side.
 
-    :param connection: a connection to db 2.
+    :param connection: any connection to the server.
     """
 
     _log = Logger()

@@ -55,16 +55,18 @@ if redis.call('SADD', ARGV[3] .. '.kernels', ARGV[1]) == 1 then count(ARGV[3], 1
 redis.call('SELECT', 3)
 redis.call('SET', ARGV[2], ARGV[1])
 return 1
-"""
+""",
+    KERNELS_DB,
 )
 
-# ARGV: for each use an access key, a short id or '', a session key, and 1 to count the query.
+# ARGV: as one JSON list, because each argument costs the driver more than a word of a text, for each use an access key, a
+# short id or '', a session key, and 1 to count the query.
 # The owner is checked on either way, so that no reference whatsoever finds another owner's kernel.
 _USE = Script(
     """
-local places = {}
-for first = 1, #ARGV, 4 do
-  local owner, id, session = ARGV[first], ARGV[first + 1], ARGV[first + 2]
+local places, uses = {}, cjson.decode(ARGV[1])
+for first = 1, #uses, 4 do
+  local owner, id, session = uses[first], uses[first + 1], uses[first + 2]
   local function owned()
     return id and id ~= '' and redis.call('HGET', id, 'access_key') == owner
   end
@@ -75,11 +77,12 @@ for first = 1, #ARGV, 4 do
     redis.call('SELECT', 1)
     found = owned()
   end
-  if found and ARGV[first + 3] == '1' then redis.call('HINCRBY', id, 'num_queries', 1) end
+  if found and uses[first + 3] == 1 then redis.call('HINCRBY', id, 'num_queries', 1) end
   places[#places + 1] = found and redis.call('HGETALL', id) or false
 end
 return cjson.encode(places)
-"""
+""",
+    KERNELS_DB,
 )
 
 # ARGV: for each kernel its short id and how many queries to add.  A kernel that is gone is not brought back.
@@ -91,7 +94,8 @@ for first = 1, #ARGV, 2 do
   end
 end
 return 1
-"""
+""",
+    KERNELS_DB,
 )
 
 # ARGV: short id, session key, agent or '', and what it takes.
@@ -108,7 +112,8 @@ end
 redis.call('SELECT', 3)
 if redis.call('GET', ARGV[2]) == ARGV[1] then redis.call('DEL', ARGV[2]) end
 return 1
-"""
+""",
+    KERNELS_DB,
 )
 
 # ARGV: short ids.
@@ -121,7 +126,21 @@ for _, id in ipairs(ARGV) do
 end
 if #rows == 0 then return '[]' end
 return cjson.encode(rows)
-"""
+""",
+    KERNELS_DB,
+)
+
+# ARGV: short ids as JSON, for the same reason.
+_ABSENT = Script(
+    """
+local absent = {}
+for _, id in ipairs(cjson.decode(ARGV[1])) do
+  if redis.call('EXISTS', id) == 0 then absent[#absent + 1] = id end
+end
+if #absent == 0 then return '[]' end
+return cjson.encode(absent)
+""",
+    KERNELS_DB,
 )
 
 
@@ -174,7 +193,7 @@ def place_of(fields: Mapping[str, str]) -> KernelPlace | None:
 class RedisLiveKernels:
     """Where the live kernels are.
 
-    :param connection: a connection to db 1.
+    :param connection: any connection to the server.
     """
 
     def __init__(self, connection: RedisConnection) -> None:
@@ -209,7 +228,8 @@ class RedisLiveKernels:
         return await self._together.ask((access_key, short, session_key(access_key, reference), int(count)))
 
     async def _use_all(self, uses: Sequence[tuple[str, str, str, int]]) -> Sequence[KernelPlace | None]:
-        answer = await self._connection.run(_USE, arguments=tuple(word for use in uses for word in use))
+        words = [word for use in uses for word in use]
+        answer = await self._connection.run(_USE, arguments=(json.dumps(words, ensure_ascii=False),))
         found = json.loads(answer.decode("utf-8", "replace"))
         return [place_of(_paired(fields)) if fields else None for fields in found]
 
@@ -238,6 +258,14 @@ class RedisLiveKernels:
         answer = await self._connection.run(_PLACES, arguments=tuple(short_id(one) for one in kernel_ids))
         places = (place_of(_paired(flat)) for flat in json.loads(answer.decode("utf-8", "replace")))
         return {place.kernel_id: place for place in places if place is not None}
+
+    async def absent(self, names: Collection[str]) -> Collection[str]:
+        """Give those of these short ids that have no entry; one round trip."""
+        if not names:
+            return ()
+        answer = await self._connection.run(_ABSENT, arguments=(json.dumps(list(names)),))
+        absent: list[str] = json.loads(answer)
+        return absent
 
 
 def _slots(kernel: Kernel) -> tuple[int, int, int]:

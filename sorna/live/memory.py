@@ -217,6 +217,11 @@ class MemoryLiveKernels:
         places = (place_of(dict(self._redis.kernels.get(short_id(one), {}))) for one in kernel_ids)
         return {place.kernel_id: place for place in places if place is not None}
 
+    async def absent(self, names: Collection[str]) -> Collection[str]:
+        """Give those that have no entry."""
+        self._redis.touch()
+        return [name for name in names if name not in self._redis.kernels]
+
     def _count(self, agent_id: str, taken: Slots) -> None:
         beaten = self._redis.instances.get(agent_id)
         if beaten is not None:

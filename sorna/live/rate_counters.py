@@ -44,7 +44,8 @@ for number, key in ipairs(KEYS) do
   answer[#answer + 1] = left
 end
 return answer
-"""
+""",
+    RATE_COUNTERS_DB,
 )
 
 
@@ -56,7 +57,7 @@ def exceeded() -> RateLimitExceeded:
 class RedisRateCounters:
     """Fixed windows that start with the first request; the requests of one turn are counted by one command.
 
-    :param connection: a connection to db 4.
+    :param connection: any connection to the server.
     :param window: seconds.
     """
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from sorna.errors import Unavailable
 from sorna.live.connection import RedisConnection, Script
+from sorna.live.rate_counters import RATE_COUNTERS_DB
 
 # KEYS: the turn.  ARGV: who asks, and for how many milliseconds it is given.
 _TAKE = Script(
@@ -17,13 +18,15 @@ local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
-"""
+""",
+    RATE_COUNTERS_DB,
 )
 _LEAVE = Script(
     """
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0
-"""
+""",
+    RATE_COUNTERS_DB,
 )
 
 

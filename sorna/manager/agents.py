@@ -116,6 +116,7 @@ class AgentAdministration:
         if not await self.store.drain(agent_id, drain):
             raise NotFound("there is no such agent")
         self.changed()
+        self.placing.distrust()
 
     async def _look_after(self, agent_id: str) -> None:
         """Do at once what would be done within a moment."""

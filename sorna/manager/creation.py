@@ -87,6 +87,7 @@ class Creation:
         """Get or create; see :meth:`sorna.gateway.interfaces.Kernels.create` for what it raises."""
         spec = await self._spec(request)
         deadline = self.clock.seconds() + SETTLE_DEADLINE
+        self.placing.look_soon()
         while True:
             kernel, made = await self.kernels.reserve(new_kernel_id(), spec, self.clock.seconds())
             if made:

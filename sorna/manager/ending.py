@@ -58,8 +58,23 @@ class Ending:
                 raise KernelNotFound
             if changed.status.final:
                 return changed.usage
-        usage = await self._effect(changed)
-        ended = await self.finish(kernel.id, changed.status_reason, usage)
+        return await self._end(changed)
+
+    async def destroy_of(self, access_key: str, kernel_id: uuid.UUID, reason: str) -> Usage | None:
+        """End a kernel of an owner without looking at it first; None when the owner has none of this id that can be ended.
+
+        :raises AgentError: as :meth:`destroy` does.
+        """
+        changed = await self.kernels.change_status(
+            kernel_id, KernelStatus.TERMINATING, reason, self.clock.seconds(), access_key=access_key
+        )
+        return None if changed is None else await self._end(changed)
+
+    async def _end(self, kernel: Kernel) -> Usage:
+        """End a TERMINATING kernel."""
+        seen = Deferred.fromCoroutine(self._last_seen(kernel))
+        usage = await self._effect(kernel)
+        ended = await self._write_end(kernel.id, kernel.status_reason, usage, await seen)
         return ended.usage if ended is not None else Usage()
 
     async def finish(self, kernel_id: uuid.UUID, reason: str, usage: Usage | None) -> Kernel | None:
@@ -67,7 +82,18 @@ class Ending:
 
         Redis is not needed for the truth: what it cannot be told to forget now it is told later.
         """
-        place = await self._last_seen(kernel_id)
+        kernel = await self.kernels.by_id(kernel_id)
+        if kernel is None:
+            return None
+        if kernel.status.final:
+            await self.forget(kernel)
+            return kernel
+        return await self._write_end(kernel_id, reason, usage, await self._last_seen(kernel))
+
+    async def _write_end(
+        self, kernel_id: uuid.UUID, reason: str, usage: Usage | None, place: KernelPlace | None
+    ) -> Kernel | None:
+        """Do what :meth:`finish` does. :param place: the live entry that the kernel had."""
         if place is not None and usage is None:
             usage = usage_of_figures(place.stats)  # its agent cannot tell any more, but has told until shortly before
         queries = None if place is None else place.num_queries
@@ -76,11 +102,14 @@ class Ending:
             kernel_id, KernelStatus.TERMINATED, reason, now, usage=usage, num_queries=queries
         )
         kernel = ended or await self.kernels.by_id(kernel_id)
-        if kernel is not None and kernel.status.final:
-            await self.forget(kernel)
+        if kernel is None or not kernel.status.final:
+            return kernel
+        # Redis is asked for both at once, in this order.
+        forgotten = Deferred.fromCoroutine(self.forget(kernel))
         if ended is not None:
             self._log.info("kernel {kernel_id} ended: {reason}", kernel_id=short_id(kernel_id), reason=reason)
             await self.announce(ended)
+        await forgotten
         return kernel
 
     async def forget(self, kernel: Kernel) -> None:
@@ -147,13 +176,10 @@ class Ending:
         except KernelNotFound:
             return None
 
-    async def _last_seen(self, kernel_id: uuid.UUID) -> KernelPlace | None:
-        """Give the live entry of a kernel that has not ended, with the figures of its agent's last heartbeats."""
-        kernel = await self.kernels.by_id(kernel_id)
-        if kernel is None or kernel.status.final:
-            return None
+    async def _last_seen(self, kernel: Kernel) -> KernelPlace | None:
+        """Give the live entry of a kernel, with the figures of its agent's last heartbeats."""
         try:
-            return await self.live.use(kernel.access_key, short_id(kernel_id), count=False)
+            return await self.live.use(kernel.access_key, short_id(kernel.id), count=False)
         except Unavailable:
             return None  # a statistic; nothing depends on it
 

@@ -14,6 +14,7 @@ from attrs import frozen
 
 from sorna.manager.folder_interfaces import MountingKernel
 from sorna.model.agent import Agent, AgentAddress
+from sorna.model.census import Alike
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage
 from sorna.model.keypair import Keypair, KeypairChanges
@@ -130,8 +131,11 @@ class KernelStore(Protocol):
         agent_id: str | None = None,
         usage: Usage | None = None,
         num_queries: int | None = None,
+        access_key: str | None = None,
     ) -> Kernel | None:
         """Change a status if :func:`sorna.model.kernel.may_change` allows it, else give None and change nothing.
+
+        With an access key only a kernel of that owner is changed.
 
         A final status gives the quota back and writes the usage in the same transaction, exactly once.
         """
@@ -149,6 +153,13 @@ class KernelStore(Protocol):
         self, *, agent_id: str | None = None, after: uuid.UUID | None = None, limit: int = 500
     ) -> Sequence[Kernel]:
         """Page through kernels in no final status in order of id, of one agent or of all."""
+        ...
+
+    async def census(self, settled: float) -> Sequence[Alike]:
+        """Give the names of all kernels in no final status, in groups, as they are at one moment; one statement.
+
+        :param settled: kernels that have run since before this time are one group for each agent.
+        """
         ...
 
     async def last_by_token(self, access_key: str, session_token: str) -> Kernel | None:
@@ -270,6 +281,10 @@ class LiveKernels(Protocol):
 
     async def places(self, kernel_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, KernelPlace]:
         """Find several kernels of any owner and count nothing; one round trip, unknown ones are left out."""
+        ...
+
+    async def absent(self, names: Collection[str]) -> Collection[str]:
+        """Give those of these short ids that have no entry; one round trip."""
         ...
 
 

@@ -4,9 +4,9 @@ Knows no door. The decision itself is ``model/placement``; here are the looks at
 
 Note [How old a look may be]
     A look at a few agents costs less than a millisecond, one at ten thousand costs a tenth of a second. So a look is
-    believed for ten times as long as it took, at the most a second: little of the time is spent on looking, however
-    many agents there are and however many kernels are asked for. Nobody is refused on an old look: where no agent can
-    hold a kernel, another look is taken first.
+    believed for ten times as long as it took, at least a tenth of a second and at the most a second: little of the time
+    is spent on looking, however many agents there are and however many kernels are asked for. Nobody is refused on an
+    old look: where no agent can hold a kernel, another look is taken first.
 
 Note [What is under way]
     Redis counts a kernel from when it is added to the live ones; until then only the manager that places it knows. What
@@ -25,7 +25,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from sorna.errors import NoAgentAvailable
+from sorna.errors import NoAgentAvailable, SornaError
 from sorna.manager.interfaces import AgentDirectory
 from sorna.model.agent import Agent
 from sorna.model.placement import Demand, Judgement, PlacementRules, explain, fits_when_empty, why_nobody
@@ -33,7 +33,7 @@ from sorna.model.placement_index import PlacementIndex
 from sorna.model.policy import Slots
 
 BELIEVED = 10.0
-LONGEST_BELIEVED = 1.0
+SHORTEST_BELIEVED, LONGEST_BELIEVED = 0.1, 1.0
 # What is said of so many agents is taken in within a few milliseconds; then others have their turn.
 AGENTS_PER_TURN = 200
 
@@ -70,7 +70,7 @@ class Placing:
         :param excluded: ids of agents that are not to be asked.
         :raises NoAgentAvailable: none can hold it; the detail says why.
         """
-        fresh = self.clock.seconds() >= self._believed_until
+        fresh = self._outdated
         if fresh:
             await self._look()
         agent = self._index.choose(demand, excluded)
@@ -82,6 +82,20 @@ class Placing:
         self._under_way[kernel_id] = _UnderWay(agent.id, demand.slots)
         self._count(agent.id, demand.slots)
         return self._said[agent.id]
+
+    @property
+    def _outdated(self) -> bool:
+        return self.clock.seconds() >= self._believed_until
+
+    def look_soon(self) -> None:
+        """Look now if the next choice would have to; it will wait for this look."""
+        if self._outdated and not self._waiting:
+            # Whoever chooses looks again where this one fails.
+            Deferred.fromCoroutine(self._look()).addErrback(Failure.trap, SornaError)
+
+    def distrust(self) -> None:
+        """Believe no look that was taken until now: somebody has changed what agents offer."""
+        self._believed_until = 0.0
 
     def over(self, kernel_id: uuid.UUID, *, live: bool) -> None:
         """Note that a kernel has come among the live ones, or that its agent does not have it; harmless for any other."""
@@ -141,7 +155,7 @@ class Placing:
             if number % AGENTS_PER_TURN == 0:
                 await deferLater(self.clock, 0)
         now = self.clock.seconds()
-        self._believed_until = now + min((now - began) * BELIEVED, LONGEST_BELIEVED)
+        self._believed_until = now + min(max((now - began) * BELIEVED, SHORTEST_BELIEVED), LONGEST_BELIEVED)
 
     def _forget(self, kernel_id: uuid.UUID) -> None:
         gone = self._under_way.pop(kernel_id)

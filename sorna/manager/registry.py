@@ -133,11 +133,14 @@ class Registry:
 
     async def destroy(self, access_key: str, reference: str, reason: str = "user-requested") -> Usage:
         """End a kernel and give what it used; a second request while the first is under way waits for the same end."""
-        kernel = await self._kernel_to_destroy(access_key, reference)
+        kernel_id = parse_kernel_id(reference)
         try:
-            return await self.ending.destroy(kernel, reason)
+            usage = None if kernel_id is None else await self.ending.destroy_of(access_key, kernel_id, reason)
+            if usage is None:
+                usage = await self.ending.destroy(await self._kernel_to_destroy(access_key, reference), reason)
         except AgentError as error:
             raise KernelDestructionFailed from error
+        return usage
 
     async def execute(self, access_key: str, reference: str, request: RunRequest) -> RunReply:
         """Run code, or continue or feed the run that is outstanding.

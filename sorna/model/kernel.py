@@ -8,6 +8,7 @@ import secrets
 import uuid
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from functools import lru_cache
 
 from attrs import field, frozen
 
@@ -63,6 +64,8 @@ def statuses_before(after: KernelStatus) -> tuple[KernelStatus, ...]:
     return tuple(status for status, following in ALLOWED_CHANGES.items() if after in following)
 
 
+_SHORT, _LONG = 22, 36
+_LENGTHS = frozenset({_SHORT, _LONG})
 _ID = re.compile(r"[A-Za-z0-9_-]{21}[AQgw]", re.ASCII)
 
 
@@ -71,6 +74,11 @@ def new_kernel_id() -> uuid.UUID:
     return uuid.UUID(bytes=secrets.token_bytes(16))
 
 
+# Every request spells and reads a few ids, mostly the same ones again.
+_REMEMBERED = 8192
+
+
+@lru_cache(_REMEMBERED)
 def short_id(kernel_id: uuid.UUID) -> str:
     """Spell an id as clients of 2016 see it: 22 characters of URL-safe base64 without padding."""
     return base64.urlsafe_b64encode(kernel_id.bytes).rstrip(b"=").decode("ascii")
@@ -78,14 +86,17 @@ def short_id(kernel_id: uuid.UUID) -> str:
 
 def parse_kernel_id(text: str) -> uuid.UUID | None:
     """Read an id in either spelling (22-character base64 or UUID), or give None when it is neither."""
+    return _read_id(text) if len(text) in _LENGTHS else None
+
+
+@lru_cache(_REMEMBERED)
+def _read_id(text: str) -> uuid.UUID | None:
     if _ID.fullmatch(text):
         return uuid.UUID(bytes=base64.urlsafe_b64decode(text + "=="))
-    if len(text) == 36:
-        try:
-            return uuid.UUID(text)
-        except ValueError:
-            return None
-    return None
+    try:
+        return uuid.UUID(text) if len(text) == _LONG else None
+    except ValueError:
+        return None
 
 
 # The strictest of the historic rules that every historic client satisfies: 4 to 80 characters.

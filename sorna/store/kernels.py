@@ -14,6 +14,13 @@ Note [Exact under concurrency]
     second, which waited for the row, finds nothing, and the quota is given back once, in the same statement.
     The two take their locks in opposite order. That can only meet when a kernel is made and ended while a third
     reservation of its token is under way; PostgreSQL then breaks one off, and it is tried again.
+
+Note [What a crash may undo]
+    A status in which somebody works on a kernel (PREPARING, RESTARTING, TERMINATING) is one that nobody outside was told of.
+    Its commit is acknowledged before it is on the disk, where the next lasting commit of anybody takes it along: at the
+    latest the one with which the work ends and somebody hears of it. Should PostgreSQL itself crash before, the row is as if
+    the work had not begun. A creation then finds no row to run and takes its kernel back, what an agent holds without a row
+    is ended as an orphan, and a kernel that its agent has ended already is written as ended all the same.
 """
 
 from __future__ import annotations
@@ -25,6 +32,7 @@ from typing import Any
 import attrs
 
 from sorna.errors import QuotaExceeded, Unavailable
+from sorna.model.census import Alike
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage, statuses_before
 from sorna.store import rows
 from sorna.store.connection import Conflict, Prepared, Row
@@ -34,8 +42,12 @@ from sorna.store.pool import Pool
 ATTEMPTS = 10
 PAGE = 500
 _LIVE = "status NOT IN ('TERMINATED', 'ERROR')"
+# Part of a statement whose commit need not be on the disk before it is acknowledged; see Note [What a crash may undo].
+_NOT_LASTING = "set_config('synchronous_commit', 'off', true)"
 _USAGE = ", ".join(rows.USAGE_COLUMNS)
 _FIRST_USAGE = ", ".join(str(value) for value in attrs.astuple(Usage()))
+
+_UNDER_WAY = frozenset({KernelStatus.PREPARING, KernelStatus.RESTARTING, KernelStatus.TERMINATING})
 
 # Constants and column names only; every value is a parameter.
 _RESERVE = Prepared(
@@ -64,7 +76,7 @@ WITH found AS (
       FROM taken
     RETURNING *
 )
-SELECT true, {rows.kernel_columns("made")} FROM made
+SELECT {_NOT_LASTING} = 'off', {rows.kernel_columns("made")} FROM made
 UNION ALL
 SELECT false, {rows.kernel_columns("found")} FROM found
 """,  # noqa: S608 - see above
@@ -77,6 +89,7 @@ WITH changed AS (
            agent_id = coalesce(%(agent_id)s, agent_id), num_queries = coalesce(%(num_queries)s, num_queries)
            {{usage}}
      WHERE id = %(id)s::uuid AND status = ANY(%(before)s)
+       AND (%(access_key)s::text IS NULL OR access_key = %(access_key)s)
     RETURNING *
 ), freed AS (
     UPDATE keypairs k
@@ -84,7 +97,7 @@ WITH changed AS (
            cpu_millis_used = k.cpu_millis_used - c.cpu_millis, gpus_used = k.gpus_used - c.gpus
       FROM changed c WHERE %(final)s AND k.access_key = c.access_key
 )
-SELECT {rows.kernel_columns("changed")} FROM changed
+SELECT CASE WHEN NOT %(lasting)s THEN {_NOT_LASTING} END, {rows.kernel_columns("changed")} FROM changed
 """  # noqa: S608 - see above
 _CHANGE_ALONE = Prepared("change", _CHANGE.format(usage=""))
 _CHANGE_WITH_USAGE = Prepared(
@@ -96,6 +109,18 @@ _OF_TOKEN = f"{_SELECT} WHERE access_key = %(access_key)s AND session_token = %(
 _BY_ID = Prepared("kernel_by_id", f"{_SELECT} WHERE id = %(id)s::uuid")
 _LIVE_BY_TOKEN = Prepared("live_kernel_by_token", f"{_OF_TOKEN} AND {_LIVE}")
 _LAST_BY_TOKEN = Prepared("last_kernel_by_token", f"{_OF_TOKEN} ORDER BY created_at DESC, kernels.id DESC LIMIT 1")
+
+# One row for all kernels that are alike; the names are short ids.
+_CENSUS = Prepared(
+    "census",
+    f"""
+SELECT status, agent_id,
+       CASE WHEN status <> 'RUNNING' OR status_changed_at >= to_timestamp(%(settled)s)
+            THEN extract(epoch FROM status_changed_at)::float8 END,
+       string_agg(translate(encode(uuid_send(id), 'base64'), '+/=', '-_'), ',')
+  FROM kernels WHERE {_LIVE} GROUP BY 1, 2, 3
+""",  # noqa: S608 - see above
+)
 
 # A kernel that has ended changed last when it ended, so that the index of ends finds both halves.
 _CHANGED = f"""
@@ -149,14 +174,17 @@ class PostgresKernels:
         agent_id: str | None = None,
         usage: Usage | None = None,
         num_queries: int | None = None,
+        access_key: str | None = None,
     ) -> Kernel | None:
         """Change a status if that is allowed, else give None; see Note [Exact under concurrency]."""
-        rows.require_storable((reason, agent_id))
+        rows.require_storable((reason, agent_id, access_key))
         parameters: dict[str, Any] = {
             "id": str(kernel_id),
             "after": after.value,
             "before": [status.value for status in statuses_before(after)],
             "final": after.final,
+            "lasting": after not in _UNDER_WAY,
+            "access_key": access_key,
             "reason": reason,
             "now": rows.to_microseconds(now),
             "agent_id": agent_id,
@@ -166,7 +194,7 @@ class PostgresKernels:
             found = await self._persist(_CHANGE_ALONE, parameters)
         else:
             found = await self._persist(_CHANGE_WITH_USAGE, {**parameters, **attrs.asdict(usage)})
-        return rows.kernel(found[0]) if found else None
+        return rows.kernel(found[0][1:]) if found else None
 
     async def by_id(self, kernel_id: uuid.UUID) -> Kernel | None:
         """Fetch a kernel of any status."""
@@ -199,6 +227,13 @@ class PostgresKernels:
             parameters.append(str(after))
         sql = f"{_SELECT} WHERE {' AND '.join(wanted)} ORDER BY kernels.id LIMIT %s"
         return [rows.kernel(row) for row in await self._pool.query(sql, (*parameters, min(limit, PAGE)))]
+
+    async def census(self, settled: float) -> Sequence[Alike]:
+        """Give the names of all kernels in no final status, in groups; see :class:`~sorna.model.census.Alike`."""
+        found = await self._pool.query(_CENSUS, {"settled": rows.to_microseconds(settled)})
+        return [
+            Alike(KernelStatus(status), agent, at, frozenset(names.split(","))) for status, agent, at, names in found
+        ]
 
     async def changed(
         self,

@@ -14,6 +14,7 @@ from sorna.errors import InvalidRequest, QuotaExceeded
 from sorna.manager.audit_interfaces import QuotaDrift
 from sorna.manager.folder_interfaces import MountingKernel
 from sorna.manager.interfaces import KernelFilter
+from sorna.model.census import Alike, alike
 from sorna.model.folder import Mount
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage, may_change
 from sorna.model.keypair import Keypair, KeypairChanges
@@ -189,11 +190,12 @@ class MemoryKernels:
         agent_id: str | None = None,
         usage: Usage | None = None,
         num_queries: int | None = None,
+        access_key: str | None = None,
     ) -> Kernel | None:
         """Change a status if that is allowed, else give None."""
-        rows.require_storable((reason, agent_id))
+        rows.require_storable((reason, agent_id, access_key))
         kernel = self._kernels.get(kernel_id)
-        if kernel is None or not may_change(kernel.status, after):
+        if kernel is None or not may_change(kernel.status, after) or access_key not in {None, kernel.access_key}:
             return None
         at = rows.to_microseconds(now)
         kernel = attrs.evolve(
@@ -246,6 +248,11 @@ class MemoryKernels:
             and (after is None or kernel.id > after)
         ]
         return page[: min(limit, PAGE)]
+
+    async def census(self, settled: float) -> Sequence[Alike]:
+        """Give the names of all kernels in no final status, in groups."""
+        live = (kernel for kernel in self._kernels.values() if not kernel.status.final)
+        return alike(live, rows.to_microseconds(settled))
 
     async def changed(
         self,

@@ -54,6 +54,15 @@ class LiveKernelsContract(_Case):
         self.assertEqual(places[kernels[0].id].stats["cpu_used"], "1.5")
         self.assertEqual(await self.kernels.places([]), {})
 
+    async def test_absent(self) -> None:
+        """Of some kernels, those are told that have no entry."""
+        kernels = [kernel_of(session=f"token-{number}") for number in range(3)]
+        await self.kernels.add(kernels[1], address_of())
+        names = [short_id(kernel.id) for kernel in kernels]
+        self.assertEqual(set(await self.kernels.absent(names)), {names[0], names[2]})
+        self.assertEqual(list(await self.kernels.absent(names[1:2])), [])
+        self.assertEqual(list(await self.kernels.absent([])), [])
+
     async def test_not_counted(self) -> None:
         """A use that is not a query leaves the count alone."""
         kernel = kernel_of(num_queries=7)

@@ -14,7 +14,8 @@ from twisted.trial.unittest import TestCase
 from sorna.errors import InvalidRequest, QuotaExceeded
 from sorna.manager.enrolment_interfaces import AgentStore
 from sorna.manager.interfaces import KernelStore, KeypairStore
-from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage, may_change, new_kernel_id
+from sorna.model.census import Alike, id_of
+from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage, may_change, new_kernel_id, short_id
 from sorna.model.keypair import Keypair, generate_keypair
 from sorna.model.limits import Limits
 from sorna.store.agents import PostgresAgents
@@ -284,6 +285,17 @@ class KernelStoreContract(Contract):
         changed = await self.stores.kernels.change_status(uuid.UUID(int=1), KernelStatus.TERMINATED, "x", NOW)
         self.assertIsNone(changed)
 
+    async def test_only_its_owner(self) -> None:
+        """A change that names an owner is one of a kernel of that owner."""
+        await self._owner()
+        kernel = await self._reserve()
+        change = self.stores.kernels.change_status
+        self.assertIsNone(await change(kernel.id, KernelStatus.TERMINATING, "x", NOW, access_key="AKIAOTHER"))
+        self.assertEqual(await self.stores.kernels.by_id(kernel.id), kernel)
+        changed = await change(kernel.id, KernelStatus.TERMINATING, "x", NOW, access_key=KEY)
+        assert changed is not None
+        self.assertEqual(changed.status, KernelStatus.TERMINATING)
+
     async def test_last_by_token(self) -> None:
         """The most recent of several kernels of one token is found."""
         await self._owner()
@@ -309,6 +321,33 @@ class KernelStoreContract(Contract):
         mine = await self.stores.kernels.live(agent_id="a")
         self.assertEqual([kernel.id for kernel in mine], sorted(kernel.id for kernel in kernels[:3]))
         self.assertEqual(await self.stores.kernels.live(agent_id="b"), [])
+
+    async def test_census(self) -> None:
+        """Live kernels are named in groups of those that are alike; those that have run for a while are one group each agent."""
+        await self._owner()
+        kernels = [await self._reserve(f"session-{number}") for number in range(7)]
+        change = self.stores.kernels.change_status
+        for number, (agent, at) in enumerate((("a", 1), ("a", 2), ("b", 1), ("a", 3))):
+            await change(kernels[number].id, KernelStatus.RUNNING, "", NOW + at, agent_id=agent)
+        await change(kernels[4].id, KernelStatus.RUNNING, "", NOW + 1, agent_id="a")
+        await change(kernels[4].id, KernelStatus.TERMINATING, "x", NOW + 1.25)
+        await change(kernels[5].id, KernelStatus.ERROR, "x", NOW + 1)
+
+        def of(status: KernelStatus, agent: str | None, at: float | None, *numbers: int) -> Alike:
+            return Alike(status, agent, at, frozenset(short_id(kernels[number].id) for number in numbers))
+
+        running = KernelStatus.RUNNING
+        self.assertCountEqual(
+            await self.stores.kernels.census(NOW + 3),
+            [
+                of(running, "a", None, 0, 1),
+                of(running, "b", None, 2),
+                of(running, "a", NOW + 3, 3),
+                of(KernelStatus.TERMINATING, "a", NOW + 1.25, 4),
+                of(KernelStatus.PREPARING, None, NOW, 6),
+            ],
+        )
+        self.assertEqual({id_of(short_id(kernel.id)) for kernel in kernels}, {kernel.id for kernel in kernels})
 
     async def test_changed_pages(self) -> None:
         """Kernels of some owners that changed since a time come in pages, in order of the change, ended ones among them."""

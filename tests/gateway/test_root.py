@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 from attrs import evolve
+from treq.testing import StubTreq
 from twisted.internet.testing import EventLoggingObserver
 from twisted.logger import LogLevel, globalLogPublisher
 
 from sorna.errors import Unavailable
+from sorna.gateway.authentication import Authentication
+from sorna.gateway.call import Access, Call, Reply, json_reply
+from sorna.gateway.gate import Gate
+from sorna.gateway.router import Application, Router
+from sorna.gateway.websockets import WebSocketLimits, WebSockets
 from sorna.model.keypair import Keypair
 from tests.gateway.base import NOW, OTHER, POOR, TOKEN, Answer, GatewayTestCase
 
@@ -114,6 +120,40 @@ class VersionTests(GatewayTestCase):
         for method in (b"HEAD", b"OPTIONS", b"X" * 1000, b""):
             self.assert_problem(self.send("POST", "/v2", {b"X-Method-Override": method}), 405, "method-not-allowed")
         self.assertEqual(self.send("POST", "/v2", {b"X-Method-Override": b"GET"}).status, 200)
+
+
+class _Echo:
+    """Answers with the variable parts of paths."""
+
+    router: ClassVar[Router[_Echo]] = Router()
+
+    @router.route("GET", "/one/<reference>", "/one/<reference>/<path:rest>", "/two/<path:rest>", access=Access.PUBLIC)
+    async def echo(self, call: Call) -> Reply:
+        """Echo."""
+        return json_reply(dict(call.values))
+
+
+class MatchTests(GatewayTestCase):
+    def test_paths_that_differ_in_a_kernel_alone(self) -> None:
+        """They are matched as one, and each gets its own id; an id in another place of the path is no such kernel."""
+        gate = Gate(Authentication(self.clock, self.keypairs), self.rate_limits, self.readiness)
+        websockets = WebSockets(self.clock, WebSocketLimits())
+        self.treq = StubTreq(Application(gate, websockets, self.keypairs, _Echo.router.bind(_Echo())))
+        one, two = "a" * 21 + "A", "b" * 21 + "Q"
+        for path, values in (
+            (f"/one/{one}", {"reference": one}),
+            (f"/one/{two}", {"reference": two}),
+            (f"/v2/one/{one}", {"reference": one}),
+            ("/one/token", {"reference": "token"}),
+            (f"/one/{one}/{one}", {"reference": one, "rest": one}),
+            (f"/one/{two}/{one}", {"reference": two, "rest": one}),
+            (f"/one/{one}/x/{two}", {"reference": one, "rest": f"x/{two}"}),
+            (f"/one/{two}/x/{two}", {"reference": two, "rest": f"x/{two}"}),
+            (f"/two/{one}/y", {"rest": f"{one}/y"}),
+            (f"/two/{two}/y", {"rest": f"{two}/y"}),
+        ):
+            for _again in range(2):
+                self.assertEqual(self.request("GET", path).json, values, path)
 
 
 class CrossOriginTests(GatewayTestCase):

@@ -11,7 +11,7 @@ from sorna.errors import Unavailable
 from sorna.live.address import RedisAddress
 from sorna.live.connection import RedisConnection, Script
 from sorna.live.reconnection import Reconnection
-from sorna.live.wire import Wire
+from sorna.live.wire import Wire, encoded
 from sorna.testing.unit import UnitTestCase
 from tests.live.memory_server import Server
 
@@ -44,6 +44,22 @@ class ConnectionCase(UnitTestCase):
         self.server.say(b"+OK\r\n")
         self.server.say(b"+OK\r\n")
         self.server.hear()
+
+
+class EncodingTests(UnitTestCase):
+    def test_every_kind_of_word(self) -> None:
+        """Texts, bytes and numbers travel with their lengths in bytes; what is no Unicode travels too."""
+        command = encoded(("SET", b"\x00\r\n", 12, "\u00e9", "\ud800"))
+        self.assertEqual(
+            command,
+            b"*5\r\n$3\r\nSET\r\n$3\r\n\x00\r\n\r\n$2\r\n12\r\n$2\r\n\xc3\xa9\r\n$3\r\n\xed\xa0\x80\r\n",
+        )
+
+    def test_a_script_chooses_its_database(self) -> None:
+        """Whatever the connection's own is; scripts of two databases are two."""
+        there = Script("return 1", 4)
+        self.assertEqual(there.source, "redis.call('SELECT', 4)\nreturn 1")
+        self.assertEqual(len({there.sha, Script("return 1").sha, Script("return 1", 1).sha}), 3)
 
 
 class RedisConnectionTests(ConnectionCase):

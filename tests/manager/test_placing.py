@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from sorna.errors import NoAgentAvailable, Unavailable
-from sorna.manager.placing import LONGEST_BELIEVED, Placing
+from sorna.manager.placing import LONGEST_BELIEVED, SHORTEST_BELIEVED, Placing
 from sorna.model.agent import Agent
 from sorna.model.placement import Demand
 from sorna.model.policy import Slots
@@ -94,6 +94,7 @@ class PlacingTests(UnitTestCase):
         self.assertEqual(self.choose(kernel_id), "a")
         self.placing.over(kernel_id, live=True)
         self.directory.agents = (agent("a", 1, 2), agent("b", 2, 2))
+        self.clock.advance(SHORTEST_BELIEVED)
         self.assertEqual(self.choose(), "a")
         self.refused()
 
@@ -112,6 +113,13 @@ class PlacingTests(UnitTestCase):
         self.refused()
         self.assertEqual(self.directory.looks, 3)
 
+    def test_a_quick_look_is_believed_for_a_moment(self) -> None:
+        """However quick it was."""
+        for advance, looks in ((0.0, 1), (0.09, 1), (0.02, 2)):
+            self.clock.advance(advance)
+            self.choose()
+            self.assertEqual(self.directory.looks, looks)
+
     def test_nobody_is_refused_on_an_old_look(self) -> None:
         """Where the old look knows no place, another one is taken."""
         self.directory.agents = (agent("a", 2, 3),)
@@ -124,8 +132,29 @@ class PlacingTests(UnitTestCase):
         """An agent that is not listed any more is not chosen, and one that is new is."""
         self.choose()
         self.directory.agents = (agent("c", 1, 2),)
+        self.placing.distrust()
         self.assertEqual(self.choose(), "c")
         self.refused()
+
+    def test_looking_ahead(self) -> None:
+        """Who is about to choose has the look begin; one that fails is no concern of his until he chooses."""
+        self.directory.held = Deferred()
+        self.placing.look_soon()
+        self.placing.look_soon()
+        asked = self.start()
+        self.assertNoResult(asked)
+        held, self.directory.held = self.directory.held, None
+        held.callback(None)
+        self.assertEqual(self.successResultOf(asked).id, "a")
+        self.placing.look_soon()
+        self.assertEqual(self.directory.looks, 1)
+        self.placing.distrust()
+        self.directory.held = Deferred()
+        self.placing.look_soon()
+        held, self.directory.held = self.directory.held, None
+        held.errback(Unavailable())
+        self.choose()
+        self.assertEqual(self.directory.looks, 3)
 
     def test_one_look_for_all(self) -> None:
         """Those who ask while a look is taken wait for that one; who gives up takes it from nobody."""

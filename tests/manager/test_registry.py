@@ -348,6 +348,14 @@ class DestroyTests(ManagerTestCase):
         assert kernel is not None
         self.assertEqual((kernel.status_reason, kernel.num_queries), ("execution-timeout", 0))
 
+    def test_by_token_and_of_nobody_else(self) -> None:
+        """A kernel is destroyed by its owner's token as by its id, and by no other owner."""
+        for reference in (self.reference, str(self.kernel_id), "token-1"):
+            self.fails(self.registry.destroy(STRANGER, reference), KernelNotFound)
+        self.assertTrue(self.done(self.registry.lives(OWNER, self.reference)))
+        self.assertEqual(self.done(self.registry.destroy(OWNER, "token-1")), USAGE)
+        self.assertEqual(self.used(), 0)
+
     def test_a_second_destroy_finds_nothing(self) -> None:
         """After the end the kernel is not found, with the reason."""
         self.done(self.registry.destroy(OWNER, self.reference))

@@ -388,8 +388,11 @@ def _io(path: str) -> tuple[int, int]:
     return totals["rbytes"], totals["wbytes"]
 
 
-def read(trees: Iterable[Hierarchy], name: str) -> Counters:
-    """Read a kernel's counters; takes some tens of microseconds and never raises."""
+def read(trees: Iterable[Hierarchy], name: str, *, hits: bool = True) -> Counters:
+    """Read a kernel's counters; takes some tens of microseconds and never raises.
+
+    :param hits: whether to read, too, how often limits were hit.
+    """
     counters = Counters()
     for tree in trees:
         group = f"{tree.directory}/{name}"
@@ -397,6 +400,9 @@ def read(trees: Iterable[Hierarchy], name: str) -> Counters:
             counters = _read_legacy(tree.controllers, group, counters)
         else:
             counters = _read_unified(tree.controllers, group, counters)
+    if hits:
+        out_of_memory, refused = read_hits(trees, name)
+        counters = counters._replace(out_of_memory=out_of_memory, processes_refused=refused)
     return counters
 
 
@@ -421,10 +427,7 @@ def _read_legacy(controllers: Sequence[str], group: str, counters: Counters) -> 
         counters = counters._replace(
             memory=_number(f"{group}/memory.usage_in_bytes"),
             memory_most=_number(f"{group}/memory.max_usage_in_bytes"),
-            out_of_memory=_entry(f"{group}/memory.oom_control", "oom_kill"),
         )
-    if "pids" in controllers:
-        counters = counters._replace(processes_refused=_entry(f"{group}/pids.events", "max"))
     return counters
 
 
@@ -436,10 +439,7 @@ def _read_unified(controllers: Sequence[str], group: str, counters: Counters) ->
         counters = counters._replace(
             memory=_number(f"{group}/memory.current"),
             memory_most=_number(f"{group}/memory.peak"),
-            out_of_memory=_entry(f"{group}/memory.events", "oom_kill"),
         )
-    if "pids" in controllers:
-        counters = counters._replace(processes_refused=_entry(f"{group}/pids.events", "max"))
     if "io" in controllers:
         read_bytes, write_bytes = _io(f"{group}/io.stat")
         counters = counters._replace(io_read=read_bytes, io_write=write_bytes)

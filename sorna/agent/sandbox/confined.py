@@ -132,7 +132,7 @@ class ConfinedProcess:
         """Read the kernel's counters now; zeros and -1 once it is gone."""
         if self._ended:
             return Usage()
-        counters = cgroups.read(self._trees, self.kernel_id)
+        counters = cgroups.read(self._trees, self.kernel_id, hits=False)
         cpu_ms = counters.cpu_ms if counters.cpu_ms >= 0 else _cpu_of_process(self.pid)
         return self._as_usage(counters, cpu_ms)
 
