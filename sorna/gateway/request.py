@@ -22,6 +22,7 @@ from attrs import define, frozen
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.http import RESPONSES, HTTPChannel
+from twisted.web.http_headers import Headers
 from twisted.web.iweb import INonQueuedRequestFactory
 from twisted.web.resource import IResource
 from twisted.web.server import Request as TwistedRequest
@@ -195,6 +196,13 @@ class Channel(HTTPChannel):
     _deadline: float | None = None
     _discarded = 0
     _closing: IDelayedCall | None = None
+    _host: Any = None
+
+    def getHost(self) -> Any:
+        """Give the address that the client connected to, which Twisted asks the system for with every request."""
+        if self._host is None:
+            self._host = super().getHost()
+        return self._host
 
     @property
     def head(self) -> tuple[bytes, bytes]:
@@ -267,6 +275,13 @@ class Channel(HTTPChannel):
         ]
         self._transport.writeSequence([b"\r\n".join(head), b"\r\n\r\n", reply.body])
         self._closing = self.site.reactor.callLater(self.site.limits.linger_time, self._close)
+
+    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
+        """Write the head of an answer in one piece; Twisted's own gives the transport four for each header."""
+        lines = [b"%b %b %b" % (version, code, reason)]
+        for name, values in headers.getAllRawHeaders():
+            lines += [b"%b: %b" % (name, value) for value in values]
+        self._transport.write(b"\r\n".join((*lines, b"", b"")))
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted's default is untyped here
         """Note that the connection is gone."""

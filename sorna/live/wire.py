@@ -35,6 +35,11 @@ def without_values(message: str) -> str:
     return message.partition(", with args")[0][:200]
 
 
+def _spelled(word: Word) -> bytes:
+    raw = word if isinstance(word, bytes) else str(word).encode()
+    return b"$%d\r\n%b\r\n" % (len(raw), raw)
+
+
 class Wire(txredisapi.RedisProtocol):
     """A connection that aborts itself when the oldest command has had no answer for ``timeout`` seconds."""
 
@@ -69,6 +74,10 @@ class Wire(txredisapi.RedisProtocol):
         if self._watch is None:
             self._watch = self._clock.callLater(self._timeout, self._look)
         return answer
+
+    def _build_command(self, *words: Word, **_options: Any) -> bytes:
+        """Spell a command; the driver's own, which it takes where it no longer calls this, needs five times as long."""
+        return b"".join((b"*%d\r\n" % len(words), *map(_spelled, words)))
 
     def when_idle(self) -> Deferred[None]:
         """Fire as soon as no command waits any more, because of answers or because the connection is gone."""
