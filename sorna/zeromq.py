@@ -33,6 +33,9 @@ TURN_SECONDS = 0.004
 BLOCKED_SECONDS = 0.01
 MAX_PARTS = 16
 MAX_SOCKETS = 10_000
+# As plain numbers: the library's own become enumerations again with every operation, which costs more than to send does.
+_NOW, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
+_POLLIN, _POLLOUT = int(zmq.POLLIN), int(zmq.POLLOUT)
 
 
 class Sent(Enum):
@@ -106,8 +109,8 @@ class Socket(ZmqConnection):
         sent = Sent.AWAY
         try:
             for part in parts[:-1]:
-                self._hand_over(part, zmq.NOBLOCK | zmq.SNDMORE)
-            self._hand_over(parts[-1], zmq.NOBLOCK)
+                self._hand_over(part, _MORE)
+            self._hand_over(parts[-1], _NOW)
         except zmq.Again:
             sent = Sent.FULL
             if self._blocked is None:
@@ -116,7 +119,7 @@ class Socket(ZmqConnection):
             if error.errno != zmq.EHOSTUNREACH:
                 raise
             sent = Sent.GONE
-        if self.read_scheduled is None and self._events() & zmq.POLLIN:
+        if self.read_scheduled is None and self._events() & _POLLIN:
             self._read_later()
         return sent
 
@@ -133,11 +136,11 @@ class Socket(ZmqConnection):
                 self.read_scheduled.cancel()
             self.read_scheduled = None
         end = self._reactor.seconds() + TURN_SECONDS
-        if self._blocked is not None and self._events() & zmq.POLLOUT:
+        if self._blocked is not None and self._events() & _POLLOUT:
             self._blocked.cancel()
             self._try_again()
         for _ in range(TURN_MESSAGES):
-            if self.closed or not self._events() & zmq.POLLIN:
+            if self.closed or not self._events() & _POLLIN:
                 return
             self._read_one()
             if self._reactor.seconds() > end:
@@ -155,7 +158,7 @@ class Socket(ZmqConnection):
         parts: list[zmq.Frame] = []
         while True:
             try:
-                part = self.socket.recv(zmq.NOBLOCK, copy=False)
+                part = self.socket.recv(_NOW, copy=False)
             except zmq.Again:
                 return
             if len(parts) < MAX_PARTS:

@@ -29,10 +29,13 @@ MAX_UPLOAD = frames.MAX_PAYLOAD - 64 * KIB
 MAX_PENDING_UPLOADS = 64 * 1024 * KIB
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 def to_json(value: Mapping[str, Any]) -> bytes:
     """Write a frame's JSON; lone surrogates, which no UTF-8 has, are escaped."""
     try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        return _encode(value).encode()
     except UnicodeEncodeError:
         return json.dumps(value, separators=(",", ":")).encode()
 

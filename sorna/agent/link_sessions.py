@@ -258,9 +258,9 @@ class Sessions:
         call = running.call
         answer: Answer | Failed
         try:
-            opening = {"open_terminal": peer.terminals.open, "open_tunnel": peer.tunnels.open}.get(call.method)
-            if opening is not None:
-                await opening(self._operations, call.id, call.parameters)
+            if call.method in {"open_terminal", "open_tunnel"}:
+                opener = peer.terminals if call.method == "open_terminal" else peer.tunnels
+                await opener.open(self._operations, call.id, call.parameters)
                 answer = Answer(call.id, None)
             elif call.method == "restart_program":
                 await self._restart_program()

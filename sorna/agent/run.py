@@ -71,6 +71,7 @@ class Run:
     :ivar typed: lines that were typed before the run started.
     :ivar typed_ahead: how many bytes were typed since the run last waited for input.
     :ivar inputs: how many lines were sent to the run.
+    :ivar cost: what its log cost when that was counted last; reading makes it less.
     :ivar before: how it stood before its last answer.
     """
 
@@ -90,6 +91,7 @@ class Run:
     typed_ahead: int = 0
     inputs: int = 0
     finished_at: float = 0.0
+    cost: int = 0
     before: Before | None = None
 
     def finish(self, ending: Ending) -> None:
@@ -140,7 +142,9 @@ class Run:
 
     def answerable(self, most: int) -> bool:
         """Tell whether a call that takes up to ``most`` bytes has to be answered now."""
-        return self.state in {RunState.WAITING, RunState.FINISHED} or self._build_to_tell or self.log.pressure >= most
+        # By identity: to look an enumeration's member up in a set takes longer than all of the rest.
+        over_or_waiting = self.state is RunState.FINISHED or self.state is RunState.WAITING
+        return over_or_waiting or self._build_to_tell or self.log.pressure >= most
 
     def reply(self, most: int) -> RunReply:
         """Take up to ``most`` bytes of output and say how things stand; this moves the log on."""
@@ -247,20 +251,28 @@ def read_json(payload: bytes) -> Any:
     :raises FrameError: it is not JSON.
     """
     try:
-        return _portable(json.loads(payload.decode("utf-8"), parse_constant=str))
+        text = payload.decode("utf-8")
+        value = _JSON.decode(text)
+        # A lone surrogate can only be written as an escape.
+        return _portable(value) if "\\u" in text else value
     except (ValueError, RecursionError) as error:
         raise FrameError(f"not JSON: {type(error).__name__}") from error
 
 
+def _whole_number(digits: str) -> int | str:
+    """Read a number; the link to the managers carries none beyond 64 bits."""
+    value = int(digits)
+    return value if -(1 << 63) <= value < 1 << 63 else digits if abs(value) < 1 << 1024 else "..."
+
+
+_JSON = json.JSONDecoder(parse_constant=str, parse_int=_whole_number)
+
+
 def _portable(value: Any) -> Any:
-    """Replace what JSON can carry and the link to the managers cannot: lone surrogates and numbers beyond 64 bits."""
+    """Replace lone surrogates, which JSON can carry and the link to the managers cannot."""
     match value:
         case str():
             return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")
-        case bool() | None:
-            return value
-        case int():
-            return value if -(1 << 63) <= value < 1 << 63 else str(value) if abs(value) < 1 << 1024 else "..."
         case list():
             return [_portable(one) for one in value]
         case dict():

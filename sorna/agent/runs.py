@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any, Protocol
 
 from attrs import define
@@ -78,6 +79,7 @@ class _Call:
     most: int
     enough: int
     timer: IDelayedCall | None = None
+    soon: IDelayedCall | None = None
 
 
 class Runs:
@@ -94,6 +96,7 @@ class Runs:
         self._undelivered: list[Run] = []
         self._named: dict[str, Run] = {}
         self._finished: list[Run] = []
+        self._finished_cost = 0
         self._gone: OrderedDict[str, None] = OrderedDict()
         self.retention = RETENTION
         self._calls: dict[Run, _Call] = {}
@@ -259,17 +262,24 @@ class Runs:
         if self._calls.get(run) is call:
             del self._calls[run]
         cancel(call.timer)
+        cancel(call.soon)
 
     def _answer(self, run: Run) -> None:
         call = self._calls.pop(run)
         cancel(call.timer)
+        cancel(call.soon)
         call.deferred.callback(self._reply(run, call.most))
 
     def _answer_if_due(self, run: Run) -> None:
         self._wake_readers(run)
         call = self._calls.get(run)
-        if call is not None and run.answerable(call.enough):
+        if call is None or not run.answerable(call.enough):
+            return
+        if run.answerable(call.most):
             self._answer(run)
+        elif call.soon is None:
+            # The end of a short run comes with its output, and can be told in the same answer.
+            call.soon = self._reactor.callLater(0, self._answer, run)
 
     def _reply(self, run: Run, most: int) -> RunReply:
         reply = self._told(run, run.reply(most))
@@ -314,9 +324,14 @@ class Runs:
     def _end(self, run: Run, ending: Ending) -> None:
         run.finish(ending)
         run.finished_at = self._reactor.seconds()
-        self._finished.append(run)
+        self._keep(run)
         self._prune()
         self._answer_if_due(run)
+
+    def _keep(self, run: Run) -> None:
+        self._finished.append(run)
+        run.cost = run.log.cost
+        self._finished_cost += run.cost
 
     def _start_next(self) -> None:
         if self.current is not None or self._held or not self._queue:
@@ -368,6 +383,7 @@ class Runs:
         self._background = OutputLog(keep=0)
         self._named.clear()
         self._finished.clear()
+        self._finished_cost = 0
         self._undelivered.clear()
 
     # -- another program goes on
@@ -410,7 +426,8 @@ class Runs:
         self.current = None if state["current"] is None else runs[state["current"]]
         self._queue.extend(runs[number] for number in state["queue"])
         self._undelivered.extend(runs[number] for number in state["undelivered"])
-        self._finished.extend(runs[number] for number in state["finished"])
+        for number in state["finished"]:
+            self._keep(runs[number])
         self._named.update((name, runs[number]) for name, number in state["named"].items())
         self._background = OutputLog.carried(state["background"])
         self._gone.update(dict.fromkeys(state["gone"]))
@@ -423,15 +440,15 @@ class Runs:
     def _prune(self) -> None:
         """Forget runs that are over: too old ones, and the oldest (delivered ones first) when there are too many."""
         oldest = self._reactor.seconds() - self.retention
-        for run in [run for run in self._finished if run.finished_at <= oldest]:
-            self._forget(run)
-        candidates = sorted(self._finished[:-1], key=lambda run: not run.delivered)
-        cost = sum(run.log.cost for run in self._finished)
-        for run in candidates:
-            if cost <= KEEP_BYTES and len(self._finished) <= KEEP_RUNS:
-                break
-            cost -= run.log.cost
-            self._forget(run)
+        while self._finished and self._finished[0].finished_at <= oldest:
+            self._forget(self._finished[0])
+        if self._finished_cost > KEEP_BYTES:  # as it was when they ended
+            finished, self._finished, self._finished_cost = self._finished, [], 0
+            for run in finished:
+                self._keep(run)
+        while len(self._finished) > 1 and (len(self._finished) > KEEP_RUNS or self._finished_cost > KEEP_BYTES):
+            others = islice(self._finished, len(self._finished) - 1)
+            self._forget(next((run for run in others if run.delivered), self._finished[0]))
         if self._finished and self._prune_timer is None:
             due = self._finished[0].finished_at + self.retention - self._reactor.seconds()
             self._prune_timer = self._reactor.callLater(max(due, 1.0), self._prune_later)
@@ -442,6 +459,7 @@ class Runs:
 
     def _forget(self, run: Run) -> None:
         self._finished.remove(run)
+        self._finished_cost -= run.cost
         if self._named.get(run.id) is run:
             del self._named[run.id]
             self._note_gone(run.id)

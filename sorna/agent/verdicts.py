@@ -89,6 +89,8 @@ def judge(
 
     :param before, after: how often limits had been hit when the run started and when it ended.
     """
+    if verdict is None and before == after:
+        return ending, ()
     sentences = limit_sentences(before, after, limits)
     exit_code = ending.exit_code
     killed = ending.reset or ending.signal == SIGKILL or exit_code in {None, KILLED}

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -18,17 +17,24 @@ class MalformedMessage(ValueError):
     """Bytes that are no message of this link."""
 
 
-@contextmanager
-def reading(cls: type[Any]) -> Iterator[None]:
+class reading:  # noqa: N801 - it is used like the generator that it was, which took as long as all of the checks
     """Turn what goes wrong while a value is read into MalformedMessage."""
-    try:
-        yield
-    except MalformedMessage:
-        raise
-    except KeyError as error:
-        raise MalformedMessage(f"not a {cls.__name__}: {error} is missing") from error
-    except (TypeError, ValueError) as error:
-        raise MalformedMessage(f"not a {cls.__name__}: {error}"[:300]) from error
+
+    __slots__ = ("_cls",)
+
+    def __init__(self, cls: type[Any]) -> None:
+        self._cls = cls
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        if error is None or isinstance(error, MalformedMessage):
+            return
+        if isinstance(error, KeyError):
+            raise MalformedMessage(f"not a {self._cls.__name__}: {error} is missing") from error
+        if isinstance(error, TypeError | ValueError):
+            raise MalformedMessage(f"not a {self._cls.__name__}: {error}"[:300]) from error
 
 
 def build(cls: type[T], raw: Any) -> T:
@@ -41,7 +47,8 @@ def build(cls: type[T], raw: Any) -> T:
     with reading(cls):
         checks = _checks_of(cls)
         for name, value in raw.items():
-            if name in checks and not checks[name](value):
+            check = checks.get(name)
+            if check is not None and not check(value):
                 raise MalformedMessage(f"not a {cls.__name__}: {name} has a value of the wrong type or out of range")
         return cls(**raw)
 
@@ -68,7 +75,8 @@ def _check_of(hint: Any) -> Check:
     kind = get_origin(hint) or hint
     parts = [_check_of(part) for part in get_args(hint)]
     if kind in {Union, types.UnionType}:
-        return lambda value: any(check(value) for check in parts)
+        plain = frozenset(part for part in get_args(hint) if part in _PLAIN)
+        return lambda value: type(value) in plain or any(check(value) for check in parts)
     if kind is Sequence:
         return lambda value: isinstance(value, list | tuple) and all(map(parts[0], value))
     if kind is tuple:
@@ -93,4 +101,6 @@ def is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+# Of these, values of exactly the type are all right.
+_PLAIN = frozenset({str, bytes, bool, int, type(None)})
 _SIMPLE: Mapping[Any, Check] = {Any: lambda _value: True, float: _is_number, int: is_integer}

@@ -2,6 +2,13 @@
 
 It knows messages and the clock, and no socket: it is handed a way to send and told what came in and whether there is a
 connection. Every call ends: with its answer, at its deadline, when its caller cancels it, or when the connection is lost.
+
+Note [Passed on]
+----------------
+A door writes what it makes of an answer in the turn of the reactor in which the answer came, and the reactor gives that to
+the client's connection at the end of the next one. Only then the agent may be told so, and the telling would cost both ends
+as much as another call if it went alone. So it goes right before the next call, which under load comes at once, and
+otherwise a moment later by itself.
 """
 
 from __future__ import annotations
@@ -52,6 +59,9 @@ RESTART_PATIENCE = 20.0
 # Three times within the silence after which an agent forgets a manager.
 PING_INTERVAL = 25.0
 PING_DEADLINE = 5.0
+# How long the word that answers were passed on may wait for a call to go with. A call that continues the run at another
+# manager waits for it.
+TOOK_PATIENCE = 0.002
 # Methods whose answers exist once: the agent takes them back when they do not arrive.
 HANDED_OVER = frozenset({"execute"})
 
@@ -105,6 +115,9 @@ class Conversation:
         if self._greeting is not None:
             self._greeting.clock = clock
         self._restarts_until = 0.0
+        self._answered: list[int] = []
+        self._passed_on: list[int] = []
+        self._telling: IDelayedCall | None = None
         self.connected = False
         self.closed = False
 
@@ -199,6 +212,7 @@ class Conversation:
     def connection_lost(self) -> None:
         """Fail what was sent: its answer can no longer come."""
         self.connected = False
+        self._passed_on.clear()  # the agent has taken them back
         self._stop_greeting()
         lost = AgentTimeout(f"the connection to agent {self._agent_id} was lost before it answered")
         self._fail(list(self._sent), lost)
@@ -214,6 +228,7 @@ class Conversation:
 
     def writable(self) -> None:
         """Send what waits, for as long as there is room."""
+        self._tell_passed_on()
         while self.connected and not self._restarts_until and self._waiting:
             id_, pending = next(iter(self._waiting.items()))
             if self._send(pending.raw) is not Sent.AWAY:
@@ -266,6 +281,10 @@ class Conversation:
 
     def close(self, why: str = "the link to the agent is closed") -> None:
         """Fail everything and take no more calls."""
+        self._tell_passed_on()
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
         self.closed = True
         self.connected = False
         self._stop_greeting()
@@ -319,16 +338,29 @@ class Conversation:
     # The rest.
 
     def _soon_passed_on(self, id_: int) -> None:
-        """Tell the agent when what is made of its answer is out of this process.
+        """Tell the agent when what is made of its answer is out of this process; see Note [Passed on]."""
+        self._answered.append(id_)
+        if len(self._answered) == 1:
+            self._clock.callLater(0, self._given_to_doors)
 
-        A door writes it in the turn of the reactor in which the answer came, and the reactor gives it to the client's
-        connection at the end of the next one.
-        """
-        self._clock.callLater(0, lambda: self._clock.callLater(0, self._passed_on, id_))
+    def _given_to_doors(self) -> None:
+        answered, self._answered = self._answered, []
+        self._clock.callLater(0, self._written, answered)
 
-    def _passed_on(self, id_: int) -> None:
+    def _written(self, answered: list[int]) -> None:
         if self.connected:
-            self._send(encode(Took(id_)))
+            self._passed_on += answered
+            if self._telling is None:
+                self._telling = self._clock.callLater(TOOK_PATIENCE, self._tell_after_all)
+
+    def _tell_after_all(self) -> None:
+        self._telling = None
+        self._tell_passed_on()
+
+    def _tell_passed_on(self) -> None:
+        passed_on = self._passed_on
+        while self.connected and passed_on and self._send(encode(Took(passed_on[0]))) is Sent.AWAY:
+            del passed_on[0]
 
     def _ping(self) -> None:
         self.call("ping", {}, PING_DEADLINE).addErrback(

@@ -212,23 +212,23 @@ def _row_about_what_is_open(message: Message) -> list[Any]:
 
 
 def _encode_call(call: Call) -> bytes:
-    pieces = [b"\x95", *(msgpack.packb(value) for value in ("call", call.id, call.method))]
+    deadline = max(1, round(call.deadline * 1000))
     large = {
         name: content
         for name, content in call.parameters.items()
         if isinstance(content, bytes) and len(content) >= LARGE_CONTENT
     }
-    if large:
-        pieces.append(b"\xdf" + len(call.parameters).to_bytes(4, "big"))
-        for name, value in call.parameters.items():
-            pieces.append(msgpack.packb(name))
-            if name in large:
-                pieces += (b"\xc6" + len(value).to_bytes(4, "big"), value)
-            else:
-                pieces.append(msgpack.packb(value))
-    else:
-        pieces.append(msgpack.packb(dict(call.parameters)))
-    pieces.append(msgpack.packb(max(1, round(call.deadline * 1000))))
+    if not large:
+        return msgpack.packb(("call", call.id, call.method, dict(call.parameters), deadline))
+    pieces = [b"\x95", *(msgpack.packb(value) for value in ("call", call.id, call.method))]
+    pieces.append(b"\xdf" + len(call.parameters).to_bytes(4, "big"))
+    for name, value in call.parameters.items():
+        pieces.append(msgpack.packb(name))
+        if name in large:
+            pieces += (b"\xc6" + len(value).to_bytes(4, "big"), value)
+        else:
+            pieces.append(msgpack.packb(value))
+    pieces.append(msgpack.packb(deadline))
     return b"".join(pieces)
 
 
@@ -327,7 +327,11 @@ def failed_to_error(failed: Failed) -> errors.SornaError:
 
 def pack_value(value: Any) -> dict[str, Any]:
     """Turn a frozen value of the model into a map of plain values."""
-    return {name: _plain(getattr(value, name)) for name in _names(type(value)) or ()}
+    packed = {}
+    for name in _names(type(value)) or ():
+        content = getattr(value, name)
+        packed[name] = content if type(content) in _PLAIN else _plain(content)
+    return packed
 
 
 def _plain(value: Any) -> Any:

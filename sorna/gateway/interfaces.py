@@ -46,6 +46,10 @@ class Kernels(Protocol):
         """Describe a live kernel, this query included in its count."""
         ...
 
+    async def check(self, access_key: str, reference: str) -> None:
+        """Find out whether there is such a kernel, as far as is known without asking for it again; not counted as a query."""
+        ...
+
     async def restart(self, access_key: str, reference: str) -> None:
         """Lose the in-memory state, keep the files. :raises KernelRestartFailed:."""
         ...

@@ -43,7 +43,7 @@ class RunRoutes:
     @router.route("GET", *stream_paths("/execute"), needs_ready=True, websocket=True, described=Described(answers={}))
     async def execute(self, call: Call) -> Reply:
         """Wait for the code to run; that there is such a kernel is found out before the connection is a WebSocket."""
-        await self.kernels.info(call.access_key, call.kernel_reference)
+        await self.kernels.check(call.access_key, call.kernel_reference)
         return Reply(101, session=RunSession(self.kernels, call.access_key, call.kernel_reference))
 
 

@@ -27,9 +27,7 @@ from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 from twisted.web.websocket import WebSocketResource, WebSocketTransport
-from wsproto import ConnectionType
-from wsproto.handshake import H11Handshake
-from wsproto.utilities import LocalProtocolError, RemoteProtocolError
+from wsproto.utilities import LocalProtocolError
 from zope.interface import implementer
 
 from sorna.gateway.problems import BadRequest
@@ -39,6 +37,8 @@ NORMAL, UNSUPPORTED, POLICY, TOO_LARGE = 1000, 1003, 1008, 1009
 # Frames' headers, and pings between the fragments of a message.
 _OVERHEAD = 64 * KIB
 _LONGEST_REASON = 123
+# What the head of every handshake says, besides its key.
+_HANDSHAKE = {b"Connection": [b"Upgrade"], b"Upgrade": [b"websocket"], b"Sec-WebSocket-Version": [b"13"]}
 
 
 class WebSocket(Protocol):
@@ -117,14 +117,13 @@ class WebSockets:
 
         :raises BadRequest: no handshake of version 13, a page of another host, or a body.
         """
-        try:
-            raw = [(name, value) for name, values in headers.getAllRawHeaders() for value in values]
-            H11Handshake(ConnectionType.SERVER).initiate_upgrade_connection(raw, "/")
-        except RemoteProtocolError as error:
-            raise BadRequest(f"This URL is for WebSockets: {error}") from None
-        except UnicodeError:
-            raise BadRequest("A header of the handshake is no ASCII.") from None
-        if not _is_key((headers.getRawHeaders(b"Sec-WebSocket-Key") or [b""])[0]):
+        missing = _missing(headers)
+        if missing:
+            raise BadRequest(f"This URL is for WebSockets: Missing header, {missing!r}")
+        for name in (b"Sec-WebSocket-Protocol", b"Sec-WebSocket-Extensions"):
+            if not all(map(bytes.isascii, headers.getRawHeaders(name) or ())):
+                raise BadRequest("A header of the handshake is no ASCII.")
+        if not _is_key((headers.getRawHeaders(b"Sec-WebSocket-Key") or [b""])[-1]):
             raise BadRequest("Sec-WebSocket-Key must be 16 bytes in base64.")
         if body:
             raise BadRequest("A WebSocket's handshake has no body.")
@@ -138,8 +137,21 @@ class WebSockets:
             session.closed()
             return
         connection = _Connection(self.clock, self.limits, session, channel.transport)
+        # Twisted has another library parse the head again, which takes longer the more there is in it.
+        key = request.requestHeaders.getRawHeaders(b"Sec-WebSocket-Key", [b""])[-1]
+        request.requestHeaders = Headers({**_HANDSHAKE, b"Sec-WebSocket-Key": [key], b"Host": [b"localhost"]})
         WebSocketResource(_Factory(connection)).render_GET(request)
         channel.dataReceived = connection.bounded(channel.dataReceived)
+
+
+def _missing(headers: Headers) -> str:
+    """Name what a handshake lacks; empty when it is all there. Where a header comes twice, the last one counts."""
+    for name, value in _HANDSHAKE.items():
+        given = (headers.getRawHeaders(name) or [b""])[-1].lower()
+        wanted = value[0].lower()
+        if given != wanted and (name != b"Connection" or wanted not in map(bytes.strip, given.split(b","))):
+            return f"{name.decode()}: {value[0].decode()}"
+    return next((name.decode() for name in (b"Sec-WebSocket-Key", b"Host") if not headers.hasHeader(name)), "")
 
 
 def _is_key(text: bytes) -> bool:

@@ -21,8 +21,9 @@ from sorna.manager.interfaces import AgentDirectory, Announcements, KernelPlace,
 from sorna.model.kernel import Kernel, parse_kernel_id
 
 MAX_REMEMBERED = 20_000
-# Seconds until counted queries are written, those of many requests together.
-COUNT_DELAY = 0.05
+# Seconds until counted queries are written, those of many requests together: soon enough for a statistic, and so late that
+# a kernel in use is written about a few times a second and not with every query.
+COUNT_DELAY = 0.25
 
 
 @define(eq=False)

@@ -94,6 +94,14 @@ class Registry:
             num_queries=place.num_queries,
         )
 
+    async def check(self, access_key: str, reference: str) -> None:
+        """Find out whether there is such a kernel, live or waiting; one that was found before is believed to be there."""
+        try:
+            await self.places.find(access_key, reference, count=False)
+        except KernelNotFound:
+            if await self._info_of_waiting(access_key, reference) is None:
+                raise
+
     async def _info_of_waiting(self, access_key: str, reference: str) -> KernelInfo | None:
         kernel = await self.places.row(access_key, reference)
         if kernel is None or kernel.status is not KernelStatus.PENDING:

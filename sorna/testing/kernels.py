@@ -117,6 +117,10 @@ class MemoryKernels:
             num_queries=kernel.num_queries,
         )
 
+    async def check(self, access_key: str, reference: str) -> None:
+        """Find a live kernel."""
+        self._find(access_key, reference)
+
     async def restart(self, access_key: str, reference: str) -> None:
         """Count one more start."""
         kernel = self._use("restart", access_key, reference)

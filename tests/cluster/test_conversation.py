@@ -204,13 +204,55 @@ class HandOverTests(ConversationTestCase):
         return self.talk.call("execute", {}, 10.0)
 
     def test_told_after_it_was_written(self) -> None:
-        """In a later turn of the reactor than the answer, and not before."""
+        """In a later turn of the reactor than the answer, a moment later, and not before."""
         answer = self.execute()
         self.answer(Answer(1, "piece"))
         self.assertEqual(self.successResultOf(answer), "piece")
-        self.assertEqual([one for one in self.sent if isinstance(one, Took)], [])
         self.clock.advance(0)
-        self.assertEqual(self.sent[-1], Took(1))
+        self.assertEqual(self.took, [])
+        self.clock.advance(conversation.TOOK_PATIENCE)
+        self.assertEqual(self.took, [1])
+        self.clock.advance(1)
+        self.assertEqual(self.took, [1])
+
+    def test_told_with_the_next_call(self) -> None:
+        """A call does not wait, and the agent hears of all answers that were written before it, but not of those that were not."""
+        answers = [self.execute(), self.execute(), self.execute()]
+        self.answer(Answer(1, "a"))
+        self.answer(Answer(2, "b"))
+        self.clock.advance(0)
+        self.answer(Answer(3, "c"))
+        self.execute()
+        self.assertEqual(self.sent[-3:-1], [Took(1), Took(2)])
+        self.assertIsInstance(self.sent[-1], Call)
+        self.clock.pump([conversation.TOOK_PATIENCE] * 2)
+        self.assertEqual(self.took, [1, 2, 3])
+        self.assertEqual([self.successResultOf(answer) for answer in answers], ["a", "b", "c"])
+
+    def test_told_when_there_is_room(self) -> None:
+        """What the connection has no room for is told later, and once."""
+        self.execute()
+        self.answer(Answer(1, "piece"))
+        self.room = Sent.FULL
+        self.clock.advance(0)
+        self.clock.advance(conversation.TOOK_PATIENCE)
+        self.assertEqual(self.took, [])
+        self.room = Sent.AWAY
+        self.talk.writable()
+        self.assertEqual(self.took, [1])
+
+    def test_told_before_the_end(self) -> None:
+        """A link that is closed tells what it has to tell."""
+        self.execute()
+        self.answer(Answer(1, "piece"))
+        self.clock.advance(0)
+        self.talk.close()
+        self.assertEqual(self.took, [1])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    @property
+    def took(self) -> list[int]:
+        return [one.id for one in self.sent if isinstance(one, Took)]
 
     def test_an_answer_that_nobody_waits_for(self) -> None:
         """Cancelled or too late, it was not taken: the agent has been told to give it back."""

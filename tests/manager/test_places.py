@@ -28,6 +28,17 @@ class PlacesTests(ManagerTestCase):
         for reference in ("token-1", short_id(kernel_id), str(kernel_id)):
             self.done(self.registry.execute(OWNER, reference, QUERY))
 
+    def test_is_there(self) -> None:
+        """That a kernel is there is believed where it was found before, without Redis and without a query being counted."""
+        self.make()
+        self.done(self.registry.check(OWNER, "token-1"))
+        self.assertEqual(self.queries(), 0)
+        self.redis.available = False
+        self.done(self.registry.check(OWNER, "token-1"))
+        self.redis.available = True
+        self.done(self.registry.destroy(OWNER, "token-1"))
+        self.fails(self.registry.check(OWNER, "token-1"), KernelNotFound)
+
     def test_never_anothers(self) -> None:
         """What was remembered for its owner is not found by anybody else."""
         kernel_id = self.make()

@@ -107,6 +107,8 @@ class WaitingTests(QueueTestCase):
         self.assertEqual(info.queue and info.queue.position, 1)
         self.assertEqual(self.done(self.registry.info(OWNER, "token-2")).status, KernelStatus.RUNNING)
         self.fails(self.registry.info(STRANGER, "token-3"), KernelNotFound)
+        self.done(self.registry.check(OWNER, "token-3"))
+        self.fails(self.registry.check(STRANGER, "token-3"), KernelNotFound)
 
     def test_same_session(self) -> None:
         """Who asks for a session that waits waits with it, hears where it stands, or is refused, as it wishes."""

@@ -240,6 +240,7 @@ class UseTests(ManagerTestCase):
         for reference in (self.reference, str(self.kernel_id), "token-1"):
             for work in (
                 self.registry.info(STRANGER, reference),
+                self.registry.check(STRANGER, reference),
                 self.registry.restart(STRANGER, reference),
                 self.registry.destroy(STRANGER, reference),
                 self.registry.execute(STRANGER, reference, QUERY),

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 Emit = Callable[[list[Any]], bool]
+Hold = Callable[[str], bool]
 
 # The richest first; the first that an object has is shown.
 _METHODS = (
@@ -32,10 +33,16 @@ _KINDS = tuple(kind for kind, _method in _METHODS)
 
 
 class Display:
-    """What shows values. ``emit`` sends one record and is False when it was too large."""
+    """What shows values.
 
-    def __init__(self, emit: Emit) -> None:
+    :param emit: sends one record and is False when it was too large.
+    :param hold: prints the text of a value that nothing will follow, or is False when that must be written.
+    """
+
+    def __init__(self, emit: Emit, hold: Hold) -> None:
         self._emit = emit
+        self._hold = hold
+        self._last = False
         self._media: list[Any] = []
         self._pyplot: ModuleType | None = None
 
@@ -68,28 +75,38 @@ class Display:
         show.__qualname__ = "show"
         pyplot.show = show  # type: ignore[attr-defined]  # it is there, in a module that is not imported here
 
+    def echo_last(self, value: Any) -> None:
+        """Let the display hook, which user code may have replaced, show a value that nothing will be printed after."""
+        self._last = True
+        try:
+            sys.displayhook(value)
+        finally:
+            self._last = False
+
     def echo(self, value: Any) -> None:
         """Print a value as the interactive interpreter does, and show it richly when it can be."""
+        last, self._last = self._last, False
         if value is None:
             return
         builtins._ = None  # type: ignore[attr-defined]  # as sys.displayhook does, so that repr cannot see it
         text = repr(value)
-        output = sys.stdout
-        try:
-            output.write(text + "\n")
-        except UnicodeEncodeError:
-            encoding = output.encoding or "utf-8"
-            output.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        plain = type(value).__module__ == "builtins" or isinstance(value, type)
+        if not (last and plain and not self._leaves_media and text.isascii() and self._hold(text + "\n")):
+            _write(text)
         builtins._ = value  # type: ignore[attr-defined]
-        self.rich(value)
+        if not plain:
+            self.rich(value)
 
     def rich(self, value: Any) -> None:
         """Send the richest form that an object has."""
-        if type(value).__module__ == "builtins" or isinstance(value, type):
-            return
         found = _richest(value)
         if found is not None:
             self.send(*found)
+
+    @property
+    def _leaves_media(self) -> bool:
+        """Whether the end of the run shows something, which may take long."""
+        return bool(self._media) or (self._pyplot is not None and bool(self._pyplot.get_fignums()))
 
     def send(self, kind: str, content: Any) -> None:
         """Send one medium."""
@@ -128,6 +145,15 @@ class Display:
     def _send(self, record: list[Any]) -> None:
         if not self._emit(record):
             sys.stderr.write("A result is not shown because it is larger than 8 MiB.\n")
+
+
+def _write(text: str) -> None:
+    output = sys.stdout
+    try:
+        output.write(text + "\n")
+    except UnicodeEncodeError:
+        encoding = output.encoding or "utf-8"
+        output.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
 def _richest(value: Any) -> tuple[str, Any] | None:

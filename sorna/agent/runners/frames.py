@@ -10,7 +10,8 @@ CONFIGURE      first frame: ``{"runtime": {...row of the language table...}, "en
                "credit": bytes}``; answered by READY
 RUN            ``{"run", "mode": "query"|"batch", "code", "clean": str|null, "build": str|null, "exec": str|null,
                "build_log": bool, "unattended": bool}``; one run at a time: the agent queues. An unattended run finds the
-               end of its input where it reads, and its uncaught exception is recorded and not printed
+               end of its input where it reads, and its uncaught exception is recorded and not printed. What is null or
+               false may be left out
 INPUT          ``{"run", "text"}``: one line as typed, the newline is added by init; may come before it is asked for
 INTERRUPT      ``{}``: SIGINT to what runs now
 COMPLETE       ``{"request", "code", "row", "col", "line", "post"}``; answered by REPLY

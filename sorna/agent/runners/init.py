@@ -15,7 +15,6 @@ code has come through this process, the REPL and back: some milliseconds. So bef
 is sent all the way, except that what it prints goes nowhere.
 """
 
-import json
 import os
 import signal
 import socket
@@ -36,7 +35,7 @@ from sorna.agent.runners.processes import Processes
 from sorna.agent.runners.pump import Pump, Sender
 from sorna.agent.runners.repl import our_modules
 from sorna.agent.runners.repl_host import ReplHost
-from sorna.agent.runners.repl_link import to_json
+from sorna.agent.runners.repl_link import from_json, to_json
 from sorna.agent.runners.services import Services
 from sorna.agent.runners.terminal import Terminal
 
@@ -152,7 +151,7 @@ class Init:
         elif kind in self._raw_takers:
             self._raw_takers[kind](payload)
         elif kind in self._takers:
-            self._takers[kind](json.loads(payload))
+            self._takers[kind](from_json(payload))
 
     def _send(self, kind: int, message: dict[str, Any]) -> None:
         self._speaker.send(kind, to_json(message))
@@ -338,10 +337,14 @@ class Init:
         self._frame(frames.ASSIGN, to_json({"environ": {}}))
         self._frame(frames.RUN, to_json({"run": "", "mode": "query", "code": "0"}))
 
-    def repl_done(self, exit_code: int, exceptions: list[Any]) -> None:
+    def repl_done(self, exit_code: int, exceptions: list[Any], words: bytes) -> None:
         """See ``ReplOwner``."""
         if self._run is not None:
-            self._finish(exit_code, exceptions)
+            self._link.gather()
+            try:
+                self._finish(exit_code, exceptions, words=words)
+            finally:
+                self._link.let_go()
 
     def repl_asks(self, is_password: bool) -> None:
         """See ``ReplOwner``; between two runs and in an unattended one there is nobody to type."""
@@ -415,9 +418,14 @@ class Init:
     # How a run ends
 
     def _finish(
-        self, exit_code: int, exceptions: list[Any], signal_number: int | None = None, reset: bool = False
+        self,
+        exit_code: int,
+        exceptions: list[Any],
+        signal_number: int | None = None,
+        reset: bool = False,
+        words: bytes = b"",
     ) -> None:
-        """End the current run as soon as its output is out."""
+        """End the current run as soon as its output and its last words are out."""
         run = self._run
         if run is None:
             return
@@ -425,7 +433,8 @@ class Init:
         if run.wants_line and run.commands is None and self._repl.pid is not None:
             # A thread of the session still asks, and the run that could have answered is over.
             self._repl.answer("")
-        self._pump.when_drained(lambda: self._end_run(exit_code, exceptions, signal_number, reset))
+        behind = ((frames.STDOUT, words),) if words else ()
+        self._pump.when_drained(lambda: self._end_run(exit_code, exceptions, signal_number, reset), behind)
 
     def _end_run(
         self, exit_code: int, exceptions: list[Any], signal_number: int | None = None, reset: bool = False

@@ -16,19 +16,32 @@ are where one is likely: what we just sent is what makes the client interrupt. S
 which Python writes the moment a signal arrives.
 """
 
+import _signal  # type: ignore[import-not-found]  # typeshed leaves it out
 import os
 import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from sorna.agent.runners.processes import reserve
 
 _T = TypeVar("_T")
 _SAME = 0.005
+
+
+class _HeldBack:
+    """What :meth:`Interrupts.held_back` gives: a class, because a generator takes three times as long, twice in each run."""
+
+    def __init__(self, interrupts: "Interrupts") -> None:
+        self._interrupts = interrupts
+
+    def __enter__(self) -> None:
+        self._interrupts.hold()
+
+    def __exit__(self, *_error: object) -> None:
+        self._interrupts.release()
 
 
 class Interrupts:
@@ -41,11 +54,18 @@ class Interrupts:
         self._last = 0.0
         self._users: Any = None
         self._woken, self._waker = (reserve(fd) for fd in os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
+        self._held_back = _HeldBack(self)
+        self._polls: dict[int, select.poll] = {}
+        self._main = threading.get_ident()
         self.struck = 0
 
     def install(self) -> None:
         """Take over SIGINT of this process."""
         signal.signal(signal.SIGINT, self._arrived)
+        os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        self._main = threading.get_ident()
 
     def enter_run(self) -> None:
         """Put the handler back that user code had installed, if any; a run begins."""
@@ -58,7 +78,8 @@ class Interrupts:
 
     def leave_run(self) -> None:
         """Take over again from a handler of the user; the run is over."""
-        current = signal.getsignal(signal.SIGINT)
+        # Without the wrapper, which raises and catches an exception to find out that ours is no number.
+        current = _signal.getsignal(signal.SIGINT)
         if current != self._arrived:
             self._users = current
             signal.signal(signal.SIGINT, self._arrived)
@@ -75,43 +96,53 @@ class Interrupts:
             self._armed = False
             return None, error
 
-    @contextmanager
-    def held_back(self) -> Iterator[None]:
+    def held_back(self) -> _HeldBack:
         """Put an interrupt off until the end of the block; in other threads it never strikes anyway."""
-        if threading.get_ident() != threading.main_thread().ident:
-            yield
+        return self._held_back
+
+    def hold(self) -> None:
+        """Begin a block."""
+        if threading.get_ident() == self._main:
+            self._held += 1
+
+    def release(self) -> None:
+        """End a block; strike, if an interrupt came meanwhile."""
+        if threading.get_ident() != self._main:
             return
-        self._held += 1
-        try:
-            yield
-        finally:
-            self._held -= 1
-            if self._pending and not self._held:
-                self._pending = False
-                if self._armed:
-                    self.struck += 1
-                    raise KeyboardInterrupt
+        self._held -= 1
+        if self._pending and not self._held:
+            self._pending = False
+            if self._armed:
+                self.struck += 1
+                raise KeyboardInterrupt
 
     def wait(self, descriptor: int) -> bool:
         """Wait until something can be read, or, in the main thread, until a signal comes; False for the latter.
 
         Call it with interrupts held back.
         """
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        if threading.get_ident() != threading.main_thread().ident:
-            return bool(poll.poll())
-        poll.register(self._woken, select.POLLIN)
+        if threading.get_ident() != self._main:
+            alone = select.poll()
+            alone.register(descriptor, select.POLLIN)
+            return bool(alone.poll())
+        # Taken away meanwhile: a handler of the user's that is called while we wait may wait for the same.
+        poll = self._polls.pop(descriptor, None)
+        if poll is None:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            poll.register(self._woken, select.POLLIN)
         previous = signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         try:
             if self._pending:  # it came before the line above
                 return False
-            ready = {fd for fd, _events in poll.poll()}
+            ready = poll.poll()
         finally:
             signal.set_wakeup_fd(previous)
-        if self._woken in ready:
-            os.read(self._woken, 4096)
-        return descriptor in ready
+            self._polls[descriptor] = poll
+        if len(ready) == 1 and ready[0][0] == descriptor:
+            return True
+        os.read(self._woken, 4096)
+        return len(ready) > 1
 
     def _arrived(self, _number: int, _frame: Any) -> None:
         now = time.monotonic()

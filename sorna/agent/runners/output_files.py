@@ -4,6 +4,7 @@ Standard library only. User code owns these directories, so every walk is bounde
 """
 
 import os
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -23,7 +24,8 @@ def fingerprints(work: str) -> Fingerprints:
     while todo:
         prefix, depth = todo.pop()
         try:
-            if os.path.islink(root):  # noqa: PTH114 - on every run, so as cheap as it can be
+            # On every run, so as cheap as it can be: mostly there is none.
+            if not stat.S_ISDIR(os.lstat(root).st_mode):
                 break
             entries = os.scandir(f"{root}/{prefix}")
         except OSError:

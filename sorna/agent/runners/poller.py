@@ -16,6 +16,8 @@ from sorna.agent.runners.frames import HEADER, FrameError, FrameReader
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 NOTHING = 0
+# Most bytes that are gathered to be written together.
+MOST_GATHERED = 64 * 1024
 
 
 class Poller:
@@ -90,6 +92,7 @@ class Link:
         self._reader = FrameReader()
         self._waiting = bytearray()
         self._listening = READ
+        self._gathering = False
         self.closed = False
         sock.setblocking(False)
         poller.add(sock.fileno(), self._ready)
@@ -97,26 +100,43 @@ class Link:
     @property
     def congested(self) -> bool:
         """Whether the peer does not keep up: something waits to be written."""
-        return bool(self._waiting)
+        return len(self._waiting) > (MOST_GATHERED if self._gathering else 0)
+
+    def gather(self) -> None:
+        """Keep frames until :meth:`let_go`, to write them with one system call, so that the peer is woken once for all."""
+        self._gathering = not self._waiting
+
+    def let_go(self) -> None:
+        """Write what was gathered."""
+        if self._gathering and self._waiting:
+            gathered, self._waiting = self._waiting, bytearray()
+            self._gathering = False
+            self._write(gathered)
+            if len(gathered) > MOST_GATHERED and not self._waiting and not self.closed:
+                self._on_idle()
+        self._gathering = False
 
     def send(self, kind: int, payload: bytes) -> None:
         """Write one frame now, or as soon as the peer takes it."""
         if self.closed:
             return
         header = HEADER.pack(len(payload), kind)
-        if self._waiting:
+        if self._waiting or self._gathering:
             self._waiting += header
             self._waiting += payload
-            return
+        else:
+            self._write(header, payload)
+
+    def _write(self, *pieces: bytes | bytearray) -> None:
         try:
-            sent = self._socket.sendmsg([header, payload])
+            sent = self._socket.sendmsg(pieces)
         except BlockingIOError:
             sent = 0
         except OSError:
             self.close()
             return
-        if sent < len(header) + len(payload):
-            self._waiting += (header + payload)[sent:]
+        if sent < sum(map(len, pieces)):
+            self._waiting += b"".join(pieces)[sent:]
             self._poller.change(self._socket.fileno(), self._listening | WRITE)
 
     def listen(self, listening: bool) -> None:

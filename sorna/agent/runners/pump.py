@@ -182,6 +182,13 @@ class Pump:
         if text and self._credit > 0:
             self._send(kind, text)
 
+    def _send_frame(self, kind: int, payload: bytes) -> None:
+        """Send a frame of an item, behind the beginning of a character that its stream holds back."""
+        for stream in self._streams:
+            if stream.kind == kind and stream.held:
+                payload, stream.held = stream.held + payload, b""
+        self._send(kind, payload)
+
     def _send(self, kind: int, payload: bytes) -> None:
         if self._link is not None:
             self._link.send(kind, payload)
@@ -249,7 +256,7 @@ class Pump:
             while item.frames:
                 if not self._may_send():
                     return
-                self._send(*item.frames.popleft())
+                self._send_frame(*item.frames.popleft())
             # The action may queue or discard items itself.
             self._items.popleft()
             item.action()

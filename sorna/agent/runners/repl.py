@@ -25,6 +25,7 @@ from typing import Any
 from sorna.agent.runners import tracebacks
 from sorna.agent.runners.completion import completions, text_before_cursor
 from sorna.agent.runners.display import Display
+from sorna.agent.runners.frames import pack_frame
 from sorna.agent.runners.interrupts import Interrupts
 from sorna.agent.runners.keyboard import Keyboard
 from sorna.agent.runners.repl_link import (
@@ -34,6 +35,7 @@ from sorna.agent.runners.repl_link import (
     ENVIRON,
     EXECUTE,
     EXECUTE_UNATTENDED,
+    LAST_WORDS,
     REHEARSE,
     WARM,
     Order,
@@ -78,7 +80,7 @@ class Repl:
             self._outlet.flush_all()
             return order.emit(record)
 
-        self._display = Display(emit)
+        self._display = Display(emit, self._outlet.hold)
         self._sources = tracebacks.Sources()
         self._module = types.ModuleType("__main__")
         self._flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
@@ -103,17 +105,22 @@ class Repl:
         kind, payload = control.receive()
         if kind in {EXECUTE, EXECUTE_UNATTENDED}:
             self._prints_errors = kind == EXECUTE
-            control.send(DONE, to_json(self._run(payload.decode("utf-8", "replace"))))
+            self._done(self._run(payload.decode("utf-8", "replace")))
         elif kind == REHEARSE:
             outcome = self._run(payload.decode("utf-8"))
             vars(builtins).pop("_", None)
             self._count = 0
-            control.send(DONE, to_json(outcome))
+            self._done(outcome)
         elif kind == COMPLETE:
             control.send(COMPLETED, to_json(self._complete(json.loads(payload))))
         elif kind == ENVIRON:
             os.environ.update(json.loads(payload))
             time.tzset()
+
+    def _done(self, outcome: dict[str, Any]) -> None:
+        """Tell init what became of a run; what stdout still holds goes with it."""
+        words = self._outlet.last_words()
+        self._wires[0].send(DONE, to_json(outcome), before=pack_frame(LAST_WORDS, words) if words else b"")
 
     def _prepare(self) -> None:
         """Make this process look like a fresh interpreter."""
@@ -139,7 +146,7 @@ class Repl:
             wire.close()
 
     def _run(self, code: str) -> dict[str, Any]:
-        """Execute one piece of code and give its outcome; what it prints is in the pipes when this returns."""
+        """Execute one piece of code and give its outcome; what it prints is in the pipes then, or among the last words."""
         self._count += 1
         self._outlet.mend()
         self._keyboard.mend()
@@ -156,8 +163,9 @@ class Repl:
             late = self._guarded(self._display.end_run)
             if late is not None and error is None:
                 outcome = self._outcome(late, before_exec=False)
-            self._guarded(self._outlet.flush_all)
-            self._outlet.flush_all()
+            if not self._outlet.is_quiet:
+                self._guarded(self._outlet.flush_all)
+                self._outlet.flush_all()
         finally:
             self._interrupts.leave_run()
         return outcome
@@ -186,7 +194,7 @@ class Repl:
                 if code.co_flags & ast_coroutine:
                     value = self._drive(value)
                 if echoed:
-                    sys.displayhook(value)
+                    self._display.echo_last(value)
 
         ast_coroutine = 0x80  # inspect.CO_COROUTINE: the code awaits
         return self._guarded(everything)

@@ -30,8 +30,8 @@ class ReplOwner(Protocol):
         """Take note that code can run."""
         ...
 
-    def repl_done(self, exit_code: int, exceptions: list[Any]) -> None:
-        """Take note that the current run came to its end; its output is still to be drained."""
+    def repl_done(self, exit_code: int, exceptions: list[Any], words: bytes) -> None:
+        """Take note that the current run came to its end; its output is still to be drained, and ``words`` belong behind it."""
         ...
 
     def repl_asks(self, is_password: bool) -> None:
@@ -59,6 +59,7 @@ class ReplHost:
         self._completions: dict[int, Callable[[list[str]], None]] = {}
         self._count = 0
         self._question = b""
+        self._words = b""
         self.pid: int | None = None
         self.busy = False
 
@@ -95,6 +96,7 @@ class ReplHost:
             for fd in spares:
                 os.close(fd)
         self.busy = False
+        self._words = b""
         takers = (self._control, self._order, self._typing)
         self._links = [
             Link(self._poller, ours, taker, lambda: None) for (ours, _theirs), taker in zip(pairs, takers, strict=True)
@@ -177,12 +179,16 @@ class ReplHost:
         if kind == repl_link.WARM:
             self._owner.repl_warm()
             return
+        if kind == repl_link.LAST_WORDS:
+            self._words = payload[: repl_link.MOST_LAST_WORDS]
+            return
         try:
-            message = json.loads(payload)
+            message = repl_link.from_json(payload)
             if kind == repl_link.DONE and self.busy:
                 exit_code, exceptions = int(message["exit_code"]), list(message["exceptions"])
                 self.busy = False
-                self._owner.repl_done(exit_code, exceptions)
+                words, self._words = self._words, b""
+                self._owner.repl_done(exit_code, exceptions, words)
             elif kind == repl_link.COMPLETED:
                 reply = self._completions.pop(message["request"], None)
                 if reply is not None:

@@ -35,14 +35,29 @@ ENVIRON = 10
 WARM = 11
 # control: init to REPL, like EXECUTE, of code that nobody sent: no trace of it stays
 REHEARSE = 13
+# control: REPL to init, right before DONE: what of stdout is in no pipe
+LAST_WORDS = 14
+
+# Most bytes of LAST_WORDS.
+MOST_LAST_WORDS = 64 * 1024
 
 # A figure or page larger than this is not sent.
 MAX_MEDIA = 8 * 1024 * 1024
 
 
+# Made once: every kernel would make one for each message, and touch that much more memory of its own.
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+_decode = json.JSONDecoder().decode
+
+
+def from_json(payload: bytes) -> Any:
+    """Read JSON in UTF-8. :raises ValueError: it is none."""
+    return _decode(payload.decode("utf-8"))
+
+
 def to_json(value: Any) -> bytes:
     """Write JSON in UTF-8; lone surrogates, which no text may carry, become question marks."""
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+    return _encode(value).encode("utf-8", "replace")
 
 
 class Wire:
@@ -54,10 +69,10 @@ class Wire:
         self._reader = FrameReader()
         self._frames: list[tuple[int, bytes]] = []
 
-    def send(self, kind: int, payload: bytes) -> None:
-        """Write one frame. :raises OSError: init is gone or user code closed the socket."""
+    def send(self, kind: int, payload: bytes, before: bytes = b"") -> None:
+        """Write one frame, behind what is given packed. :raises OSError: init is gone or user code closed the socket."""
         with self._interrupts.held_back():
-            self._socket.sendall(pack_frame(kind, payload))
+            self._socket.sendall(before + pack_frame(kind, payload))
 
     def receive(self) -> tuple[int, bytes]:
         """Wait for one frame. :raises OSError: as for :meth:`send`."""

@@ -9,6 +9,11 @@ taken: before a stream writes, it asks whether the *other* pipe is empty (one io
 round trip). The same happens before a process is started, so that its output comes after ours. Complete lines are
 written at once. The beginning of a line stays in memory until the line is complete, the other stream is written, or a few
 milliseconds have passed: a thread, started when first needed, sees to that.
+
+Note [Last words]
+~~~~~~~~~~~~~~~~~
+What stdout holds when a run ends, and the echo of its last expression even if that is a line, does not go through the pipe
+but with the news of the end, so that init and the agent are woken once for both. Init puts it behind what is in the pipes.
 """
 
 import _thread
@@ -225,6 +230,33 @@ class Outlet:
             else:
                 buffer.pending = pending
         return len(content)
+
+    def hold(self, text: str) -> bool:
+        """Keep ASCII text for stdout although it may be a line, because the run is about to end; see Note [Last words].
+
+        :returns: False when it must be written like all other text.
+        """
+        with self._lock:
+            if not self.is_quiet or len(text) > _LARGE or self._texts[0].closed:
+                return False
+            self._buffers[0].pending += text.encode("ascii")
+        return True
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether user code has left the streams as they were and nothing but a little of stdout is held."""
+        stdout, stderr = self._buffers
+        ours = sys.stdout is self._texts[0] and sys.stderr is self._texts[1]
+        return ours and not stderr.pending and len(stdout.pending) <= _LARGE
+
+    def last_words(self) -> bytes:
+        """Give what stdout holds, which nobody else sends then."""
+        stdout = self._buffers[0]
+        if not stdout.pending:
+            return b""
+        with self._lock:
+            words, stdout.pending = stdout.pending, b""
+        return words
 
     def drain(self, buffer: PipeBuffer) -> None:
         """Send what a stream holds."""

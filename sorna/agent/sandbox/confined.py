@@ -66,6 +66,7 @@ class ConfinedProcess:
         self.exited: Deferred[KernelExit] = Deferred()
         self.started: Deferred[None] = Deferred(lambda _deferred: self.kill())
         self._trees = trees
+        self._hits = cgroups.hit_counters(trees, kernel_id)
         self._ending = ending
         self._network = network
         self.own_network = network == 0
@@ -140,7 +141,8 @@ class ConfinedProcess:
         """Read how often a limit was hit."""
         if self._ended:
             return LimitHits(-1, -1)
-        return LimitHits(*cgroups.read_hits(self._trees, self.kernel_id))
+        out_of_memory, processes = self._hits
+        return LimitHits(out_of_memory.read(), processes.read())
 
     def _as_usage(self, counters: cgroups.Counters, cpu_ms: float) -> Usage:
         scratch = -1
@@ -199,6 +201,8 @@ class ConfinedProcess:
         self._ended = True
         wire.close_all([descriptor for descriptor in (self._pidfd, self._scratch) if descriptor >= 0])
         self._pidfd = self._scratch = -1
+        for counter in self._hits:
+            counter.close()
         self._gone(self)
         if not self.started.called:
             self.channel.close()

@@ -230,3 +230,58 @@ class AbusedStreamTests(KernelTestCase):
         self.assertIs(finished["reset"], True)
         kernel.run("1")
         self.assertEqual(kernel.texts(), [["stdout", "1\n"]])
+
+
+class LastWordsTests(KernelTestCase):
+    """What is printed last goes with the news of the end; see Note [Last words]."""
+
+    def test_comes_last(self) -> None:
+        """It stands behind everything that was printed before, whoever printed it on whichever stream."""
+        kernel = self.kernel()
+        kernel.run("import os, sys\nprint('a', end='')\nsys.stderr.write('e')\n_ = os.write(1, b'raw')\n7")
+        self.assertEqual(kernel.texts(), [["stdout", "araw"], ["stderr", "e"], ["stdout", "7\n"]])
+        kernel.run("_ = os.system('echo b; echo c >&2')\n8")
+        self.assertEqual(kernel.texts(), [["stdout", "b\n"], ["stderr", "c\n"], ["stdout", "8\n"]])
+        kernel.run("print('x')\nprint('y', end='')")
+        self.assertEqual(kernel.texts(), [["stdout", "x\ny"]])
+
+    def test_completes_no_character(self) -> None:
+        """The beginning of a character that the pipe held stays in front of it."""
+        kernel = self.kernel()
+        kernel.run("import os\n_ = os.write(1, b'\\xe2\\x82')\n8")
+        self.assertEqual(kernel.stream("stdout"), "\N{REPLACEMENT CHARACTER}8\n")
+
+    def test_one_frame(self) -> None:
+        """It costs no frame of its own where it is all there is."""
+        kernel = self.kernel()
+        for code, text in (("1+1", "2\n"), ("print('a', end='')", "a")):
+            kernel.outputs = 0
+            kernel.run(code)
+            self.assertEqual((kernel.texts(), kernel.outputs), ([["stdout", text]], 1))
+
+    def test_is_small_and_plain(self) -> None:
+        """Long texts and others than ASCII are written like all other text, and a traceback behind the echo stays there."""
+        kernel = self.kernel()
+        kernel.run("'x' * 100_000")
+        self.assertEqual(len(kernel.stream("stdout")), 100_003)
+        kernel.run("'한글'")
+        self.assertEqual(kernel.texts(), [["stdout", "'한글'\n"]])
+        kernel.run("_sorna_media.append(3)\n4")
+        self.assertEqual([kind for kind, _text in kernel.texts()], ["stdout", "stderr"])
+
+    def test_only_the_last_expression(self) -> None:
+        """What user code shows by the display hook while it goes on is on its way at once."""
+        kernel = self.kernel()
+        kernel.outputs = 0
+        kernel.run("import sys, time\nsys.displayhook(5)\ntime.sleep(0.05)\nsys.displayhook(6)\ntime.sleep(0.05)")
+        self.assertEqual((kernel.stream("stdout"), kernel.outputs), ("5\n6\n", 2))
+
+    def test_streams_of_user_code(self) -> None:
+        """A stream that user code put in the place of ours gets the echo, and what a forked child echoes is not lost."""
+        kernel = self.kernel()
+        kernel.run("import io, sys\nours, sys.stdout = sys.stdout, io.StringIO()\n5")
+        self.assertEqual(kernel.texts(), [])
+        kernel.run("taken, sys.stdout = sys.stdout.getvalue(), ours\ntaken")
+        self.assertEqual(kernel.texts(), [["stdout", "'5\\n'\n"]])
+        kernel.run("import os\nif os.fork():\n    _ = os.wait()\n3")
+        self.assertEqual(kernel.texts(), [["stdout", "3\n3\n"]])
