@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from attrs import evolve
 from twisted.internet.defer import CancelledError
 
 from sorna.agent import runs
@@ -74,20 +73,6 @@ class CallTests(KernelTestCase):
         self.flow()
         reply = self.reply(poll())
         self.assertEqual((reply.status, text_of(reply)), (RunStatus.FINISHED, "b"))
-
-    def test_eager_calls(self) -> None:
-        """A call that wants output as it comes is answered by the first of it, and waits when there is none."""
-        eager = evolve(query(), eager=True)
-        answer = self.execute(eager)
-        self.init.print("a")
-        self.flow()
-        self.assertEqual(text_of(self.successResultOf(answer)), "a")
-        answer = self.execute(evolve(poll(), eager=True))
-        self.flow()
-        self.assertNoResult(answer)
-        self.init.print("b")
-        self.flow()
-        self.assertEqual(self.successResultOf(answer).status, RunStatus.CONTINUED)
 
     def test_wait_none_waits_for_the_end(self) -> None:
         """A call of the first interface gets everything at once."""

@@ -1,0 +1,68 @@
+"""Calls that want output as it comes: at once, or in larger pieces when there is much of it."""
+
+from __future__ import annotations
+
+from attrs import evolve
+
+from sorna.agent import runs
+from sorna.model.run import RunStatus
+from tests.agent.fakes import FakeKernel, KernelTestCase, poll, query, text_of
+
+
+class EagerCallTests(KernelTestCase):
+    """Calls with ``eager`` set, as a WebSocket makes them."""
+
+    init: FakeKernel
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.init = self.create()
+
+    def test_eager_calls(self) -> None:
+        """A call that wants output as it comes is answered by the first of it, and waits when there is none."""
+        eager = evolve(query(), eager=True)
+        answer = self.execute(eager)
+        self.init.print("a")
+        self.flow()
+        self.assertEqual(text_of(self.successResultOf(answer)), "a")
+        answer = self.execute(evolve(poll(), eager=True))
+        self.flow()
+        self.assertNoResult(answer)
+        self.init.print("b")
+        self.flow()
+        self.assertEqual(self.successResultOf(answer).status, RunStatus.CONTINUED)
+
+    def test_eager_calls_of_a_fast_stream(self) -> None:
+        """After an answer with much, more comes together for a moment; what little came by then is the answer."""
+        answer = self.execute(evolve(query(), eager=True))
+        self.init.print("a" * runs.MUCH)
+        self.flow()
+        self.successResultOf(answer)
+        answer = self.execute(evolve(poll(), eager=True))
+        self.init.print("b" * runs.MUCH)
+        self.flow()
+        self.assertNoResult(answer)
+        self.init.print("c")
+        self.flow()
+        self.advance(runs.MOMENT)
+        self.assertEqual(text_of(self.successResultOf(answer)), "b" * runs.MUCH + "c")
+
+    def test_eager_call_of_a_stream_that_stops(self) -> None:
+        """When nothing came in the moment after much, the first that comes is the answer at once, and an end anyway."""
+        for end in (False, True):
+            self.init = self.create()
+            answer = self.execute(evolve(query(), eager=True))
+            self.init.print("a" * runs.MUCH)
+            self.flow()
+            self.successResultOf(answer)
+            answer = self.execute(evolve(poll(), eager=True))
+            if not end:
+                self.advance(runs.MOMENT)
+            self.assertNoResult(answer)
+            self.init.print("b")
+            if end:
+                self.init.finish()
+            self.flow()
+            reply = self.successResultOf(answer)
+            self.assertEqual(text_of(reply), "b")
+            self.assertEqual(reply.status, RunStatus.FINISHED if end else RunStatus.CONTINUED)
