@@ -49,6 +49,8 @@ _CHUNK = 32 * 1024
 # What is handed over at a time, with a last piece that is about as large.
 _ROOM = 2 * _CHUNK
 
+_write = io.TextIOWrapper.write
+
 STARTS_A_PROCESS = frozenset({"subprocess.Popen", "os.system", "os.posix_spawn", "os.exec", "pty.spawn", "os.spawn"})
 
 
@@ -150,7 +152,7 @@ class Text(io.TextIOWrapper):
     def write(self, text: str, /) -> int:
         """Take text. Called twice for many a line that is printed: every look that is not here makes those quicker."""
         if not self.collects or text.__class__ is not str:
-            return super().write(text)
+            return _write(self, text)
         if not text.isascii():
             text.encode(self.encoding, self.errors or "strict")  # what cannot be encoded is an error now, not later
         self._append(text)
@@ -163,7 +165,9 @@ class Text(io.TextIOWrapper):
 
     def flush(self) -> None:
         """Send what is held."""
-        if self.collected:
+        if self.collects and self._size < _LITTLE:
+            self._outlet.forgo(self)  # who flushes himself needs no collecting
+        elif self.collected:
             self._outlet.hand_over(self)
         super().flush()
 
