@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from attrs import frozen
 
@@ -52,64 +52,87 @@ OTHERS = (Program("lines of 1,000 bytes", 1000), Program("lines of 100 bytes, 10
 
 
 @frozen
-class Printed:
-    """What came of a program, and what the client took for it."""
+class Received:
+    """What a client took of a run, and how hard that was."""
 
     lines: int
-    received: int
+    size: int
     last: str
     effort: Effort
 
 
+@frozen
+class Printed:
+    """What came of a program.
+
+    :ivar alive: whether its kernel runs code afterwards.
+    :ivar used: seconds of processor, by who took them.
+    :ivar grown: by how much the resident memory of processes grew at the most, in bytes.
+    :ivar plain: seconds that it takes into a pipe.
+    """
+
+    program: Program
+    bytes: int
+    received: Received
+    alive: bool
+    used: Mapping[str, float]
+    grown: Mapping[int, int]
+    plain: float
+
+
 def printing(session: Session, settings: Settings) -> list[Row]:
     """Count the lines that arrive; the first and the last message are looked into, the others only counted."""
-    size = settings.scaled(SIZE)
     watched = {"server": session.server.pid, "agent": session.agent or 0}
     watched = {name: pid for name, pid in watched.items() if pid}
-    with Growth.watched(watched.values()) as growth:
-        rows = [row for program in (SHORT_LINES, *OTHERS) for row in printed_rows(session, program, size)]
+    size = settings.scaled(SIZE)
+    all_printed = [run(session, program, size, watched.values()) for program in (SHORT_LINES, *OTHERS)]
+    rows = [row for printed in all_printed for row in rows_of(printed)]
     flat = "server memory while it does"
     if not watched:
         return [*rows, not_measured(flat, "flat", "which process the server is, is not known: --pid")]
-    grown = {name: growth.most[pid] / MIB for name, pid in watched.items()}
+    grown = {name: max(printed.grown[pid] for printed in all_printed) / MIB for name, pid in watched.items()}
     told = ", ".join(f"{name} +{size:.1f} MiB" for name, size in grown.items())
     return [*rows, most_row(flat, max(grown.values()), FLAT, " MiB", notes=[told])]
 
 
-def printed_rows(session: Session, program: Program, size: int) -> Iterator[Row]:
-    """Run a program in a kernel of its own, and say how fast its lines came, and which did not."""
-    plain = into_a_pipe(program.code(size))
-    before = session.used()
+def run(session: Session, program: Program, size: int, watched: Iterable[int]) -> Printed:
+    """Run a program in a kernel of its own."""
+    code = program.code(size)
+    plain = into_a_pipe(code)
     with session.kernels(1) as [kernel]:
+        before = session.used()
         handshake = session.signer.handshake(f"/stream/kernel/{kernel}/execute")
-        with contextlib.closing(WebSocket(session.endpoint, handshake)) as socket:
-            printed = read_lines(socket, program.code(size))
-        used = session.used()
-        alive = session.alive([kernel])
-    count = program.lines(size)
-    taken = (
-        ", ".join(f"{name} {1e9 * (used[name] - before[name]) / size:.1f}" for name in used)
-        if session.server.pid
-        else "unknown"
-    )
+        with contextlib.closing(WebSocket(session.endpoint, handshake)) as socket, Growth.watched(watched) as growth:
+            received = read_lines(socket, code)
+        used = {name: seconds - before[name] for name, seconds in session.used().items()}
+        alive = session.alive([kernel]) == 1
+    return Printed(program, program.lines(size) * program.line, received, alive, used, growth.most, plain)
+
+
+def rows_of(printed: Printed) -> Iterator[Row]:
+    """Say how fast the lines came, and how many did not."""
+    program, received = printed.program, printed.received
+    count, size = printed.bytes // program.line, printed.bytes / 1e6
+    taken = ", ".join(f"{name} {1000 * seconds / size:.1f}" for name, seconds in printed.used.items())
     note = (
-        f"{printed.lines:,} of {count:,} lines arrived, in {printed.received / 1e6:,.0f} MB of messages; the last one says "
-        f"{printed.last}; the kernel {'runs' if alive else 'does not run'} code afterwards; the same program printing into a "
-        f"pipe that is read by a program which does nothing else: {size / 1e6 / plain:,.0f} MB/s; milliseconds of processor per MB: {taken}"
+        f"{received.lines:,} of {count:,} lines arrived, in {received.size / 1e6:,.0f} MB of messages; the last one says "
+        f"{received.last}; the kernel {'runs' if printed.alive else 'does not run'} code afterwards; the same program printing "
+        f"into a pipe that is read by a program which does nothing else: {size / printed.plain:,.0f} MB/s; milliseconds of "
+        f"processor per MB: {taken}"
     )
-    what = f"one kernel printing {size / 1e6:,.0f} MB to a WebSocket client: {program.what}"
-    rate = printed.lines * program.line / 1e6 / printed.effort.seconds
-    yield least_row(what, rate, 100, " MB/s", client=printed.effort.share, notes=[note])
-    if printed.lines != count or printed.last != "finished" or not alive:
-        yield Row(f"{program.what}: printed and did not arrive", "0", f"{count - printed.lines:,}", met=False)
+    what = f"one kernel printing {size:,.0f} MB to a WebSocket client: {program.what}"
+    rate = received.lines * program.line / 1e6 / received.effort.seconds
+    yield least_row(what, rate, 100, " MB/s", client=received.effort.share, notes=[note])
+    if received.lines != count or received.last != "finished" or not printed.alive:
+        yield Row(f"{program.what}: printed and did not arrive", "0", f"{count - received.lines:,}", met=False)
 
 
-def read_lines(socket: WebSocket, code: str) -> Printed:
+def read_lines(socket: WebSocket, code: str) -> Received:
     """Take what a program prints.
 
     :raises Failed: what came is not what was printed.
     """
-    lines = received = 0
+    lines = size = 0
     message, first = b"{}", None
     with Effort.measured() as effort:
         socket.send(run_text(code))
@@ -120,8 +143,8 @@ def read_lines(socket: WebSocket, code: str) -> Printed:
                     raise Failed(f"the first message is {message[:300]!r}")
             # Nothing but the ends of lines has a backslash, and one byte is found faster than two.
             lines += message.count(b"\\")
-            received += len(message)
-    return Printed(lines, received, str(json.loads(message).get("status")), effort)
+            size += len(message)
+    return Received(lines, size, str(json.loads(message).get("status")), effort)
 
 
 def into_a_pipe(code: str) -> float:
