@@ -12,6 +12,8 @@ from bench.session import AT_ONCE, Session, created, expect
 IMPORTS = "import numpy, pandas; print(numpy.arange(5).sum() + len(pandas.Series([1, 2])))"
 BURSTS = 3
 SUSTAINED = 10.0
+# Seconds after which what was asked for is gone, and what the agent keeps ready is there again.
+REFILLED = 5.0
 
 
 def first_results(session: Session, count: int, code: str, result: str) -> tuple[list[float], list[float], float]:
@@ -38,15 +40,26 @@ def first_results(session: Session, count: int, code: str, result: str) -> tuple
 
 
 def create(session: Session, settings: Settings) -> list[Row]:
-    """Measure one after another, each destroyed outside of the clock."""
-    made, first, share = first_results(session, settings.scaled(300), "1+1", "2")
-    note = f"the create alone: {milliseconds(percentile(made, 0.5))} / {milliseconds(percentile(made, 0.99))} ms"
+    """Measure one after another, each destroyed outside of the clock; twice, because an agent learns what is asked for."""
+    count = settings.scaled(300)
+    _made, unexpected, _share = first_results(session, count, "1+1", "2")
+    time.sleep(REFILLED)
+    made, first, share = first_results(session, count, "1+1", "2")
+    notes = [
+        f"the create alone: {_both(made)}",
+        f"in a run of the same {REFILLED:g} s before, the first that the server had ever seen: {_both(unexpected)}",
+    ]
     what = f"create → first result of 1+1, one after another, p50 / p99 of {len(first)}"
-    return [times_row(what, first, (4, 12), share, [note])]
+    return [times_row(what, first, (4, 12), share, notes)]
+
+
+def _both(times: list[float]) -> str:
+    return f"{milliseconds(percentile(times, 0.5))} / {milliseconds(percentile(times, 0.99))} ms"
 
 
 def imports(session: Session, settings: Settings) -> list[Row]:
     """Measure the same where the first code imports large libraries."""
+    time.sleep(REFILLED)
     _made, first, share = first_results(session, settings.scaled(300), IMPORTS, "12")
     return [times_row(f"the same with import numpy, pandas as the first code, of {len(first)}", first, (6, 20), share)]
 
@@ -57,13 +70,11 @@ def burst(session: Session, settings: Settings) -> list[Row]:
     bursts = []
     share = 0.0
     for _ in range(BURSTS):
-        time.sleep(2.0)  # what the last one left is gone, and what the agent keeps ready is there again
+        time.sleep(REFILLED)
         times, effort = burst_times(session, count)
         bursts.append(times)
         share = max(share, effort.share)
-    bursts_in_words = "; ".join(
-        f"{milliseconds(percentile(times, 0.5))} / {milliseconds(percentile(times, 0.99))} ms" for times in bursts
-    )
+    bursts_in_words = "; ".join(map(_both, bursts))
     middle = sorted(bursts, key=lambda times: percentile(times, 0.5))[len(bursts) // 2]
     what = f"burst of {count} creates at once, each to its first result, p50 / p99"
     return [times_row(what, middle, (250, 450), share, [f"each of the {BURSTS} bursts: {bursts_in_words}"])]

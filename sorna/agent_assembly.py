@@ -30,7 +30,7 @@ from sorna.agent.host_load import HostLoadMeter
 from sorna.agent.interfaces import Sandbox, SandboxSettings
 from sorna.agent.kernels import Kernels
 from sorna.agent.link_server import LinkServer
-from sorna.agent.pool import Pool
+from sorna.agent.pool import Pool, suggested_size
 from sorna.agent.retirement import Retirement
 from sorna.agent.sandbox.tiers import NamespaceSandbox, UnconfinedSandbox
 from sorna.agent.service import AgentParts, AgentService
@@ -87,11 +87,12 @@ def assemble_agent(reactor: Any, config: AgentConfig) -> IService:  # noqa: PLR0
         open_channel = partial(Channel, reactor)
         confining = watched(stages, "sandbox", sandbox)
         factory = KernelFactory(reactor, confining, detection.runtimes, open_channel)
-        pool = Pool(reactor, factory, config.kernels.pool)
+        capacity = host_capacity(len(devices))
+        most_ready = config.kernels.pool if config.kernels.pool is not None else suggested_size(capacity.memory)
+        pool = Pool(reactor, factory, most_ready)
         in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
         watch = FolderWatch(reactor, config.folder_root, in_thread)
         ended = EndedKernels(reactor, config.kernels.output)
-        capacity = host_capacity(len(devices))
         room = room_of(capacity, config.kernels.memory_overcommit, config.kernels.cpu_overcommit)
         most = config.kernels.max_kernels
         ready = watched(stages, "pool", pool)

@@ -62,11 +62,14 @@ class RedisConfig:
 
 @frozen
 class KernelsConfig:
-    """What an agent is told about holding kernels."""
+    """What an agent is told about holding kernels.
+
+    :ivar pool: most kernels that are kept ready; None for what the host's memory suggests.
+    """
 
     isolation: str
     max_kernels: int
-    pool: int
+    pool: int | None
     python: str
     preload: Sequence[str]
     output: OutputBounds
@@ -432,7 +435,7 @@ class _Reader:
         return KernelsConfig(
             isolation=self.choice("isolation", ("auto", "namespaces", "none")),
             max_kernels=int(self.number("max-kernels", 1, 100_000, int)),
-            pool=int(self.number("kernel-pool", 0, 10_000, int)),
+            pool=None if self.texts["kernel-pool"] == "auto" else int(self.number("kernel-pool", 0, 10_000, int)),
             python=python,
             preload=tuple(self.names("kernel-preload")),
             gpu_devices=Path(self.text("gpu-devices") or "/dev").absolute(),

@@ -77,7 +77,7 @@ class FirstAgent:
             "redis-addr": given.address if given is not None else f"unix://{redis.path}",
             "isolation": self.config.kernels.isolation,
             "max-kernels": self.config.kernels.max_kernels,
-            "kernel-pool": self.config.kernels.pool,
+            "kernel-pool": "auto" if self.config.kernels.pool is None else self.config.kernels.pool,
             "kernel-python": self.config.kernels.python,
             "folder-root": str(self.config.folders.root),
             "gpu-devices": str(self.config.kernels.gpu_devices),

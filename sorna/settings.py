@@ -67,7 +67,9 @@ _KERNELS = (
     Setting("isolation", "auto", "auto or namespaces; none runs code unconfined, for development only"),
     Setting("max-kernels", "100", "kernels one agent holds at once"),
     Setting(
-        "kernel-pool", "32", "kernels an agent keeps ready by demand, at the most; 0 makes each when it is asked for"
+        "kernel-pool",
+        "auto",
+        "kernels an agent keeps ready by demand, at the most; auto: a sixteenth of its memory; 0 makes each when it is asked for",
     ),
     Setting(
         "kernel-python", sys.executable, "interpreter of the python3 runtime", shown="the interpreter of Sorna itself"

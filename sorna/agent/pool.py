@@ -32,6 +32,15 @@ MOST_KINDS = 64
 FIRST_BACKOFF = 1.0
 LONGEST_BACKOFF = 60.0
 STOP_DEADLINE = 8.0
+# What an operator who says nothing gets: a part of the host's memory, in idle kernels of 8 MiB, within bounds.
+_PART_OF_MEMORY = 16
+_IDLE_KERNEL = 8 << 20
+_FEWEST, _MOST = 8, 256
+
+
+def suggested_size(memory: int) -> int:
+    """Give how many kernels a host with so many bytes of memory may keep ready at the most."""
+    return max(_FEWEST, min(_MOST, memory // _PART_OF_MEMORY // _IDLE_KERNEL))
 
 
 @define(eq=False)

@@ -165,3 +165,12 @@ class PoolTroubleTests(PoolTestCase):
         self.assertNoResult(stopped)
         self.advance(module.STOP_DEADLINE)
         self.successResultOf(stopped)
+
+
+class SuggestedSizeTests(PoolTestCase):
+    """How many an operator gets who does not say."""
+
+    def test_by_memory(self) -> None:
+        """A sixteenth of the memory, neither next to none nor without end."""
+        sizes = [module.suggested_size(memory << 30) for memory in (0, 1, 4, 24, 1024)]
+        self.assertEqual(sizes, [8, 8, 32, 192, 256])

@@ -72,10 +72,10 @@ class _Run:
 class Init:
     """The state of a kernel. See the module's text."""
 
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, processes: Processes | None = None) -> None:
         self._work = os.getcwd()  # noqa: PTH109 - as text, for environments
         self._poller = Poller()
-        self._processes = Processes()
+        self._processes = processes or Processes()
         self._poller.add(self._processes.wakeup, lambda _events: self._processes.reap())
         self._pump = Pump(self._poller)
         self._terminal = Terminal(self._poller, self._processes)
@@ -125,7 +125,11 @@ class Init:
     def serve(self) -> None:
         """Work until the agent closes the channel."""
         while not self._over:
-            self._poller.once()
+            self.turn()
+
+    def turn(self, longest: float = -1.0) -> None:
+        """Wait for something to do, at the longest so many seconds if that is not negative, and do it."""
+        self._poller.once(longest)
 
     def end(self) -> None:
         """Kill everything that is left."""
@@ -449,8 +453,11 @@ def _outcome(identity: str, exit_code: int) -> dict[str, Any]:
 
 
 def prepare() -> None:
-    """Do once, in the zygote, what every kernel would do alike."""
+    """Do once, in the process that kernels are clones of, what every kernel would do alike."""
+    from sorna.agent.runners.exercise import exercise  # noqa: PLC0415 - it knows this module
+
     our_modules()
+    exercise()
 
 
 def main(channel_fd: int) -> NoReturn:
@@ -460,7 +467,7 @@ def main(channel_fd: int) -> NoReturn:
     """
     status = 70
     try:
-        init = Init(socket.socket(fileno=channel_fd))
+        init = Init(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, channel_fd))
         try:
             init.serve()
             status = 0

@@ -49,11 +49,15 @@ class Poller:
         """Call back once after a while; a safety net, so it cannot be taken back and must check for itself."""
         heapq.heappush(self._deadlines, (time.monotonic() + seconds, next(self._count), callback))
 
-    def once(self) -> None:
-        """Wait for the next events and serve them, in the order in which they came up."""
-        timeout = -1.0
+    def once(self, longest: float = -1.0) -> None:
+        """Wait for the next events and serve them, in the order in which they came up.
+
+        :param longest: seconds after which there need not be any; without limit when negative.
+        """
+        timeout = longest
         if self._deadlines:
-            timeout = max(self._deadlines[0][0] - time.monotonic(), 0.0)
+            due = max(self._deadlines[0][0] - time.monotonic(), 0.0)
+            timeout = due if longest < 0.0 else min(due, longest)
         for fd, events in self._epoll.poll(timeout):
             callback = self._callbacks.get(fd)
             if callback is not None:

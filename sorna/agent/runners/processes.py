@@ -17,8 +17,10 @@ from pathlib import Path
 
 from sorna.agent.runners.linux import PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE, PR_SET_PDEATHSIG, prctl
 
-# Every signal whose action is ours to set, as plain numbers: two processes of each kernel go through all of them.
+# Every signal whose action is ours to set.
 _SIGNALS = tuple(sorted(int(one) for one in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}))
+# Those of which an interpreter does not leave the action as Linux has it.
+_PYTHONS_OWN = (int(signal.SIGINT), int(signal.SIGPIPE), int(signal.SIGXFSZ))
 # How often to look again for processes that were born while their parents were being stopped.
 _ROUNDS = 60
 # Longest time that dying processes may hold up the loop; who is stuck in a device is reaped later.
@@ -45,8 +47,10 @@ class Processes:
         self._woken.setblocking(False)
         waker.setblocking(False)
         self._waker = waker
-        for number in _SIGNALS:
-            # Nobody but the agent ends this process: what user code sends is ignored.
+        # Nobody but the agent ends this process: what user code sends is ignored. From the first process of a namespace Linux
+        # keeps all that would have its default action.
+        self._ignored = _PYTHONS_OWN if self.is_first else _SIGNALS
+        for number in self._ignored:
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
@@ -172,7 +176,7 @@ class Processes:
         status = 126
         try:
             signal.set_wakeup_fd(-1)
-            for number in _SIGNALS:
+            for number in self._ignored:
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.setsid()

@@ -52,6 +52,13 @@ def our_modules() -> Sequence[str]:
     return [name for name in sys.modules if name.partition(".")[0] == "sorna"]
 
 
+def reseed() -> None:
+    """Give this process its own random numbers: a fork goes on with its parent's (``random`` sees to itself)."""
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
 class Repl:
     """One Python session.
 
@@ -82,23 +89,31 @@ class Repl:
     def serve(self) -> None:
         """Run what init sends, until it is gone."""
         self._prepare()
-        control = self._wires[0]
-        control.send(WARM, b"")
+        self.greet()
         while True:
-            kind, payload = control.receive()
-            if kind in {EXECUTE, EXECUTE_UNATTENDED}:
-                self._prints_errors = kind == EXECUTE
-                control.send(DONE, to_json(self._run(payload.decode("utf-8", "replace"))))
-            elif kind == REHEARSE:
-                outcome = self._run(payload.decode("utf-8"))
-                vars(builtins).pop("_", None)
-                self._count = 0
-                control.send(DONE, to_json(outcome))
-            elif kind == COMPLETE:
-                control.send(COMPLETED, to_json(self._complete(json.loads(payload))))
-            elif kind == ENVIRON:
-                os.environ.update(json.loads(payload))
-                time.tzset()
+            self.obey()
+
+    def greet(self) -> None:
+        """Tell init that code can run."""
+        self._wires[0].send(WARM, b"")
+
+    def obey(self) -> None:
+        """Wait for one order of init's and carry it out."""
+        control = self._wires[0]
+        kind, payload = control.receive()
+        if kind in {EXECUTE, EXECUTE_UNATTENDED}:
+            self._prints_errors = kind == EXECUTE
+            control.send(DONE, to_json(self._run(payload.decode("utf-8", "replace"))))
+        elif kind == REHEARSE:
+            outcome = self._run(payload.decode("utf-8"))
+            vars(builtins).pop("_", None)
+            self._count = 0
+            control.send(DONE, to_json(outcome))
+        elif kind == COMPLETE:
+            control.send(COMPLETED, to_json(self._complete(json.loads(payload))))
+        elif kind == ENVIRON:
+            os.environ.update(json.loads(payload))
+            time.tzset()
 
     def _prepare(self) -> None:
         """Make this process look like a fresh interpreter."""
@@ -111,6 +126,7 @@ class Repl:
         sys.orig_argv = [sys.executable]
         if "" not in sys.path:
             sys.path.insert(0, "")
+        reseed()
         self._interrupts.install()
         self._outlet.install()
         self._keyboard.install()

@@ -69,7 +69,8 @@ class ReplHost:
         try:
             for _number in range(3):
                 ours, theirs = socket.socketpair()
-                pairs.append((ours, socket.socket(fileno=reserve(theirs.detach()))))
+                theirs_high = socket.socket(ours.family, ours.type, ours.proto, reserve(theirs.detach()))
+                pairs.append((ours, theirs_high))
             stdout, stderr = self._pump.write_ends
             spares = [reserve(os.dup(fd)) for fd in (stdout, stderr)]
             nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)

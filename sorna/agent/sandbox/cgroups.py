@@ -286,21 +286,43 @@ def _settings(tree: Hierarchy, ceilings: Ceilings) -> list[tuple[str, str, bool]
     return files
 
 
+def make(trees: Iterable[Hierarchy], name: str, ceilings: Ceilings) -> list[int]:
+    """Make a kernel's groups; gives descriptors for :func:`join`, which work where the groups are not seen.
+
+    :raises OSError: a limit that this host can enforce could not be set.
+    """
+    doors: list[int] = []
+    try:
+        for tree in trees:
+            group = f"{tree.directory}/{name}"
+            _make_group(tree, group)
+            for file, value, optional in _settings(tree, ceilings):
+                try:
+                    _write(f"{group}/{file}", value)
+                except OSError:
+                    if not optional:
+                        raise
+            doors.append(os.open(f"{group}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
+    except BaseException:
+        for door in doors:
+            os.close(door)
+        raise
+    return doors
+
+
+def join(doors: Iterable[int]) -> None:
+    """Move the calling process into the groups that :func:`make` made, and close the descriptors."""
+    for door in doors:
+        os.write(door, b"0")
+        os.close(door)
+
+
 def enter(trees: Iterable[Hierarchy], name: str, ceilings: Ceilings) -> None:
     """Make a kernel's groups and move the calling process into them.
 
     :raises OSError: a limit that this host can enforce could not be set.
     """
-    for tree in trees:
-        group = f"{tree.directory}/{name}"
-        _make_group(tree, group)
-        for file, value, optional in _settings(tree, ceilings):
-            try:
-                _write(f"{group}/{file}", value)
-            except OSError:
-                if not optional:
-                    raise
-        _write(f"{group}/cgroup.procs", "0")
+    join(make(trees, name, ceilings))
 
 
 def _make_group(tree: Hierarchy, group: str) -> None:

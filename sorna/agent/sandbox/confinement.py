@@ -4,10 +4,17 @@ Standard library only: it is loaded in zygotes and runs in kernels. Knows the or
 failed; may not return, whatever happens: behind it on the stack is the zygote's own loop.
 
 Note [Order of confinement]: groups are entered while the host's ``/sys`` is still there, before anything that costs the
-memory they shall count. Mounts need privileges, so credentials go last but for the filter, which would refuse the
+memory they shall count, or through descriptors that were opened there. Mounts need privileges, so credentials go last but for the filter, which would refuse the
 mounts. The death signal must be asked for after the credentials change, because Linux forgets it then; whether the
 zygote died in between is seen on its pidfd. The agent is told only when nothing can fail any more, and the socket to
 tell it is closed before a line of the user's runs.
+
+Note [Prepared by the zygote]: a clone copies each page of memory that it writes to, and Python writes to all that it looks at, so
+the same code is twice as dear in a kernel's first process as in the zygote. What can be done before that process is there, the zygote
+therefore does: it makes the groups, enters new namespaces, builds the root file system in them, clones the process into them and
+goes back. Only ``/proc`` is left, which belongs to a PID namespace, and what a process does to itself. An agent that is an ordinary
+user makes all of it in the new process, since nobody comes back from a user namespace; so does a kernel with folders or devices,
+whose storage may hang, which would be a zygote that hangs.
 """
 
 import contextlib
@@ -33,6 +40,7 @@ THREAD_VARIABLES = (
     "BLIS_NUM_THREADS",
     "RAYON_NUM_THREADS",
 )
+_USUAL_HOSTNAME = "sorna"
 _FAILED_SETUP = 70
 _ESCAPED = 71
 
@@ -55,9 +63,13 @@ class Surroundings(NamedTuple):
 
     @property
     def flags(self) -> int:
-        """The namespaces to clone into; the control group's follows when the kernel is in its group."""
-        flags = ns.CLONE_NEWNS | ns.CLONE_NEWPID | ns.CLONE_NEWUTS | ns.CLONE_NEWIPC | ns.CLONE_NEWNET
+        """The namespaces that a kernel is cloned into; the control group's follows when it is in its group."""
+        flags = ns.CLONE_NEWPID | ns.Place.FLAGS
         return flags | ns.CLONE_NEWUSER if self.ordinary else flags
+
+
+class Stranded(Exception):
+    """The zygote is in a kernel's namespaces for good and must end: nothing that it made there would be where it should."""
 
 
 class Steps:
@@ -112,13 +124,6 @@ def apply_environ(request: wire.Request, home: str) -> None:
     os.environ.update(request.environ)
 
 
-def reseed() -> None:
-    """Give this kernel its own random numbers: a fork continues the zygote's (``random`` has seen to itself)."""
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()
-
-
 def null_stdio() -> None:
     """Put /dev/null on the three standard descriptors."""
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
@@ -152,9 +157,9 @@ def out_of_the_way(channel: int) -> int:
     return moved
 
 
-def _enter_groups(request: wire.Request, around: Surroundings) -> None:
-    if around.trees:
-        cgroups.enter(around.trees, request.kernel_id, ceilings(request))
+def _join_groups(doors: Sequence[int]) -> None:
+    if doors:
+        cgroups.join(doors)
         # Its own group is the root of what it sees, so that no name of ours is in its /proc/self/cgroup.
         with contextlib.suppress(OSError):
             ns.unshare(ns.CLONE_NEWCGROUP)
@@ -182,36 +187,146 @@ def _show(shown: Sequence[folders.Shown], owner: rootfs.Owner, mapped: dict[tupl
     step(before)
 
 
-def _confine(request: wire.Request, around: Surroundings, step: Steps) -> int:
-    """Go through every step up to the filter; gives the descriptor of the scratch space."""
-    credentials.forget_signals()
+def _memory_counted(trees: Sequence[cgroups.Hierarchy]) -> bool:
+    return any("memory" in tree.controllers for tree in trees)
+
+
+def _name_and_connect(request: wire.Request, step: Steps) -> None:
+    """Give this process's namespaces their host name and loopback."""
+    step("host name")
+    socket.sethostname(request.hostname)
+    step("loopback")
+    ns.raise_loopback()
+
+
+class Prepared(NamedTuple):
+    """What the zygote has made of a kernel.
+
+    :ivar place: its namespaces.
+    :ivar scratch: the descriptor of its scratch space.
+    :ivar doors: descriptors to enter its groups through.
+    """
+
+    place: ns.Place
+    scratch: int
+    doors: Sequence[int]
+
+    @property
+    def descriptors(self) -> list[int]:
+        """All of it, to be sent."""
+        return [self.scratch, *self.place.descriptors, *self.doors]
+
+    @classmethod
+    def of(cls, descriptors: Sequence[int]) -> "Prepared":
+        """Take what was sent."""
+        first_door = 1 + len(ns.Place.KINDS)
+        return cls(ns.Place(descriptors[1:first_door]), descriptors[0], descriptors[first_door:])
+
+
+class Workshop:
+    """Where a zygote prepares kernels; see Note [Prepared by the zygote].
+
+    :raises OSError: this process may not come back from namespaces of others, so that it must not go there.
+    """
+
+    def __init__(self, plan: rootfs.Plan) -> None:
+        self._plan = plan
+        self._compass = ns.Compass()
+        self._home = self._compass.place()
+        if not ns.may_come_back(self._home):
+            raise PermissionError(errno.EPERM, "no way back from other namespaces")
+        self._known = rootfs.Owner(0, 0, _USUAL_HOSTNAME)
+        try:
+            ns.unshare(ns.CLONE_NEWNS)
+            self._model = self._compass.mounts()
+            rootfs.model(plan, self._known)
+        finally:
+            self._go_home()
+
+    def can_prepare(self, request: wire.Request) -> bool:
+        """Tell whether this kernel is one that a zygote can prepare."""
+        return not request.folders and not request.devices
+
+    def prepare(self, request: wire.Request, trees: Sequence[cgroups.Hierarchy], step: Steps) -> Prepared:
+        """Make a kernel's groups and namespaces, and come home.
+
+        :raises OSError: ``step`` tells what failed.
+        :raises Stranded: the way home failed.
+        """
+        step("control group")
+        opened = cgroups.make(trees, request.kernel_id, ceilings(request))
+        doors = tuple(opened)
+        try:
+            step("namespaces")
+            ns.unshare(ns.Place.FLAGS & ~ns.CLONE_NEWNS)
+            if not _memory_counted(trees):
+                _bound_shared_memory(request.memory)
+            step("root file system")
+            ns.enter(self._model)
+            ns.unshare(ns.CLONE_NEWNS)
+            place = self._compass.place()
+            opened += place.descriptors
+            owner = rootfs.Owner(request.uid, request.uid, request.hostname)
+            scratch = rootfs.furnish(self._plan, owner, self._known, request.scratch_size)
+            opened.append(scratch)
+            _name_and_connect(request, step)
+        except BaseException:
+            wire.close_all(opened)
+            raise
+        finally:
+            self._go_home()
+        return Prepared(place, scratch, doors)
+
+    def _go_home(self) -> None:
+        try:
+            self._home.enter()
+        except OSError as error:
+            raise Stranded(f"the zygote does not come back from a kernel's namespaces: {error}") from error
+
+
+def _prepare_oneself(request: wire.Request, around: Surroundings, step: Steps) -> int:
+    """Do in the new process what the zygote has not; gives the descriptor of the scratch space."""
     uid = request.uid
     if around.ordinary:
         step("map user")
         credentials.map_own_identity(*around.ordinary)
         uid = credentials.INSIDE_ID
     step("control group")
-    _enter_groups(request, around)
-    memory_counted = any("memory" in tree.controllers for tree in around.trees)
-    if not memory_counted:
-        _bound_shared_memory(request.memory)
+    _join_groups(cgroups.make(around.trees, request.kernel_id, ceilings(request)))
     shown = [folders.Shown(*row) for row in request.folders]
     step("folders")
     mapped = {} if around.ordinary else folders.mappings(shown, uid)
-    step("root file system")
-    owner = rootfs.Owner(uid, uid, request.hostname)
 
-    def mount_more() -> None:
+    def mount_more(owner: rootfs.Owner) -> None:
+        rootfs.mount_proc(around.plan)
         _show(shown, owner, mapped, step)
         if request.devices:
             step("devices")
             rootfs.show_devices(request.devices)
 
-    scratch = rootfs.enter(around.plan, owner, request.scratch_size, mount_more)
-    step("host name")
-    socket.sethostname(request.hostname)
-    step("loopback")
-    ns.raise_loopback()
+    if not _memory_counted(around.trees):
+        _bound_shared_memory(request.memory)
+    step("root file system")
+    owner = rootfs.Owner(uid, uid, request.hostname)
+    scratch = rootfs.enter(around.plan, owner, request.scratch_size, lambda: mount_more(owner))
+    _name_and_connect(request, step)
+    return scratch
+
+
+def _confine(request: wire.Request, around: Surroundings, prepared: Prepared | None, step: Steps) -> int:
+    """Go through every step up to the filter; gives the descriptor of the scratch space."""
+    credentials.forget_signals()
+    if prepared is None:
+        scratch = _prepare_oneself(request, around, step)
+    else:
+        scratch = prepared.scratch
+        step("namespaces")
+        prepared.place.enter()
+        step("control group")
+        _join_groups(prepared.doors)
+        step("root file system")
+        rootfs.mount_proc(around.plan)
+        os.chdir(rootfs.WORK)
     step("resource limits")
     os.umask(0o022)
     os.setsid()
@@ -219,13 +334,13 @@ def _confine(request: wire.Request, around: Surroundings, step: Steps) -> int:
         processes=second_line(request, around.trees),
         file_size=request.file_size,
         open_files=request.open_files,
-        memory=None if memory_counted else request.memory,
+        memory=None if _memory_counted(around.trees) else request.memory,
     )
     step("credentials")
     if around.ordinary:
         ns.drop_bounding_set()
     else:
-        credentials.become(uid)
+        credentials.become(request.uid)
     credentials.forsake_privileges()
     step("parent")
     credentials.die_with_parent()
@@ -234,15 +349,19 @@ def _confine(request: wire.Request, around: Surroundings, step: Steps) -> int:
     return scratch
 
 
-def become_kernel(request: wire.Request, around: Surroundings, channel: int) -> NoReturn:
-    """Confine this process, the first of its namespaces, tell the agent, and call the entry."""
+def become_kernel(packet: bytes, around: Surroundings, channel: int, prepared: Prepared | None = None) -> NoReturn:
+    """Confine this process, the first of its PID namespace, tell the agent, and call the entry.
+
+    :param packet: the request, which the zygote could read.
+    """
+    _op, body = wire.unpack(packet)
+    request = wire.Request(**body)
     step = Steps()
     try:
         channel = out_of_the_way(channel)
-        scratch = _confine(request, around, step)
+        scratch = _confine(request, around, prepared, step)
         step("environment")
         apply_environ(request, rootfs.WORK)
-        reseed()
         credentials.prefer_as_victim_after_fork()
         step("filter")
         seccomp.install(around.program)

@@ -148,8 +148,13 @@ def prefer_as_victim_after_fork() -> None:
 
     def _volunteer() -> None:
         ns.prctl(ns.PR_SET_DUMPABLE, 1)
-        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write("500")
+        with contextlib.suppress(OSError):
+            # Not as a text file: that would import a codec, in each process that is forked.
+            descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, b"500")
+            finally:
+                os.close(descriptor)
 
     os.register_at_fork(after_in_child=_volunteer)
 

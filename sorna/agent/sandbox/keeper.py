@@ -104,7 +104,6 @@ def _start(request: wire.Request, around: Surroundings, channel: int, home: str,
         step("environment")
         confinement.apply_environ(request, home)
         os.environ.setdefault("TMPDIR", f"{os.path.dirname(home)}/tmp")
-        confinement.reseed()
         credentials.prefer_as_victim_after_fork()
         if request.probe:
             os._exit(0)

@@ -21,6 +21,7 @@ import platform
 import signal
 import socket
 import struct
+from collections.abc import Sequence
 
 from sorna.agent.sandbox.syscalls import TABLES
 
@@ -35,6 +36,7 @@ for _hook in (_before_fork, _after_fork_parent, _after_fork_child):
 
 CLONE_NEWTIME = 0x00000080
 CLONE_PIDFD = 0x00001000
+CLONE_PARENT = 0x00008000
 CLONE_NEWNS = 0x00020000
 CLONE_CHILD_CLEARTID = 0x00200000
 CLONE_CHILD_SETTID = 0x01000000
@@ -150,6 +152,60 @@ def unshare(namespaces: int) -> None:
     checked(syscall("unshare", namespaces), "unshare")
 
 
+class Place:
+    """The namespaces for mounts, host name, System V objects and network that a process is in, to come there.
+
+    :param descriptors: one of each, this object's from now on.
+    """
+
+    FLAGS = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET
+    KINDS = ("mnt", "uts", "ipc", "net")
+
+    def __init__(self, descriptors: Sequence[int]) -> None:
+        self.descriptors = descriptors
+
+    def enter(self) -> None:
+        """Come to this place. Root and working directory are the root of its mounts then."""
+        for descriptor in self.descriptors:
+            enter(descriptor)
+
+
+def enter(namespace: int) -> None:
+    """Come into one namespace."""
+    checked(syscall("setns", namespace, 0), "setns")
+
+
+class Compass:
+    """Tells where this process is, also where no ``/proc`` is seen."""
+
+    def __init__(self) -> None:
+        self._directory = os.open("/proc/self/ns", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def mounts(self) -> int:
+        """Give a descriptor of the mount namespace that this process is in now."""
+        return self._namespace("mnt")
+
+    def place(self) -> Place:
+        """Give the place where this process is now."""
+        return Place([self._namespace(kind) for kind in Place.KINDS])
+
+    def _namespace(self, kind: str) -> int:
+        return os.open(kind, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
+
+
+def may_come_back(here: Place) -> bool:
+    """Tell whether this process might come back here from new namespaces; a child tries that."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            unshare(Place.FLAGS)
+            here.enter()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0
+
+
 def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
     """Mount, bind or change a mount."""
     texts = [None if text is None else os.fsencode(text) for text in (source, target, kind, options)]
@@ -191,6 +247,15 @@ def raise_loopback() -> None:
         request = struct.pack("16sh22x", b"lo", 0)
         (flags,) = struct.unpack_from("h", fcntl.ioctl(probe, _SIOCGIFFLAGS, request), 16)
         fcntl.ioctl(probe, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | _IFF_UP))
+
+
+_mprotect = _libc.mprotect
+_mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+def protect(address: int, size: int, protection: int) -> bool:
+    """Change what may be done to memory of this process; False when Linux refuses."""
+    return bool(_mprotect(address, size, protection) == 0)
 
 
 _HUGE = 2 * 1024 * 1024

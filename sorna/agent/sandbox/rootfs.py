@@ -9,6 +9,11 @@ first mount has hidden, and no path of the host is ever resolved through a link 
 mounted while the old root is still there, because Linux lets an ordinary user mount one only where a whole one can be
 seen. Then the old root is detached with everything on it, and the new root is made read-only. What a kernel may write
 to is one tmpfs, bound to ``/home/work``, ``/tmp`` and ``/dev/shm``, so that the three share one budget.
+
+Note [Model]: most of a root is the same for every kernel, and a mount namespace is copied in one call. So a zygote that can makes one
+root as a model, in a namespace in which no process stays. A kernel's namespace is a copy of it with its own terminals and scratch
+space; nobody can write to the files that it shares with all others. What names the kernel's user, which is another one in each,
+is bound over the model's.
 """
 
 import contextlib
@@ -24,7 +29,9 @@ from sorna.agent.sandbox import namespaces as ns
 WORK = "/home/work"
 HOST = "/.host"  # where the old root is seen until everything is mounted
 _SMALL = 16 * 1024  # a file of this size is cheaper to copy than to bind
-_SCRATCH = "/.scratch"
+_PLACE = "/mnt"  # where a file system is until its parts are bound
+_ASIDE = "/.aside"  # where tools are until the place is there where they are seen
+_ROOT_FLAGS = ns.MS_NOSUID | ns.MS_NODEV
 
 _SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 # What programs read of /etc and /var without learning about this host: dynamic linking, chosen alternatives, time
@@ -199,6 +206,14 @@ def _etc(owner: Owner) -> dict[str, bytes]:
     return {path: text.encode("ascii") for path, text in texts.items()}
 
 
+def _write_new(path: str, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(descriptor, content)
+    finally:
+        os.close(descriptor)
+
+
 class _Builder:
     """Makes directories and mount points of one new root; remembers what is there, to spare system calls."""
 
@@ -221,21 +236,20 @@ class _Builder:
         # A mount point below another bind exists there already and cannot be created on a read-only mount.
         if os.path.lexists(path):
             return
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        try:
-            os.write(descriptor, content)
-        finally:
-            os.close(descriptor)
+        _write_new(path, content)
 
     def link(self, path: str, value: str) -> None:
         self.directory(os.path.dirname(path))
         os.symlink(value, path)
 
-    def bind(self, bind: Bind) -> None:
+    def point(self, bind: Bind) -> None:
         if bind.directory:
             self.directory(bind.target)
         else:
             self.file(bind.target)
+
+    def bind(self, bind: Bind) -> None:
+        self.point(bind)
         ns.mount(HOST + bind.source, bind.target, None, ns.MS_BIND | ns.MS_REC)
         seal_tree(bind.target)
 
@@ -248,7 +262,7 @@ def seal_tree(target: str) -> None:
         # Older than 5.12, or an engine around us whose filter does not know the call.
         if error.errno not in (errno.ENOSYS, errno.EPERM):
             raise
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+        with open(f"{HOST}/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
             listing = mounts.read()
         seal_each(target, listing)
 
@@ -282,7 +296,8 @@ def seal_each(target: str, mountinfo: str) -> None:
         ns.mount(None, path, None, wanted | kept)
 
 
-def _mount_proc(plan: Plan) -> None:
+def mount_proc(plan: Plan) -> None:
+    """Mount the processes of this PID namespace, without what tells about the host or commands it."""
     harmless = ns.MS_NOSUID | ns.MS_NODEV | ns.MS_NOEXEC
     ns.mount("proc", "/proc", "proc", harmless)
     # In the new /proc there may be less than in the host's: an entry that is not there needs no mask.
@@ -320,8 +335,6 @@ def _mount_devices(plan: Plan, builder: _Builder) -> None:
         _mount_device(f"/dev/{name}", builder)
     builder.directory("/dev/pts")
     builder.directory("/dev/shm")
-    terminal = "newinstance,ptmxmode=0666,mode=0620,max=64"
-    ns.mount("devpts", "/dev/pts", "devpts", ns.MS_NOSUID | ns.MS_NOEXEC, terminal)
     for name, value in (
         ("ptmx", "pts/ptmx"),
         ("fd", "/proc/self/fd"),
@@ -332,60 +345,108 @@ def _mount_devices(plan: Plan, builder: _Builder) -> None:
         builder.link(f"/dev/{name}", value)
 
 
-def _mount_scratch(size: int, owner: Owner, builder: _Builder) -> int:
+def _mount_scratch(size: int, owner: Owner) -> int:
     """Mount what the kernel may write to; gives a descriptor that tells its fill level."""
     # An inode costs about as much memory as a small file: bound their number with the size.
     inodes = max(1024, min(size // 4096, 1 << 20))
-    builder.directory(_SCRATCH)
-    flags = ns.MS_NOSUID | ns.MS_NODEV
-    ns.mount("scratch", _SCRATCH, "tmpfs", flags, f"size={size},nr_inodes={inodes},mode=0755")
+    ns.mount("scratch", _PLACE, "tmpfs", _ROOT_FLAGS, f"size={size},nr_inodes={inodes},mode=0755")
     for name, target, mode in (("tmp", "/tmp", 0o1777), ("shm", "/dev/shm", 0o1777), ("work", WORK, 0o755)):
-        source = f"{_SCRATCH}/{name}"
+        source = f"{_PLACE}/{name}"
         os.mkdir(source)
         os.chmod(source, mode)
-        builder.directory(target)
         ns.mount(source, target, None, ns.MS_BIND)
-    os.chown(f"{_SCRATCH}/work", owner.uid, owner.gid)
-    level = os.open(_SCRATCH, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    ns.unmount(_SCRATCH, ns.MNT_DETACH)
-    os.rmdir(_SCRATCH)
+    os.chown(f"{_PLACE}/work", owner.uid, owner.gid)
+    level = os.open(_PLACE, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    ns.unmount(_PLACE, ns.MNT_DETACH)
+    return level
+
+
+def _mount_own_files(owner: Owner, known: Owner) -> None:
+    """Bind what names the owner over what a root has that was built for another one."""
+    there = _etc(known)
+    own = {path: content for path, content in _etc(owner).items() if content != there[path]}
+    if not own:
+        return
+    ns.mount("own", _PLACE, "tmpfs", _ROOT_FLAGS, "size=64k,nr_inodes=16,mode=0755")
+    for path, content in own.items():
+        source = f"{_PLACE}/{os.path.basename(path)}"
+        _write_new(source, content)
+        ns.mount(source, path, None, ns.MS_BIND)
+        ns.mount(None, path, None, ns.MS_REMOUNT | ns.MS_BIND | ns.MS_RDONLY | _ROOT_FLAGS)
+    ns.unmount(_PLACE, ns.MNT_DETACH)
+
+
+def _covered_by_scratch(plan: Plan) -> list[tuple[str, Bind]]:
+    """List tools in the host's ``/tmp``, which the scratch space would hide, with where they are bound until that is there."""
+    covered = [bind for bind in plan.binds if bind.target.startswith(_COVERED_BY_SCRATCH)]
+    return [(f"{_ASIDE}/{number}", bind) for number, bind in enumerate(covered)]
+
+
+def _build(plan: Plan, owner: Owner) -> None:
+    """Begin a new root with what is the same for every kernel, and make it this process's; the host is at ``HOST`` then."""
+    ns.mount(None, "/", None, ns.MS_REC | ns.MS_PRIVATE)
+    base = next(path for path in ("/tmp", "/mnt", "/usr") if os.path.isdir(path))
+    ns.mount("sorna", base, "tmpfs", _ROOT_FLAGS, "size=1m,nr_inodes=4096,mode=0755")
+    os.mkdir(base + HOST)
+    ns.pivot_root(base, base + HOST)
+    os.chdir("/")
+    builder = _Builder()
+    asides = {bind: aside for aside, bind in _covered_by_scratch(plan)}
+    for bind in plan.binds:
+        builder.bind(bind._replace(target=asides.get(bind, bind.target)))
+    for path, value in plan.links:
+        builder.link(path, value)
+    for path, content in (*_etc(owner).items(), *plan.copies):
+        builder.file(path, content)
+    for path in ("/proc", "/dev", "/run", "/root", "/opt", "/srv", _PLACE, "/media", "/tmp", WORK):
+        builder.directory(path)
+    _mount_devices(plan, builder)
+
+
+def _close() -> None:
+    """Take the host away, and let nobody write to the root."""
+    ns.unmount(HOST, ns.MNT_DETACH)
+    os.rmdir(HOST)
+    ns.mount(None, "/", None, ns.MS_REMOUNT | ns.MS_BIND | ns.MS_RDONLY | _ROOT_FLAGS)
+
+
+def model(plan: Plan, known: Owner) -> None:
+    """Build the root that :func:`furnish` makes a kernel's of, in a mount namespace of this process's own.
+
+    :raises OSError: a step failed; this process must leave the namespace.
+    """
+    _build(plan, known)
+    _close()
+
+
+def furnish(plan: Plan, owner: Owner, known: Owner, scratch_size: int) -> int:
+    """Give a kernel's root what is its own; see Note [Model].
+
+    :param known: whom the root was built for.
+    :returns: an ``O_PATH`` descriptor of the scratch space, for fstatvfs(3) only.
+    :raises OSError: a step failed; this process must leave the namespace.
+    """
+    options = "newinstance,ptmxmode=0666,mode=0620,max=64"
+    ns.mount("devpts", "/dev/pts", "devpts", ns.MS_NOSUID | ns.MS_NOEXEC, options)
+    _mount_own_files(owner, known)
+    level = _mount_scratch(scratch_size, owner)
+    builder = _Builder()
+    for aside, bind in _covered_by_scratch(plan):
+        builder.point(bind)
+        ns.mount(aside, bind.target, None, ns.MS_BIND | ns.MS_REC)
     return level
 
 
 def enter(plan: Plan, owner: Owner, scratch_size: int, mount_more: Callable[[], None]) -> int:
     """Build the new root and make it this process's, whose mount namespace is its own; see Note [Building the root].
 
-    :param mount_more: called when the working directory is there and the host still is.
+    :param mount_more: called when everything but ``/proc`` is there and the host still is.
     :returns: an ``O_PATH`` descriptor of the scratch space, for fstatvfs(3) only.
     :raises OSError: a step failed; the process must exit.
     """
-    ns.mount(None, "/", None, ns.MS_REC | ns.MS_PRIVATE)
-    base = next(path for path in ("/tmp", "/mnt", "/usr") if os.path.isdir(path))
-    flags = ns.MS_NOSUID | ns.MS_NODEV
-    ns.mount("sorna", base, "tmpfs", flags, "size=1m,nr_inodes=4096,mode=0755")
-    os.mkdir(base + HOST)
-    ns.pivot_root(base, base + HOST)
-    os.chdir("/")
-    builder = _Builder()
-    # A tool may lie in the host's /tmp: what the scratch space would hide is bound when that is there.
-    hidden = [bind for bind in plan.binds if bind.target.startswith(_COVERED_BY_SCRATCH)]
-    for bind in plan.binds:
-        if bind not in hidden:
-            builder.bind(bind)
-    for path, value in plan.links:
-        builder.link(path, value)
-    for path, content in (*_etc(owner).items(), *plan.copies):
-        builder.file(path, content)
-    for path in ("/proc", "/dev", "/run", "/root", "/opt", "/srv", "/mnt", "/media"):
-        builder.directory(path)
-    _mount_devices(plan, builder)
-    _mount_proc(plan)
-    level = _mount_scratch(scratch_size, owner, builder)
-    for bind in hidden:
-        builder.bind(bind)
+    _build(plan, owner)
+    level = furnish(plan, owner, owner, scratch_size)
     mount_more()
-    ns.unmount(HOST, ns.MNT_DETACH)
-    os.rmdir(HOST)
-    ns.mount(None, "/", None, ns.MS_REMOUNT | ns.MS_BIND | ns.MS_RDONLY | flags)
+    _close()
     os.chdir(WORK)
     return level

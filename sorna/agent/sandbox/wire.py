@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 from sorna.agent.sandbox.cgroups import Hierarchy
 
 MAX_PACKET = 128 * 1024
-_MAX_DESCRIPTORS = 4
+_MAX_DESCRIPTORS = 32
 
 NAMESPACES = "namespaces"
 NONE = "none"

@@ -17,7 +17,6 @@ parent death signal) and the agent removes what is left.
 """
 
 import contextlib
-import gc
 import importlib
 import os
 import select
@@ -26,15 +25,18 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
-from sorna.agent.sandbox import cgroups, confinement, credentials, keeper, rootfs, seccomp, wire
+from sorna.agent.sandbox import cgroups, confinement, credentials, heap, keeper, rootfs, seccomp, wire
 from sorna.agent.sandbox import namespaces as ns
+from sorna.agent.sandbox.template import Template
 
 _THREAD_PATIENCE = 5.0
 _END_PATIENCE = 4.0
 _RETRY_MS = 5
+_WHOLE, _PREPARED = 0, 1  # what is ordered of the template
 
 
 class Refused(Exception):
@@ -115,7 +117,10 @@ class Zygote:
         self._poll = select.poll()
         self._trees: tuple[cgroups.Hierarchy, ...] = ()
         self._own = os.pidfd_open(os.getpid())
-        self._namespaces: confinement.Surroundings | None = None
+        self._surroundings: confinement.Surroundings | None = None
+        self._workshop: confinement.Workshop | None = None
+        self._template: Template | None = None
+        self._ordered: deque[wire.Request] = deque()
         self._keeper: keeper.Surroundings | None = None
 
     def configure(self, configuration: wire.Configuration) -> list[str]:
@@ -139,11 +144,22 @@ class Zygote:
             notes += self._plan_nothing(configuration, entry)
         if configuration.identities:
             ns.drop_bounding_set()
-        getattr(sys.modules[entry.__module__], "prepare", lambda: None)()
-        gc.collect()
-        gc.freeze()
-        ns.collapse_memory()
+        heap.compact()
+        if self._surroundings is not None:
+            self._template = self._fork_template(self._surroundings)
         return notes
+
+    def _fork_template(self, around: confinement.Surroundings) -> Template:
+        """Begin to clone; what this process does from now on is not in the kernels' memory."""
+
+        def whole(packet: bytes, descriptors: list[int]) -> NoReturn:
+            confinement.become_kernel(packet, around, descriptors[0])
+
+        def prepared(packet: bytes, descriptors: list[int]) -> NoReturn:
+            confinement.become_kernel(packet, around, descriptors[0], confinement.Prepared.of(descriptors[1:]))
+
+        prepare = getattr(sys.modules[around.entry.__module__], "prepare", lambda: None)
+        return Template(prepare, [(around.flags, whole), (ns.CLONE_NEWPID, prepared)])
 
     def _plan(self, configuration: wire.Configuration, entry: Callable[[int], object]) -> list[str]:
         try:
@@ -154,10 +170,16 @@ class Zygote:
         except OSError as error:
             raise Refused(f"no filter of system calls: {error.strerror}") from error
         ordinary = None if configuration.identities else (os.geteuid(), os.getegid())
-        self._namespaces = confinement.Surroundings(
+        notes = [f"{path} does not exist and kernels will not see it" for path in plan.missing]
+        if ordinary is None:
+            try:
+                self._workshop = confinement.Workshop(plan)
+            except OSError as error:
+                notes.append(f"kernels take longer to make than they could: {error}")
+        self._surroundings = confinement.Surroundings(
             self._control, self._own, self._trees, plan, program, ordinary, entry
         )
-        return [f"{path} does not exist and kernels will not see it" for path in plan.missing]
+        return notes
 
     def _plan_nothing(self, configuration: wire.Configuration, entry: Callable[[int], object]) -> list[str]:
         # An orphan whose keeper was killed comes here and is ended with the next kernel.
@@ -169,14 +191,22 @@ class Zygote:
         return []
 
     def serve(self, wakeup: int) -> None:
-        """Answer requests until the agent is gone or SIGTERM comes (a byte on ``wakeup``)."""
+        """Answer requests until the agent or the template is gone or SIGTERM comes (a byte on ``wakeup``)."""
         self._poll.register(self._control, select.POLLIN)
         self._poll.register(wakeup, select.POLLIN)
+        template = self._template
+        if template is not None:
+            self._poll.register(template.answers, select.POLLIN)
+            self._poll.register(template.pidfd, select.POLLIN)
         while True:
             for descriptor, _events in self._poll.poll(_RETRY_MS if self._leaving else None):
                 if descriptor == wakeup:
                     return
-                if descriptor != self._control.fileno():
+                if template is not None and descriptor == template.answers:
+                    self._take_outcomes()
+                elif template is not None and descriptor == template.pidfd:
+                    return
+                elif descriptor != self._control.fileno():
                     self._reap(descriptor)
                 elif not self._take_request():
                     return
@@ -195,33 +225,59 @@ class Zygote:
             op, body = wire.unpack(packet)
             if op != "spawn" or len(descriptors) != 1:
                 raise wire.WireError(op)
-            self._spawn(wire.Request(**body), descriptors[0])
+            self._spawn(wire.Request(**body), packet, descriptors[0])
         finally:
             wire.close_all(descriptors)
         return True
 
-    def _spawn(self, request: wire.Request, channel: int) -> None:
+    def _spawn(self, request: wire.Request, packet: bytes, channel: int) -> None:
+        step = confinement.Steps()
         try:
-            pid, pidfd = self._clone(request, channel)
+            if self._keeper is not None:
+                pid = os.fork()
+                if pid == 0:
+                    keeper.become_keeper(request, self._keeper, channel)
+                self._born(request, pid)
+            else:
+                self._order(request, packet, channel, step)
+                self._ordered.append(request)
         except OSError as error:
-            confinement.report_failure(self._control, request.id, "clone", error)
-            self._tell("exited", {"id": request.id, "status": -1, "cpu_ms": 0.0, "counters": cgroups.Counters()})
+            self._stillborn(request, step.current, error)
+
+    def _order(self, request: wire.Request, packet: bytes, channel: int, step: confinement.Steps) -> None:
+        """Order the clone for a kernel, prepared as far as may be; see Note [Prepared by the zygote]."""
+        template = self._template
+        assert template is not None, "configured"
+        if self._workshop is None or not self._workshop.can_prepare(request):
+            template.order(_WHOLE, packet, [channel])
             return
+        prepared = self._workshop.prepare(request, self._trees, step)
+        step("clone")
+        try:
+            template.order(_PREPARED, packet, [channel, *prepared.descriptors])
+        finally:
+            wire.close_all(prepared.descriptors)
+
+    def _take_outcomes(self) -> None:
+        """Learn what the template has cloned, and tell."""
+        assert self._template is not None, "configured"
+        for outcome in self._template.outcomes():
+            request = self._ordered.popleft()
+            if outcome > 0:
+                self._born(request, outcome)
+            else:
+                self._stillborn(request, "clone", OSError(-outcome, os.strerror(-outcome)))
+
+    def _born(self, request: wire.Request, pid: int) -> None:
+        pidfd = os.pidfd_open(pid)
         self._children[pidfd] = _Child(request.id, request.kernel_id, pid)
         self._poll.register(pidfd, select.POLLIN)
         self._tell("cloned", {"id": request.id, "pid": pid}, [pidfd])
 
-    def _clone(self, request: wire.Request, channel: int) -> tuple[int, int]:
-        if self._namespaces is not None:
-            pid, pidfd = ns.clone(self._namespaces.flags)
-            if pid == 0:
-                confinement.become_kernel(request, self._namespaces, channel)
-            return pid, pidfd
-        assert self._keeper is not None, "configured"
-        pid = os.fork()
-        if pid == 0:
-            keeper.become_keeper(request, self._keeper, channel)
-        return pid, os.pidfd_open(pid)
+    def _stillborn(self, request: wire.Request, step: str, error: OSError) -> None:
+        cgroups.remove(self._trees, request.kernel_id)
+        confinement.report_failure(self._control, request.id, step, error)
+        self._tell("exited", {"id": request.id, "status": -1, "cpu_ms": 0.0, "counters": cgroups.Counters()})
 
     def _reap(self, pidfd: int) -> None:
         child = self._children.pop(pidfd)
@@ -259,15 +315,19 @@ class Zygote:
     def end(self) -> None:
         """Kill every kernel and wait until nothing of them is left; see Note [Death]."""
         ending = signal.SIGKILL if self._keeper is None else signal.SIGTERM
+        if self._template is not None:
+            self._template.stop()
+            self._take_outcomes()
         for pidfd in self._children:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, ending)
         deadline = time.monotonic() + _END_PATIENCE
-        self._poll.unregister(self._control)
+        self._poll = select.poll()
+        for pidfd in self._children:
+            self._poll.register(pidfd, select.POLLIN)
         while (self._children or self._leaving) and time.monotonic() < deadline:
             for descriptor, _events in self._poll.poll(_RETRY_MS):
-                if descriptor in self._children:
-                    self._reap(descriptor)
+                self._reap(descriptor)
             self._leave()
         cgroups.leave(self._trees)
 
@@ -299,6 +359,7 @@ def main(descriptor: int) -> NoReturn:
     """Run a zygote whose control socket is ``descriptor``; the last of ``sys.argv`` is where Sorna is imported from."""
     control = socket.socket(fileno=descriptor)
     control.set_inheritable(False)
+    os.umask(0o022)  # whatever the agent's is: kernels' users read what is made here
     os.setsid()
     credentials.reset_signals()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
