@@ -435,7 +435,7 @@ class Outlet:
     def _in_forked_child(self) -> None:
         self._forked = True
         self._lock = threading.RLock()
-        self._putting = self._handing = False
+        # Where a signal's handler forked, the writing that it interrupted is on the child's stack as well, and counts on.
         self._collecting = None
         for text in self._texts:
             text.forget()

@@ -177,7 +177,7 @@ class AbuseTests(KernelTestCase):
             "import os, signal\n"
             "def fork(*_):\n    if os.fork() == 0:\n        print('child', flush=True)\n        os._exit(0)\n    os.wait()\n"
             "x = signal.signal(signal.SIGALRM, fork)\n"
-            "x = signal.setitimer(signal.ITIMER_REAL, 0.001, 0.02)\n"
+            "x = signal.setitimer(signal.ITIMER_REAL, 0.01)\n"
             "for number in range(50_000): print(number)\n"
             "x = signal.setitimer(signal.ITIMER_REAL, 0)"
         )
