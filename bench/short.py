@@ -23,7 +23,7 @@ from bench.baseline import FILE, UnreadableBaseline, better, compare, highest, k
 from bench.client import Connection, Script, WebSocket, drive
 from bench.figures import percentile, text_table
 from bench.parts import run_program, tell
-from bench.printing import into_a_pipe, printing_code, read_lines
+from bench.printing import SHORT_LINES, into_a_pipe, read_lines
 from bench.processes import descendants, own_and_children, processor_time
 from bench.reference import Reference, fork_and_compute
 from bench.session import Failed, Session, created, expect, started
@@ -190,13 +190,13 @@ class Short:
         """Compare printing over a WebSocket with printing into a pipe."""
         ours, _constant = self._sides()
         theirs = _Side(own_and_children)
-        code = printing_code(LINES)
+        code = SHORT_LINES.code(LINES * SHORT_LINES.line)
         with self.session.kernels(1) as [kernel]:
             handshake = self.session.signer.handshake(f"/stream/kernel/{kernel}/execute")
 
             def stream() -> None:
                 with contextlib.closing(WebSocket(self.session.endpoint, handshake)) as socket:
-                    lines, _received, _last = read_lines(socket, code)
+                    lines = read_lines(socket, code).lines
                 if lines != LINES:
                     raise Failed(f"{lines} of {LINES} lines arrived")
 

@@ -200,7 +200,7 @@ class Frames:
                 begin += extended
             if len(received) < begin + length:
                 break
-            frames.append((received[at] & 0x0F, bytes(received[begin : begin + length])))
+            frames.append((received[at] & 0x0F, bytes(memoryview(received)[begin : begin + length])))
             at = begin + length
         del received[:at]
         return frames

@@ -16,6 +16,7 @@ from twisted.application.service import IService
 from twisted.python import usage
 
 from sorna.config import AgentConfig, ConfigurationError, agent_config
+from sorna.freed_memory import keep_freed_memory
 from sorna.settings import AGENT_SETTINGS
 from sorna.tap import SettingsOptions
 
@@ -46,4 +47,5 @@ def makeService(options: Options) -> IService:
 
     from sorna.agent_assembly import assemble_agent  # noqa: PLC0415 - what it imports wants the reactor installed
 
+    keep_freed_memory()
     return assemble_agent(reactor, options.agent)

@@ -13,6 +13,7 @@ from twisted.application.service import IService
 from twisted.python import usage
 
 from sorna.config import ConfigurationError, ServerConfig, server_config
+from sorna.freed_memory import keep_freed_memory
 from sorna.settings import SERVER_SETTINGS, Setting
 
 
@@ -54,4 +55,5 @@ def makeService(options: Options) -> IService:
 
     from sorna.assembly import assemble_server  # noqa: PLC0415 - what it imports wants the reactor installed
 
+    keep_freed_memory()
     return assemble_server(reactor, options.server)

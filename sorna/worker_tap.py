@@ -9,6 +9,7 @@ from twisted.application.service import IService
 
 from sorna.config import MOST_WORKERS, ConfigurationError, ServerConfig, server_config
 from sorna.embedded.child import EX_CONFIG
+from sorna.freed_memory import keep_freed_memory
 from sorna.settings import WORKER_SETTINGS
 from sorna.tap import SettingsOptions
 from sorna.workers import Place
@@ -49,4 +50,5 @@ def makeService(options: Options) -> IService:
 
     from sorna.assembly import assemble_worker  # noqa: PLC0415 - what it imports wants the reactor installed
 
+    keep_freed_memory()
     return assemble_worker(reactor, options.server, options.place)

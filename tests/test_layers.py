@@ -62,6 +62,7 @@ COMPOSITION = {
     "tap",
     "agent_tap",
     "first_start",
+    "freed_memory",
     "command",
     "doctor",
     "testing",

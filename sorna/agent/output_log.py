@@ -27,6 +27,7 @@ MERGE_UP_TO = 64 * KIB
 # agent many times of what the bound says.
 RECORD_COST = 64
 LONGEST_CHARACTER = 4
+TAIL_PIECE = 8 * KIB
 
 
 @frozen
@@ -83,6 +84,7 @@ class OutputLog:
         self._unread_records = 0
         self.cursor = 0
         self.next_seq = 0
+        self.last_taken = 0
 
     @property
     def unread(self) -> int:
@@ -147,6 +149,7 @@ class OutputLog:
             taken.append(record)
             self.cursor += len(record.content)
             self._remember(record)
+        self.last_taken = self.cursor - first
         return Piece(first, self.cursor, tuple(taken))
 
     def acknowledge(self, seq: int) -> None:
@@ -279,22 +282,31 @@ class Tail:
 
     def __init__(self, keep: int = 256 * KIB) -> None:
         self._keep = keep
-        self._content = bytearray()
+        # Large pieces are shared with whoever else keeps them; small ones are put together, because each costs something.
+        self._pieces: deque[bytes | bytearray] = deque()
+        self._size = 0
+        self._cut = False
 
     def append(self, content: bytes) -> None:
         """Add output."""
-        self._content += content[-self._keep :]
-        if len(self._content) > 2 * self._keep:
-            del self._content[: -self._keep]
+        last = self._pieces[-1] if self._pieces else b""
+        if isinstance(last, bytearray) and len(last) + len(content) <= TAIL_PIECE:
+            last += content
+        else:
+            self._pieces.append(content if len(content) > TAIL_PIECE // 2 else bytearray(content))
+        self._size += len(content)
+        while self._size - len(self._pieces[0]) >= self._keep:
+            self._size -= len(self._pieces.popleft())
+            self._cut = True
 
     def carry(self) -> bytes:
         """Give the bytes, to be appended to another."""
-        return bytes(self._content)
+        return b"".join(self._pieces)
 
     def text(self) -> str:
         """Give it as text, starting with a whole line where there is one."""
-        content = bytes(self._content[-self._keep :])
-        if len(self._content) > self._keep:
-            start = content.find(b"\n") + 1
-            content = content[start:]
+        content = self.carry()
+        if self._cut or len(content) > self._keep:
+            content = content[-self._keep :]
+            content = content[content.find(b"\n") + 1 :]
         return content.decode("utf-8", "replace")

@@ -25,6 +25,7 @@ from sorna.gateway.call import Call, Reply, Stream, encode_json, json_reply
 from sorna.gateway.described import FLAG, TEXT, WHOLE, Described, exactly, json_content
 from sorna.gateway.events import EVENT_TYPE, SIGN_OF_LIFE
 from sorna.gateway.interfaces import Kernels
+from sorna.gateway.json_text import encode_output
 from sorna.gateway.kernels import kernel_paths
 from sorna.gateway.problems import Era, error_body
 from sorna.gateway.router import Router
@@ -172,17 +173,17 @@ class _OutputSession:
 
     async def _follow(self) -> None:
         try:
-            self._send(_description(self._reply))
+            self._send(encode_output(_description(self._reply)))
             while not self._follower.over:
                 await self._writable()
                 before = self._follower.known
                 reply = await self._follower.next(wait=SIGN_OF_LIFE)
                 if self._follower.is_news(reply, before):
-                    self._send(_description(reply))
+                    self._send(encode_output(_description(reply)))
         except CancelledError:
             return
         except SornaError as error:
-            self._send({"status": "error", "msg": error_body(error, Era.BACKEND)["title"]})
+            self._send(encode_json({"status": "error", "msg": error_body(error, Era.BACKEND)["title"]}).decode("ascii"))
         except Exception:  # noqa: BLE001 - nobody else would hear of it
             self._log.failure("reading a run's output over a WebSocket failed")
         if self._socket is not None:
@@ -193,9 +194,9 @@ class _OutputSession:
             self._change = Deferred()
             await self._change
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: str) -> None:
         if self._socket is not None:
-            self._socket.send(encode_json(message).decode("ascii"))
+            self._socket.send(message)
 
 
 def _first(call: Call) -> int:
@@ -230,4 +231,5 @@ def _description(reply: RunReply) -> dict[str, Any]:
 
 def _event(reply: RunReply) -> bytes:
     name = b"end" if reply.status is RunStatus.FINISHED else b"output"
-    return b"id: %d\nevent: %s\ndata: %s\n\n" % (reply.next_seq, name, encode_json(_description(reply)))
+    content = encode_output(_description(reply)).encode("ascii")
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (reply.next_seq, name, content)

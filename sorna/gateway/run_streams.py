@@ -19,6 +19,7 @@ from sorna.gateway import execution
 from sorna.gateway.call import Call, Reply, encode_json, read_json_object
 from sorna.gateway.described import Described
 from sorna.gateway.interfaces import Kernels
+from sorna.gateway.json_text import encode_output
 from sorna.gateway.kernels import stream_paths
 from sorna.gateway.parameters import Parameters
 from sorna.gateway.problems import Era, error_body
@@ -189,16 +190,16 @@ class RunSession:
         result = execution.result(reply)
         told = {key: result[key] for key in ("status", "console", "exitCode", "options", "files", "runId")}
         # With these two a client that loses the connection reads on elsewhere; see ``outputs``.
-        self._send({**told, "next": reply.next_seq})
+        self._send(encode_output({**told, "next": reply.next_seq}))
 
     def _say_error(self, error: SornaError) -> None:
         status = "server-restarting" if isinstance(error, Unavailable) else "error"
-        self._send({"status": status, "msg": error_body(error, Era.BACKEND)["title"]})
+        self._send(encode_json({"status": status, "msg": error_body(error, Era.BACKEND)["title"]}).decode("ascii"))
         self._close()
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: str) -> None:
         if self._socket is not None:
-            self._socket.send(encode_json(message).decode("ascii"))
+            self._socket.send(message)
 
     def _close(self, *goodbye: Any) -> None:
         if self._socket is not None:

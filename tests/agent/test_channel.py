@@ -64,6 +64,29 @@ class ChannelTests(UnitTestCase):
         self.assertEqual(FrameReader().feed(self.read()), sent)
         self.assertEqual((self.channel.buffered, self.reactor.writers), (0, set()))
 
+    def test_frames_cut_anywhere_in_chunks_that_do_not_last(self) -> None:
+        """Frames are put together from chunks that end anywhere, though what the chunks were in is used again."""
+        sent = [(number % 200, bytes([number]) * size) for number, size in enumerate((0, 1, 4, 5, 6, 30, 0, 0, 11))]
+        stream = b"".join(pack_frame(kind, payload) for kind, payload in sent)
+        for size in range(1, 20):
+            reader, received = FrameReader(), []
+            for start in range(0, len(stream), size):
+                chunk = bytearray(stream[start : start + size])
+                received += reader.feed(memoryview(chunk))
+                chunk[:] = b"?" * len(chunk)
+            self.assertEqual(received, sent)
+            self.assertEqual(reader.incomplete, b"")
+
+    def test_too_large_whose_header_is_cut(self) -> None:
+        """A frame that announces too much is found out as soon as its header is complete."""
+        header = frames.HEADER.pack(frames.MAX_PAYLOAD + 1, 1)
+        for cut in range(len(header)):
+            reader = FrameReader()
+            self.assertEqual(reader.feed(header[:cut]), [])
+            self.assertEqual(reader.incomplete, header[:cut])
+            with self.assertRaises(FrameError):
+                reader.feed(header[cut:])
+
     def test_write_buffer_is_bounded(self) -> None:
         """A peer that does not read is found out; what was taken stays whole."""
         taken = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sorna.agent.output_log import CreditWindow, OutputLog, Piece, Tail
+from sorna.agent.output_log import TAIL_PIECE, CreditWindow, OutputLog, Piece, Tail
 from sorna.agent.runners.frames import EMIT, STDERR, STDOUT
 from sorna.testing.unit import UnitTestCase
 
@@ -152,3 +152,15 @@ class TailTests(UnitTestCase):
         self.assertEqual(tail.text(), "17\n18\n19\n")
         tail.append(b"x" * 50)
         self.assertEqual(tail.text(), "x" * 10)
+
+    @given(st.lists(st.binary(min_size=1, max_size=2 * TAIL_PIECE), max_size=30), st.integers(1, 3 * TAIL_PIECE))
+    def test_is_the_end_of_everything(self, pieces: list[bytes], keep: int) -> None:
+        """Whatever the sizes of the pieces, the end of all of them is there, and not much more."""
+        tail = Tail(keep)
+        for piece in pieces:
+            tail.append(piece)
+        whole = b"".join(pieces)
+        kept = tail.carry()
+        self.assertEqual(kept, whole[len(whole) - len(kept) :])
+        self.assertGreaterEqual(len(kept), min(keep, len(whole)))
+        self.assertLess(len(kept), keep + 2 * TAIL_PIECE)

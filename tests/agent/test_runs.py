@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from attrs import evolve
 from twisted.internet.defer import CancelledError
 
 from sorna.agent import runs
@@ -73,38 +72,6 @@ class CallTests(KernelTestCase):
         self.flow()
         reply = self.reply(poll())
         self.assertEqual((reply.status, text_of(reply)), (RunStatus.FINISHED, "b"))
-
-    def test_eager_calls(self) -> None:
-        """A call that wants output as it comes is answered by the first of it, and waits when there is none."""
-        eager = evolve(query(), eager=True)
-        answer = self.execute(eager)
-        self.init.print("a")
-        self.flow()
-        self.advance(0)
-        self.assertEqual(text_of(self.successResultOf(answer)), "a")
-        answer = self.execute(evolve(poll(), eager=True))
-        self.flow()
-        self.assertNoResult(answer)
-        self.init.print("b")
-        self.flow()
-        self.advance(0)
-        self.assertEqual(self.successResultOf(answer).status, RunStatus.CONTINUED)
-
-    def test_eager_calls_of_short_runs(self) -> None:
-        """The end that comes with the output is told with it, and a call that gave way in between is not answered twice."""
-        answer = self.execute(evolve(query(), eager=True))
-        self.init.print("a")
-        self.init.finish()
-        self.flow()
-        reply = self.successResultOf(answer)
-        self.assertEqual((reply.status, text_of(reply)), (RunStatus.FINISHED, "a"))
-        answer = self.execute(evolve(query(), eager=True))
-        self.init.print("b")
-        self.flow()
-        other = self.execute(evolve(poll(), eager=True))
-        self.assertEqual(text_of(self.successResultOf(answer)), "b")
-        self.advance(0)
-        self.assertNoResult(other)
 
     def test_wait_none_waits_for_the_end(self) -> None:
         """A call of the first interface gets everything at once."""

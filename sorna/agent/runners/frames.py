@@ -164,26 +164,46 @@ class FrameReader:
         """What was fed of a frame whose end is still to come."""
         return bytes(self._buffer)
 
-    def feed(self, chunk: bytes) -> list[tuple[int, bytes]]:
-        """Take bytes as they arrive and give the frames that are complete now.
+    def feed(self, chunk: bytes | memoryview) -> list[tuple[int, bytes]]:
+        """Take bytes as they arrive and give the frames that are complete now. The chunk is not kept.
 
         :raises FrameError: a frame announces more than ``MAX_PAYLOAD`` bytes.
         """
-        buffer = self._buffer
-        buffer += chunk
-        frames = []
+        frames: list[tuple[int, bytes]] = []
+        view = memoryview(chunk)
+        if self._buffer:
+            view = self._complete_first(view, frames)
         position = 0
-        available = len(buffer)
+        available = len(view)
         while available - position >= HEADER.size:
-            length, kind = HEADER.unpack_from(buffer, position)
-            if length > MAX_PAYLOAD:
-                message = f"a frame of {length} bytes"
-                raise FrameError(message)
+            length, kind = self._header(view, position)
             end = position + HEADER.size + length
             if end > available:
                 break
-            frames.append((kind, bytes(buffer[position + HEADER.size : end])))
+            frames.append((kind, bytes(view[position + HEADER.size : end])))
             position = end
-        if position:
-            del buffer[:position]
+        self._buffer += view[position:]
         return frames
+
+    def _complete_first(self, view: memoryview, frames: list[tuple[int, bytes]]) -> memoryview:
+        """Add to the frame whose beginning is kept what belongs to it, and give the rest."""
+        buffer = self._buffer
+        missing = max(HEADER.size - len(buffer), 0)
+        buffer += view[:missing]
+        if len(buffer) < HEADER.size:
+            return view[missing:]
+        length, kind = self._header(buffer, 0)
+        end = missing + HEADER.size + length - len(buffer)
+        buffer += view[missing:end]
+        if len(buffer) == HEADER.size + length:
+            frames.append((kind, bytes(memoryview(buffer)[HEADER.size :])))
+            self._buffer = bytearray()
+        return view[end:]
+
+    @staticmethod
+    def _header(content: bytearray | memoryview, position: int) -> tuple[int, int]:
+        length, kind = HEADER.unpack_from(content, position)
+        if length > MAX_PAYLOAD:
+            message = f"a frame of {length} bytes"
+            raise FrameError(message)
+        return length, kind

@@ -22,7 +22,7 @@ Note [Batches]
 A program that prints line by line would be read line by line, and every line would cost a frame on its way to the client,
 and the program a change of processes. So after a small chunk that came within ``PAUSE`` seconds of the one before it, the
 pipes are left alone for as long: the first line goes out at once, and then there is a batch every few milliseconds. Items do not
-wait for that.
+wait for that. A chunk that is small because there was no more credit says nothing of the program.
 """
 
 import fcntl
@@ -200,16 +200,16 @@ class Pump:
 
     def _readable(self, stream: _Stream, _events: int) -> None:
         if not self._items:
-            before = stream.taken
+            before, little = stream.taken, min(SMALL, self._credit)
             if self._move(stream):
-                self._rest_after(stream.taken - before)
+                self._rest_after(stream.taken - before < little)
         self._advance()
         self._adjust()
 
-    def _rest_after(self, size: int) -> None:
+    def _rest_after(self, little: bool) -> None:
         """Leave the pipes alone for a moment when little comes at a time; see Note [Batches]."""
         now = time.monotonic()
-        if size < SMALL and now - self._read_at < PAUSE and not self._paused:
+        if little and now - self._read_at < PAUSE and not self._paused:
             self._paused = True
             self._poller.later(PAUSE, self._go_on)
         self._read_at = now

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 
 from sorna.agent.runners import frames
-from sorna.agent.runners.pump import incomplete_tail
+from sorna.agent.runners.poller import Poller
+from sorna.agent.runners.pump import Pump, incomplete_tail
 from sorna.testing.unit import UnitTestCase
 from tests.agent.runners.driver import KernelTestCase
 
@@ -21,6 +23,33 @@ class IncompleteTailTests(UnitTestCase):
             self.assertEqual(incomplete_tail(b"abc" + encoded), 0)
         for broken in (b"\xff", b"\x80\x80\x80", b"\xc0", b"", b"a", b"\xf5"):
             self.assertEqual(incomplete_tail(broken), 0)
+
+
+class Sent:
+    """A link that is never congested."""
+
+    congested = False
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    def send(self, kind: int, payload: bytes) -> None:
+        self.size += len(payload)
+
+
+class PumpTests(UnitTestCase):
+    def test_little_credit_is_not_little_output(self) -> None:
+        """A chunk that is small because of the credit is no reason to leave the pipes alone for a moment."""
+        poller = Poller()
+        pump = Pump(poller)
+        link = Sent()
+        pump.attach(link)
+        os.write(pump.write_ends[0], b"x" * 50_000)
+        for turn in range(1, 4):
+            pump.add_credit(1000)
+            poller.once()
+            self.assertEqual(link.size, 1000 * turn)
+        pump.discard()
 
 
 class OrderTests(KernelTestCase):
