@@ -30,6 +30,11 @@ from sorna.agent.runners.repl_link import to_json
 _ROUNDS = 24
 _LANGUAGE = Language("python3", repl=True, source="", query="", build="", exec="")
 _CODE = "1+1", "print(1)", "x = 1\nx"
+# What people begin with in libraries, where those were imported.
+_LIBRARIES = {
+    "numpy": "import numpy as np\nx = np.arange(6.0).reshape(2, 3)\nprint(x.sum(), x.mean(axis=0), x[0, 1] * 2, np.zeros(3).dtype)",
+    "pandas": "import pandas as pd\ns = pd.Series([1, 2, 3])\nprint(len(s), s.sum(), pd.DataFrame({'a': [1], 'b': [2.0]}))",
+}
 _NOBODY = 1 << 23  # no process has such a number
 
 
@@ -86,7 +91,7 @@ def _go_through() -> None:
     init.turn()  # hears of it, and rehearses
     _play(init, repl, 2)
     tell(frames.ASSIGN, {"environ": {"LANG": "C.UTF-8"}})
-    for code in _CODE:
+    for code in (*_CODE, *(code for name, code in _LIBRARIES.items() if name in sys.modules)):
         tell(frames.RUN, {"run": "0" * 32, "mode": "query", "code": code})
         _play(init, repl, 1)
     agent.close()
