@@ -386,12 +386,11 @@ class Kernel:
         self._output_left = self.limits.output_size
         self._discarding = False
         self._verdict = None
-        more = {"clean": request.clean, "build": request.build, "exec": request.exec, "build_log": request.build_log}
-        frame: dict[str, Any] = {"run": run.wire_id, "mode": request.mode.value, "code": request.code}
-        frame.update((name, value) for name, value in more.items() if value)
-        if request.unattended:
-            frame["unattended"] = True
-        self._send(frames.RUN, to_json(frame))
+        frame = {
+            "run": run.wire_id, "mode": request.mode.value, "code": request.code, "clean": request.clean,
+            "build": request.build, "exec": request.exec, "build_log": request.build_log, "unattended": request.unattended,
+        }  # fmt: skip
+        self._send(frames.RUN, to_json({name: value for name, value in frame.items() if value}))
         if self.limits.execution_timeout > 0:
             self._budget = self._new_budget(self.limits.execution_timeout)
             self._budget.go()

@@ -48,7 +48,6 @@ class CallTests(KernelTestCase):
                 {
                     "run": "1",
                     "mode": "batch",
-                    "code": "",
                     "clean": "rm x",
                     "build": "make",
                     "exec": "./x",

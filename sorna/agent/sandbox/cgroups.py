@@ -27,7 +27,7 @@ ROOM = "sorna"
 _LEAF = "sorna-agent"
 _CPU_PERIOD = 100_000  # microseconds
 _RIVALS = 4  # how often others may remove what is made at the same time: the two zygotes of a killed agent, and agents
-_PIECE = 64 * 1024
+PIECE = 64 * 1024
 
 
 class Hierarchy(NamedTuple):
@@ -44,18 +44,6 @@ class Ceilings(NamedTuple):
     memory: int
     cpu_cores: float
     processes: int
-
-
-class Counters(NamedTuple):
-    """What a group has used and run into; -1 where no controller counts it."""
-
-    cpu_ms: float = -1
-    memory: int = -1
-    memory_most: int = -1
-    io_read: int = -1
-    io_write: int = -1
-    out_of_memory: int = -1
-    processes_refused: int = -1
 
 
 def _unescape(path: str) -> str:
@@ -103,13 +91,14 @@ def _own_directory(top: str, root: str, place: str) -> str:
     return top if relative.startswith("..") or relative == "." else os.path.join(top, relative)
 
 
-def _read(path: str) -> str:
+def read_text(path: str) -> str:
+    """Read a small file whole. :raises OSError: it is gone."""
     # A file object would take three times as long.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        pieces = [os.read(descriptor, _PIECE)]
+        pieces = [os.read(descriptor, PIECE)]
         while pieces[-1]:
-            pieces.append(os.read(descriptor, _PIECE))
+            pieces.append(os.read(descriptor, PIECE))
     finally:
         os.close(descriptor)
     return b"".join(pieces).decode("ascii")
@@ -133,7 +122,7 @@ def _only_ours(pids: Iterable[int]) -> bool:
         ancestor = pid
         while ancestor not in (os.getpid(), 0, 1):
             try:
-                ancestor = int(_read(f"/proc/{ancestor}/stat").rpartition(")")[2].split()[1])
+                ancestor = int(read_text(f"/proc/{ancestor}/stat").rpartition(")")[2].split()[1])
             except (OSError, UnicodeDecodeError):
                 break
         if ancestor != os.getpid():
@@ -146,7 +135,7 @@ def _make_room(directory: str, controllers: Sequence[str]) -> None:
     try:
         _enable(directory, controllers)
     except OSError as error:
-        pids = [int(pid) for pid in _read(f"{directory}/cgroup.procs").split()]
+        pids = [int(pid) for pid in read_text(f"{directory}/cgroup.procs").split()]
         if error.errno != errno.EBUSY or not _only_ours(pids):
             raise
         os.makedirs(f"{directory}/{_LEAF}", exist_ok=True)
@@ -177,7 +166,7 @@ def _prepare_unified(mounted: Mounted, agent: str) -> Hierarchy | None:
         own = os.path.dirname(own)
     for base in dict.fromkeys((own, mounted.top)):
         with contextlib.suppress(OSError):
-            offered = _read(f"{base}/cgroup.controllers").split()
+            offered = read_text(f"{base}/cgroup.controllers").split()
             controllers = tuple(name for name in (*WANTED, "io") if name in offered)
             if not controllers:
                 continue
@@ -206,8 +195,8 @@ def prepare(
     :param kept: kernels that live on, whose groups are no remains.
     """
     with contextlib.suppress(OSError):
-        mountinfo = _read("/proc/self/mountinfo") if mountinfo is None else mountinfo
-        membership = _read("/proc/self/cgroup") if membership is None else membership
+        mountinfo = read_text("/proc/self/mountinfo") if mountinfo is None else mountinfo
+        membership = read_text("/proc/self/cgroup") if membership is None else membership
     trees: list[Hierarchy] = []
     for mounted in parse_mounts(mountinfo or "", membership or ""):
         tree = _prepare_legacy(mounted, agent) if mounted.version == 1 else _prepare_unified(mounted, agent)
@@ -256,7 +245,7 @@ def leave(trees: Sequence[Hierarchy]) -> None:
         base = os.path.dirname(room)
         if tree.version == 2 and os.path.isdir(f"{base}/{_LEAF}") and not os.path.isdir(room):
             with contextlib.suppress(OSError):
-                pids = _read(f"{base}/{_LEAF}/cgroup.procs").split()
+                pids = read_text(f"{base}/{_LEAF}/cgroup.procs").split()
                 if not _only_ours(map(int, pids)):
                     continue
                 _write(f"{base}/cgroup.subtree_control", " ".join(f"-{name}" for name in tree.controllers))
@@ -358,133 +347,6 @@ def adjust(trees: Iterable[Hierarchy], name: str, ceilings: Ceilings) -> None:
                     raise
 
 
-def _number(path: str) -> int:
-    try:
-        return int(_read(path))
-    except (OSError, ValueError):
-        return -1
-
-
-def _entry(path: str, key: str) -> int:
-    """Read one line of a file of names and numbers."""
-    try:
-        return _entry_of(_read(path), key)
-    except (OSError, ValueError):
-        return -1
-
-
-def _entry_of(text: str, key: str) -> int:
-    for line in text.splitlines():
-        name, _, value = line.partition(" ")
-        if name == key:
-            return int(value)
-    return -1
-
-
-def _io(path: str) -> tuple[int, int]:
-    try:
-        text = _read(path)
-    except OSError:
-        return -1, -1
-    totals = {"rbytes": 0, "wbytes": 0}
-    for key, value in re.findall(r"(rbytes|wbytes)=(\d+)", text):
-        totals[key] += int(value)
-    return totals["rbytes"], totals["wbytes"]
-
-
-def read(trees: Iterable[Hierarchy], name: str, *, hits: bool = True) -> Counters:
-    """Read a kernel's counters; takes some tens of microseconds and never raises.
-
-    :param hits: whether to read, too, how often limits were hit.
-    """
-    counters = Counters()
-    for tree in trees:
-        group = f"{tree.directory}/{name}"
-        if tree.version == 1:
-            counters = _read_legacy(tree.controllers, group, counters)
-        else:
-            counters = _read_unified(tree.controllers, group, counters)
-    if hits:
-        out_of_memory, refused = hit_counters(trees, name)
-        counters = counters._replace(out_of_memory=out_of_memory.read(), processes_refused=refused.read())
-        out_of_memory.close()
-        refused.close()
-    return counters
-
-
-class Counter:
-    """One number that Linux counts for a kernel and that is read at every run's end, -1 where it is not counted.
-
-    The file is kept open, because to open it takes ten times as long as to read it.
-    """
-
-    def __init__(self, path: str | None, key: str) -> None:
-        self._path = path
-        self._key = key
-        self._descriptor = -1
-        self._text = b""
-        self._value = -1
-
-    def read(self) -> int:
-        """Read it; never raises."""
-        if self._path is None:
-            return -1
-        try:
-            if self._descriptor < 0:
-                self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-            text = os.pread(self._descriptor, _PIECE, 0)
-            if text != self._text:
-                self._text, self._value = text, _entry_of(text.decode("ascii"), self._key)
-        except (OSError, ValueError):
-            return -1
-        return self._value
-
-    def close(self) -> None:
-        """Read no more."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._path, self._descriptor = None, -1
-
-
-def hit_counters(trees: Iterable[Hierarchy], name: str) -> tuple[Counter, Counter]:
-    """Give the counters of how often memory ran out and a process was refused."""
-    out_of_memory = refused = None
-    for tree in trees:
-        group = f"{tree.directory}/{name}"
-        if "memory" in tree.controllers:
-            out_of_memory = f"{group}/memory.oom_control" if tree.version == 1 else f"{group}/memory.events"
-        if "pids" in tree.controllers:
-            refused = f"{group}/pids.events"
-    return Counter(out_of_memory, "oom_kill"), Counter(refused, "max")
-
-
-def _read_legacy(controllers: Sequence[str], group: str, counters: Counters) -> Counters:
-    if "cpuacct" in controllers:
-        used = _number(f"{group}/cpuacct.usage")
-        counters = counters._replace(cpu_ms=used / 1e6 if used >= 0 else -1)
-    if "memory" in controllers:
-        counters = counters._replace(
-            memory=_number(f"{group}/memory.usage_in_bytes"),
-            memory_most=_number(f"{group}/memory.max_usage_in_bytes"),
-        )
-    return counters
-
-
-def _read_unified(controllers: Sequence[str], group: str, counters: Counters) -> Counters:
-    if "cpu" in controllers:
-        used = _entry(f"{group}/cpu.stat", "usage_usec")
-        counters = counters._replace(cpu_ms=used / 1e3 if used >= 0 else -1)
-    if "memory" in controllers:
-        counters = counters._replace(
-            memory=_number(f"{group}/memory.current"),
-            memory_most=_number(f"{group}/memory.peak"),
-        )
-    if "io" in controllers:
-        read_bytes, write_bytes = _io(f"{group}/io.stat")
-        counters = counters._replace(io_read=read_bytes, io_write=write_bytes)
-    return counters
-
-
 def remove(trees: Iterable[Hierarchy], name: str) -> bool:
     """Remove a kernel's groups whose processes are gone; False when one is still busy. Harmless when they are gone."""
     done = True
@@ -502,7 +364,7 @@ def kill_members(trees: Iterable[Hierarchy], name: str) -> None:
     """Send SIGKILL to every process in a kernel's groups."""
     for tree in trees:
         with contextlib.suppress(OSError):
-            for pid in _read(f"{tree.directory}/{name}/cgroup.procs").split():
+            for pid in read_text(f"{tree.directory}/{name}/cgroup.procs").split():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
 

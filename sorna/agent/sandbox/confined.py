@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from sorna.agent.interfaces import KernelExit, LimitHits
-from sorna.agent.sandbox import cgroups, wire
+from sorna.agent.sandbox import cgroups, counting, wire
 from sorna.errors import AgentFailed
 from sorna.model.kernel import Usage
 from sorna.model.limits import Limits
@@ -66,7 +66,7 @@ class ConfinedProcess:
         self.exited: Deferred[KernelExit] = Deferred()
         self.started: Deferred[None] = Deferred(lambda _deferred: self.kill())
         self._trees = trees
-        self._hits = cgroups.hit_counters(trees, kernel_id)
+        self._hits = counting.hit_counters(trees, kernel_id)
         self._ending = ending
         self._network = network
         self.own_network = network == 0
@@ -133,7 +133,7 @@ class ConfinedProcess:
         """Read the kernel's counters now; zeros and -1 once it is gone."""
         if self._ended:
             return Usage()
-        counters = cgroups.read(self._trees, self.kernel_id, hits=False)
+        counters = counting.read(self._trees, self.kernel_id, hits=False)
         cpu_ms = counters.cpu_ms if counters.cpu_ms >= 0 else _cpu_of_process(self.pid)
         return self._as_usage(counters, cpu_ms)
 
@@ -144,7 +144,7 @@ class ConfinedProcess:
         out_of_memory, processes = self._hits
         return LimitHits(out_of_memory.read(), processes.read())
 
-    def _as_usage(self, counters: cgroups.Counters, cpu_ms: float) -> Usage:
+    def _as_usage(self, counters: counting.Counters, cpu_ms: float) -> Usage:
         scratch = -1
         if self._scratch >= 0:
             with contextlib.suppress(OSError):
@@ -188,13 +188,13 @@ class ConfinedProcess:
 
     def has_exited(self, body: Mapping[str, Any]) -> None:
         """Take the zygote's word that everything is gone."""
-        self._finish(int(body["status"]), cgroups.Counters(*body["counters"]), float(body["cpu_ms"]))
+        self._finish(int(body["status"]), counting.Counters(*body["counters"]), float(body["cpu_ms"]))
 
     def is_lost(self) -> None:
         """Conclude, for a kernel whose zygote died, that everything is gone; nobody has read its status."""
-        self._finish(-int(signal.SIGKILL), cgroups.Counters(), 0.0)
+        self._finish(-int(signal.SIGKILL), counting.Counters(), 0.0)
 
-    def _finish(self, status: int, counters: cgroups.Counters, cpu_ms: float) -> None:
+    def _finish(self, status: int, counters: counting.Counters, cpu_ms: float) -> None:
         if self._ended:
             return
         usage = self._as_usage(counters, cpu_ms)

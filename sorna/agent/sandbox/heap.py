@@ -13,15 +13,22 @@ executed, and what the loader has written may not be written again. With a hundr
 of. Parts that are neighbours in the file become one mapping when they are protected alike, so constants get the protection of the
 code before or behind them, and what the loader has written that of the variables behind it. What these two protections keep from
 an attacker, code of the user's own choice that runs in this memory has anyway.
+
+Note [One heap]: CPython takes memory for small objects from Linux a megabyte at a time, and each lands between the libraries that are
+loaded meanwhile: too small for a huge page, so that a clone copies thousands of entries of page tables one by one. From the C
+library's heap they come one behind the other. Its own thresholds are set to what it would have made of them itself in a program that
+uses large arrays: it would otherwise give each such piece a mapping of its own.
 """
 
+import ctypes
 import gc
 import mmap
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from sorna.agent.sandbox import namespaces as ns
@@ -32,6 +39,47 @@ _BYTES_HEAD = sys.getsizeof(b"")
 # What the two smallest sizes of blocks hold, which are too small for bytes.
 _SMALL: dict[int, Callable[[], object]] = {16: object, 32: lambda: float(len(_fillers))}
 _fillers: list[object] = []
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGEST_IN_HEAP = 32 << 20
+_RAW = 0  # PYMEM_DOMAIN_RAW
+
+
+class _Allocator(ctypes.Structure):
+    """``PyMemAllocatorEx``."""
+
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("context", "malloc", "calloc", "realloc", "free"))
+
+
+class _ArenaAllocator(ctypes.Structure):
+    """``PyObjectArenaAllocator``, whose functions are called like the first and the last one of the other."""
+
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("context", "alloc", "free"))
+
+
+@contextmanager
+def gathered() -> Iterator[None]:
+    """Let memory for objects come from one heap while this lasts; see Note [One heap]. Where that cannot be, nothing happens.
+
+    Afterwards it is as before. What came from the heap stays there: Linux refuses to take it back as the mapping that it is not.
+    """
+    try:
+        adjust = ctypes.CDLL(None).mallopt
+        raw_of, arena_of = ctypes.pythonapi.PyMem_GetAllocator, ctypes.pythonapi.PyObject_GetArenaAllocator
+        use = ctypes.pythonapi.PyObject_SetArenaAllocator
+    except AttributeError:
+        yield
+        return
+    raw, before = _Allocator(), _ArenaAllocator()
+    raw_of(_RAW, ctypes.byref(raw))
+    arena_of(ctypes.byref(before))
+    if adjust(_M_MMAP_THRESHOLD, _LARGEST_IN_HEAP) and adjust(_M_TRIM_THRESHOLD, 2 * _LARGEST_IN_HEAP):
+        use(ctypes.byref(_ArenaAllocator(raw.context, raw.malloc, raw.free)))
+    try:
+        yield
+    finally:
+        use(ctypes.byref(before))
 
 
 def settle() -> None:

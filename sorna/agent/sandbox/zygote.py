@@ -29,7 +29,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
-from sorna.agent.sandbox import cgroups, confinement, credentials, heap, keeper, rootfs, seccomp, wire
+from sorna.agent.sandbox import cgroups, confinement, counting, credentials, heap, keeper, rootfs, seccomp, wire
 from sorna.agent.sandbox import namespaces as ns
 from sorna.agent.sandbox.template import Template
 
@@ -135,7 +135,8 @@ class Zygote:
         except (ImportError, AttributeError) as error:
             raise Refused(f"the runner cannot be loaded: {type(error).__name__}: {error}") from error
         sys.path.remove(sys.argv[-1])
-        notes = preload(tuple(configuration.preload))
+        with heap.gathered():
+            notes = preload(tuple(configuration.preload))
         shutil.rmtree(configuration.home, ignore_errors=True)
         wait_for_one_thread()
         if configuration.tier == wire.NAMESPACES:
@@ -277,7 +278,7 @@ class Zygote:
     def _stillborn(self, request: wire.Request, step: str, error: OSError) -> None:
         cgroups.remove(self._trees, request.kernel_id)
         confinement.report_failure(self._control, request.id, step, error)
-        self._tell("exited", {"id": request.id, "status": -1, "cpu_ms": 0.0, "counters": cgroups.Counters()})
+        self._tell("exited", {"id": request.id, "status": -1, "cpu_ms": 0.0, "counters": counting.Counters()})
 
     def _reap(self, pidfd: int) -> None:
         child = self._children.pop(pidfd)
@@ -286,7 +287,7 @@ class Zygote:
         os.close(pidfd)
         if self._keeper is not None:
             keeper.end_children({other.pid for other in self._children.values()})
-        counters = cgroups.read(self._trees, child.kernel_id)
+        counters = counting.read(self._trees, child.kernel_id)
         cpu_ms = counters.cpu_ms if counters.cpu_ms >= 0 else (used.ru_utime + used.ru_stime) * 1000
         body = {
             "id": child.id,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
+from unittest import SkipTest
 
 from sorna.testing.unit import UnitTestCase
 
@@ -33,6 +35,23 @@ assert sqlite3.connect(":memory:").execute("select 6 * 7").fetchone() == (42,)
 assert ssl.create_default_context().check_hostname
 print(len(before), len(after), any("w" in one and "x" in one for one in after))
 """
+_GATHER = """
+def places():
+    return [line.split()[0].split("-") for line in open("/proc/self/maps") if line.rstrip().endswith("[heap]")]
+def inside(objects):
+    heaps = [(int(first, 16), int(end, 16)) for first, end in places()]
+    return sum(any(first <= id(one) < end for first, end in heaps) for one in objects) / len(objects)
+before = [(number,) for number in range(200000)]
+print(inside(before) < 0.5)
+with heap.gathered():
+    after = [(number,) for number in range(200000)]
+print(inside(after[50000:]) > 0.9, sum(number for (number,) in after) == 19999900000)
+for _time in range(5):
+    del before, after
+    before = [(number,) for number in range(400000)]
+    after = [str(number) for number in range(400000)]
+print(len(set(after)) == len(before))
+"""
 
 
 def _printed(program: str) -> list[str]:
@@ -49,6 +68,12 @@ class HeapTests(UnitTestCase):
         self.assertGreater(int(before), 5000)
         self.assertLess(int(after), int(before) // 5)
         self.assertEqual(frozen, "True")
+
+    def test_objects_lie_in_one_heap(self) -> None:
+        """What is made afterwards lies in the C library's heap, and what was made before can still be freed."""
+        if platform.libc_ver()[0] != "glibc":
+            raise SkipTest("only glibc's allocator can be told to keep large pieces in its heap")
+        self.assertEqual(_printed(_GATHER), ["True"] * 4)
 
     def test_libraries_are_fewer_mappings(self) -> None:
         """Parts of a library become one, none becomes writable code, and libraries work as before."""

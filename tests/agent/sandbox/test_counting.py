@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sorna.agent.sandbox.cgroups import Counter, Hierarchy, hit_counters
+from sorna.agent.sandbox.cgroups import Hierarchy
+from sorna.agent.sandbox.counting import Counter, hit_counters
 from sorna.testing.unit import UnitTestCase
 
 
