@@ -20,6 +20,8 @@ from bench.wire import TEXT
 
 KERNELS = 50
 IDLE_KERNELS, IDLE_SOCKETS, IDLE_SECONDS = 500, 1000, 20.0
+# Until shells have started and the agent has made again, or let go, what it keeps ready.
+SETTLED = 15.0
 CHURN_PATIENCE = 120.0
 WARM_UP = 300
 #: MiB by which a manager may have grown and still be called flat.
@@ -79,7 +81,7 @@ def idle(session: Session, settings: Settings) -> list[Row]:
             stack.enter_context(contextlib.closing(WebSocket(session.endpoint, session.signer.handshake(path))))
             for path, _ in zip(paths, range(most), strict=False)
         ]
-        _idle(sockets, 5.0)  # shells start, and what was made in advance is let go
+        _idle(sockets, SETTLED)
         processes = len(descendants(session.server.pid))
         before = session.used()
         began = time.perf_counter()
