@@ -36,7 +36,7 @@ _LINE_BUFFERING = ("/usr/libexec/coreutils/libstdbuf.so", "/usr/lib/coreutils/li
 def base_environ(work: str, repl: bool) -> dict[str, str]:
     """Give what every program of the kernel finds in its environment, before what the client configured."""
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    own = str(Path(sys.executable).parent) if sys.executable else ""
+    own = sys.executable.rpartition("/")[0]
     if repl and own and own not in path.split(":"):
         path = f"{own}:{path}"
     libraries = os.environ.get("LD_LIBRARY_PATH")  # without it such an interpreter starts no script of its own kind

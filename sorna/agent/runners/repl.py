@@ -41,6 +41,7 @@ from sorna.agent.runners.repl_link import (
     Order,
     Typing,
     Wire,
+    from_json,
     to_json,
 )
 from sorna.agent.runners.streams import Outlet
@@ -115,7 +116,7 @@ class Repl:
         elif kind == COMPLETE:
             control.send(COMPLETED, to_json(self._complete(json.loads(payload))))
         elif kind == ENVIRON:
-            os.environ.update(json.loads(payload))
+            os.environ.update(from_json(payload))
             time.tzset()
 
     def _done(self, outcome: dict[str, Any]) -> None:

@@ -37,6 +37,10 @@ from sorna.agent.sandbox.cgroups import Hierarchy
 MAX_PACKET = 128 * 1024
 _MAX_DESCRIPTORS = 32
 
+# As plain numbers: their own class takes longer for a combination than the calls that want it.
+_NOW = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+_CUT = int(socket.MSG_TRUNC | socket.MSG_CTRUNC)
+
 NAMESPACES = "namespaces"
 NONE = "none"
 
@@ -132,12 +136,12 @@ def receive(sock: socket.socket) -> tuple[bytes, list[int]]:
     :raises WireError: it was larger than a packet may be.
     """
     room = socket.CMSG_SPACE(_MAX_DESCRIPTORS * 4)
-    packet, ancillary, flags, _address = sock.recvmsg(MAX_PACKET, room, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+    packet, ancillary, flags, _address = sock.recvmsg(MAX_PACKET, room, _NOW)
     received = array.array("i")
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             received.frombytes(content[: len(content) - len(content) % received.itemsize])
-    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+    if flags & _CUT:
         close_all(received)
         raise WireError("a packet that does not fit")
     return packet, list(received)
