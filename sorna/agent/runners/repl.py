@@ -20,7 +20,7 @@ import sys
 import time
 import types
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from sorna.agent.runners import tracebacks
 from sorna.agent.runners.completion import completions, text_before_cursor
@@ -140,8 +140,17 @@ class Repl:
         self._outlet.install()
         self._keyboard.install()
         self._display.install()
+        os._exit = self._shown_before(os._exit)  # type: ignore[assignment]  # it has another name for its argument
         os.register_at_fork(after_in_child=self._in_forked_child)
         gc.freeze()
+
+    def _shown_before(self, leave: Callable[[int], NoReturn]) -> Callable[[int], NoReturn]:
+        @functools.wraps(leave)
+        def leave_later(status: int) -> NoReturn:
+            self._outlet.end_hurry()
+            leave(status)
+
+        return leave_later
 
     def _in_forked_child(self) -> None:
         for wire in self._wires:

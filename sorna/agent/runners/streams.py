@@ -25,8 +25,8 @@ question for input and a figure do. When little came between two looks, lines ar
 
 Pieces are put into one queue by whichever thread prints, and taken out under the lock alone, so that nothing overtakes. (The
 collecting that Python's own text streams can do loses that with several threads, and with a signal's handler that prints, up to
-3.12.3, its memory.) What only somebody else could see is as with every Python: a program that ends itself without a word
-(``os._exit``) loses what is collected, and what it writes to the descriptor itself overtakes that.
+3.12.3, its memory.) ``os._exit`` sends what is collected. What nobody here can see coming is as with every Python: an interpreter that
+crashes or is killed in a hurry loses it, and what a program writes to the descriptor itself overtakes it.
 """
 
 import io
@@ -245,6 +245,13 @@ class Outlet:
         os.register_at_fork(
             before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._in_forked_child
         )
+
+    def end_hurry(self) -> None:
+        """Send what is collected, for a process that ends now."""
+        if not self._forked and self._lock.acquire(timeout=1.0):
+            with suppress(OSError):
+                self._stop_collecting()
+            self._lock.release()
 
     def mend(self) -> None:
         """Before a run: open again what the last one closed."""

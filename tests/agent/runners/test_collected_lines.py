@@ -169,6 +169,14 @@ class AbuseTests(KernelTestCase):
             kernel.run(f"kept, sys.stdout = sys.stdout, sys.__stdout__\n{HURRY}" if "Wrapper" in code else HURRY)
             self.assertEqual(kernel.texts(), [["stdout", NUMBERS]], code)
 
+    def test_end_without_a_word(self) -> None:
+        """A program that ends itself at once has shown what it printed; a fork that does so shows nothing twice."""
+        kernel = self.kernel()
+        kernel.run(f"import os\n{HURRY}\nif os.fork() == 0: os._exit(0)\nx = os.wait()")
+        self.assertEqual(kernel.stream("stdout"), NUMBERS)
+        result = kernel.run(f"import os\n{HURRY}\nos._exit(3)")
+        self.assertEqual((kernel.stream("stdout"), result["exit_code"]), (NUMBERS, 3))
+
     def test_fork_by_a_handler(self) -> None:
         """A child that a signal's handler forks while lines are collected sends nothing of its parent's."""
         kernel = self.kernel(window=50_000)
