@@ -160,7 +160,7 @@ class Sessions(RuleBasedStateMachine):
                 self.pending.append((deferred, outcome))
                 self.collect()
         assert dict(self.read) == {k: v for k, v in self.printed.items() if v}, (self.read, self.printed)
-        queued = [frame["code"] for frame in self.init.sent(frames.RUN) if frame["mode"] == "query" and frame["code"]]
+        queued = [frame["code"] for frame in self.init.sent(frames.RUN) if frame["mode"] == "query" and "code" in frame]
         assert len(queued) == len(set(queued)), "code ran twice"
         self.init.exit(-9)
         self.kernel.runs.forget()

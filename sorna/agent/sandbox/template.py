@@ -77,12 +77,15 @@ class Template:
         pieces = (content[at : at + _ANSWER] for at in range(0, len(content), _ANSWER))
         return [int.from_bytes(piece, "little", signed=True) for piece in pieces]
 
-    def stop(self) -> None:
-        """End the process when it has done what was ordered, or after a while; ``outcomes`` still tells of that."""
+    def stop(self, *, idle: bool = False) -> None:
+        """End the process when it has done what was ordered, or after a while; ``outcomes`` still tells of that.
+
+        :param idle: everything that was ordered is done, so that it may end at once.
+        """
         os.close(self._bell)
         waiting = select.poll()
         waiting.register(self.pidfd, select.POLLIN)
-        if not waiting.poll(_END_PATIENCE_MS):
+        if idle or not waiting.poll(_END_PATIENCE_MS):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)

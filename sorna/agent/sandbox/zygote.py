@@ -173,10 +173,14 @@ class Zygote:
         ordinary = None if configuration.identities else (os.geteuid(), os.getegid())
         notes = [f"{path} does not exist and kernels will not see it" for path in plan.missing]
         if ordinary is None:
+            # Away from home it could not clear up; see Note [Death].
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             try:
                 self._workshop = confinement.Workshop(plan)
             except OSError as error:
                 notes.append(f"kernels take longer to make than they could: {error}")
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         self._surroundings = confinement.Surroundings(
             self._control, self._own, self._trees, plan, program, ordinary, entry
         )
@@ -317,7 +321,7 @@ class Zygote:
         """Kill every kernel and wait until nothing of them is left; see Note [Death]."""
         ending = signal.SIGKILL if self._keeper is None else signal.SIGTERM
         if self._template is not None:
-            self._template.stop()
+            self._template.stop(idle=not self._ordered)
             self._take_outcomes()
         for pidfd in self._children:
             with contextlib.suppress(ProcessLookupError):
