@@ -10,11 +10,12 @@ from sorna.testing.unit import UnitTestCase
 
 _PROJECT = str(Path(__file__).resolve().parents[3])
 _PROGRAM = """
-import builtins, os, signal, sys, threading
+import builtins, ctypes, os, signal, sys, threading
 sys.path.insert(0, sys.argv[1])
 from sorna.agent.runners.exercise import exercise
 
 builtins._ = "kept"
+reaper = ctypes.c_int(-1)
 
 def state():
     return {
@@ -29,7 +30,8 @@ def state():
         "threads": threading.active_count(),
         "wakeup": signal.set_wakeup_fd(-1),
         "children": open(f"/proc/self/task/{os.getpid()}/children").read(),
-        "dumpable": os.stat("/proc/self/mem").st_uid == os.geteuid(),
+        "dumpable": ctypes.CDLL(None).prctl(3),
+        "reaper": (ctypes.CDLL(None).prctl(37, ctypes.byref(reaper)), reaper.value),
     }
 
 before = state()
