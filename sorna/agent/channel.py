@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IReactorFDSet, IReadWriteDescriptor
@@ -44,8 +45,16 @@ class FrameSender(Protocol):
         """Send one frame. :raises WriteBufferFull: the peer does not read."""
         ...
 
+    def hand(self, kind: int, payload: bytes, descriptor: int) -> bool:
+        """Send one small frame with a copy of a descriptor; False when the peer does not take it right now."""
+        ...
+
     def drain(self) -> None:
         """Read what is still there."""
+        ...
+
+    def end(self) -> None:
+        """Let the peer write no more, read what it has written, and close."""
         ...
 
     def carry(self) -> Mapping[str, Any]:
@@ -107,6 +116,29 @@ class Channel:
     def close(self) -> None:
         """Close at once; the receiver hears of it, unless it has already."""
         self._finish(None)
+
+    def hand(self, kind: int, payload: bytes, descriptor: int) -> bool:
+        """Send one small frame with a copy of a descriptor; False when the peer does not take it right now."""
+        if self.closed or self._outgoing:
+            return False
+        frame = HEADER.pack(len(payload), kind) + payload
+        try:
+            sent = socket.send_fds(self._socket, [frame], [descriptor])
+        except OSError:
+            return False
+        if sent < len(frame):  # the descriptor went with the first bytes
+            self._outgoing.append(memoryview(frame)[sent:])
+            self.buffered += len(frame) - sent
+            self._want_to_write(True)
+        return True
+
+    def end(self) -> None:
+        """Let the peer write no more, read what it has written, and close."""
+        if not self.closed:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RD)
+            self.drain()
+            self.close()
 
     def drain(self) -> None:
         """Read what is still in the socket, up to its end if that is there already."""

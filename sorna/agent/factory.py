@@ -16,7 +16,8 @@ from twisted.logger import Logger
 
 from sorna.agent.detection import DetectedRuntime
 from sorna.agent.interfaces import ConfinedKernel, Sandbox, SandboxSpec
-from sorna.agent.kernel import Kernel, OnEnded, OpenChannel
+from sorna.agent.kernel import Kernel, OnEnded
+from sorna.agent.lane import OpenChannel
 from sorna.errors import AgentFailed, AgentRefused, SornaError
 from sorna.model.folder import Mount
 from sorna.model.kernel import new_kernel_id, short_id

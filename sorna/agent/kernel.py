@@ -12,7 +12,6 @@ owner told. So a call that waits on a run is answered with all its output, and w
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,13 +21,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from sorna.agent import completions, verdicts
-from sorna.agent.channel import FrameReceiver, FrameSender, WriteBufferFull
-from sorna.agent.deadlines import Budget, IdleWatch, cancel
+from sorna.agent.channel import WriteBufferFull
+from sorna.agent.deadlines import Life, RunTime, cancel
 from sorna.agent.interfaces import ConfinedKernel, KernelExit, LimitHits
 from sorna.agent.kernel_files import KernelFiles, to_json
+from sorna.agent.lane import Lane, OpenChannel
 from sorna.agent.output_log import KIB, CreditWindow, Tail
 from sorna.agent.replies import Replies
-from sorna.agent.run import Run, RunState, parse_emit, read_ending, read_object
+from sorna.agent.run import Ending, Run, RunState, parse_emit, read_ending, read_object
 from sorna.agent.runners import frames
 from sorna.agent.runners.frames import FrameError
 from sorna.agent.runners.language import Language
@@ -51,7 +51,9 @@ COMPLETE_DEADLINE = 5.0
 LAST_WORDS = 4 * 1024 * KIB
 
 
-OpenChannel = Callable[[socket.socket, FrameReceiver], FrameSender]
+# What init can only be told about a run that it knows of.
+_ABOUT_RUNS = frozenset({frames.INPUT, frames.INTERRUPT, frames.COMPLETE, frames.RESTART, frames.KILL_RUN})
+
 OnEnded = Callable[["Kernel", str, Usage], None]
 
 
@@ -79,9 +81,10 @@ class Kernel:
         self._tail = Tail()
         self._credit = CreditWindow(WINDOW)
         self._replies = Replies(reactor)
-        self.files = KernelFiles(self._replies, self._send, self._touch)
-        self.terminal = SharedTerminal(reactor, self._send_either, self._touch)
-        self.tunnels = Tunnels(self._send_either, self._replies, self._touch, reachable=confined.own_network)
+        self._life = Life(reactor, self._is_busy, self.end)
+        self.files = KernelFiles(self._replies, self._send, self._life.touch)
+        self.terminal = SharedTerminal(reactor, self._send_either, self._life.touch)
+        self.tunnels = Tunnels(self._send_either, self._replies, self._life.touch, reachable=confined.own_network)
         self._ready: Shared[None] = Shared()
         self._ended: Shared[Usage] = Shared()
         self._restart: Shared[None] | None = None
@@ -92,9 +95,8 @@ class Kernel:
         self._discarding = False
         self._output_left = 0
         self._hits = LimitHits(0, 0)
-        self._budget: Budget | None = None
-        self._idle: IdleWatch | None = None
-        self._lifetime: IDelayedCall | None = None
+        time_is_up = lambda: self._end_run(verdicts.execution_timeout(self.limits))  # noqa: E731
+        self._time = RunTime(reactor, lambda: confined.usage().cpu_used / 1000, time_is_up)
         self._obey: IDelayedCall | None = None
         self._frames: Mapping[int, Callable[[bytes], None]] = {
             frames.READY: self._on_ready,
@@ -112,6 +114,7 @@ class Kernel:
             **self.tunnels.takers,
         }
         self._channel = open_channel(confined.channel, self)
+        self._lane = Lane(open_channel, self, self._send)
         confined.exited.addCallbacks(self._on_exit, self._on_exit_unknown)
 
     # -- from the manager
@@ -123,6 +126,8 @@ class Kernel:
         """
         size = self._credit.extend(self._credit.size)
         self._send_either(frames.CONFIGURE, {"runtime": language._asdict(), "environ": dict(environ), "credit": size})
+        self._lane.wanted = language.repl
+        self._lane.open(self._channel)
         timer = self._reactor.callLater(READY_DEADLINE, self._not_ready)
         try:
             await self._ready.join()
@@ -143,20 +148,17 @@ class Kernel:
                 self.end("limits-unenforceable")
                 raise
             self.limits = limits
-        self._send(frames.ASSIGN, to_json({"environ": dict(environ)}))
-        if self.limits.lifetime > 0:
-            self._lifetime = self._reactor.callLater(self.limits.lifetime, self.end, "lifetime-exceeded")
-        if self.limits.idle_timeout > 0:
-            self._idle = self._new_idle_watch()
+        self._send(frames.ASSIGN, to_json({"environ": dict(environ), "lane": self._lane.assign(environ)}))
+        self._life.begin(limits.lifetime, limits.idle_timeout)
 
     async def execute(self, request: RunRequest) -> RunReply:
         """Start, continue or feed a run; see :meth:`sorna.agent.runs.Runs.execute`."""
-        self._touch()
+        self._life.touch()
         self.num_queries += 1
         try:
             return await self.runs.execute(request)
         finally:
-            self._touch()
+            self._life.touch()
 
     async def read_output(self, request: OutputRequest) -> RunReply:
         """Read a run's output from a number on; see :meth:`sorna.agent.runs.Runs.read`. Being looked at is no use."""
@@ -164,12 +166,12 @@ class Kernel:
 
     def interrupt(self) -> None:
         """Send SIGINT to what runs now."""
-        self._touch()
+        self._life.touch()
         self._send(frames.INTERRUPT, b"{}")
 
     async def complete(self, code: str, options: Mapping[str, Any]) -> Sequence[str]:
         """Give completions; ``options`` has row, col, line and post, each of which may be missing."""
-        self._touch()
+        self._life.touch()
         number, result = self._replies.ask(COMPLETE_DEADLINE)
         self._send_either(frames.COMPLETE, completions.question(number, code, options))
         return completions.checked(await result)
@@ -181,7 +183,7 @@ class Kernel:
 
         :raises AgentFailed: the kernel did not, and is being killed.
         """
-        self._touch()
+        self._life.touch()
         shared = self._restart
         if shared is None:
             shared = self._restart = Shared()
@@ -223,7 +225,7 @@ class Kernel:
     @property
     def idle_for(self) -> float:
         """Seconds since anybody wanted anything."""
-        return 0.0 if self._idle is None else self._idle.idle_for
+        return self._life.idle_for
 
     def end(self, reason: str, verdict: Verdict | None = None) -> None:
         """Kill the kernel; the first reason stays. Its runs are told ``verdict``, or else that it was destroyed."""
@@ -251,16 +253,16 @@ class Kernel:
 
     def carry(self) -> Mapping[str, Any]:
         """Give everything as plain values, and the socket's descriptor; nothing here goes on."""
-        budget = self._budget and self._budget.carry()
-        lifetime = self._lifetime and self._lifetime.getTime() - self._reactor.seconds()
-        idle = self._idle and self._idle.idle_for
+        budget = self._time.carry()
+        lifetime, idle = self._life.carry()
         self._stop_timers()
+        self._lane.close()
         return {
             "id": self.id, "confined": self._confined.kernel_id, "limits": pack_value(self.limits),
             "num_queries": self.num_queries, "runs": self.runs.carry(), "tail": self._tail.carry(),
             "credit": self._credit.outstanding, "terminal": self.terminal.carry(), "tunnels": self.tunnels.carry(), "discarding": self._discarding,
             "output_left": self._output_left, "hits": [self._hits.out_of_memory, self._hits.processes],
-            "budget": budget, "lifetime": lifetime, "idle": idle, "channel": self._channel.carry(),
+            "budget": budget, "lifetime": lifetime, "idle": idle, "lane": self._lane.wanted, "channel": self._channel.carry(),
         }  # fmt: skip
 
     def take_over(self, state: Mapping[str, Any]) -> None:
@@ -271,17 +273,12 @@ class Kernel:
         self._credit.outstanding, self._hits = state["credit"], LimitHits(*state["hits"])
         self._discarding, self._output_left = state["discarding"], state["output_left"]
         self._channel.take_over(state["channel"])
+        self._lane.wanted = state.get("lane", False)  # a program that knew of none has carried none
         self.runs.take_over(state["runs"])
         self.terminal.take_over(state["terminal"])
         self.tunnels.take_over(state["tunnels"])
-        if state["idle"] is not None:
-            self._idle = self._new_idle_watch()
-            self._idle.touched_before(state["idle"])
-        if state["lifetime"] is not None:
-            self._lifetime = self._reactor.callLater(max(state["lifetime"], 0.0), self.end, "lifetime-exceeded")
-        if state["budget"] is not None:
-            self._budget = self._new_budget(state["budget"][0])
-            self._budget.go_on(paused=state["budget"][1])
+        self._life.go_on(state["lifetime"], state["idle"], self.limits.idle_timeout)
+        self._time.go_on(state["budget"])
         self.room_changed()
 
     # -- from init
@@ -304,6 +301,7 @@ class Kernel:
             self._confined.kill()
 
     def _on_ready(self, _payload: bytes) -> None:
+        self._lane.drain()  # the REPL has said that it listens before init said that all is ready
         self._hits = self._confined.limit_hits()
         self._ready.succeed(None)
 
@@ -334,8 +332,7 @@ class Kernel:
         # A line that was typed ahead may have crossed this frame: then the run does not wait.
         if run is None or self._verdict is not None or frame.get("inputs", run.inputs) < run.inputs:
             return
-        if self._budget is not None:
-            self._budget.pause()
+        self._time.pause()
         self.runs.waiting(is_password=frame.get("is_password") is True)
 
     def _on_build_finished(self, payload: bytes) -> None:
@@ -347,8 +344,23 @@ class Kernel:
     def _on_finished(self, payload: bytes) -> None:
         frame = read_object(payload)
         ending = read_ending(frame)
+        if self._current(frame) is not None:
+            self._finish(ending)
+
+    def lane_ended_run(self, frame: Mapping[str, Any], words: bytes) -> None:
+        """See :class:`~sorna.agent.lane.LaneOwner`."""
+        ending = read_ending(frame)
         if self._current(frame) is None:
             return
+        if words:
+            self._tail.append(words)
+            if 0 < self.limits.output_size < len(words):
+                self._verdict = verdicts.output_size(self.limits)
+            self.runs.output(frames.STDOUT, words[: self.limits.output_size or None])
+        self._finish(ending)
+
+    def _finish(self, ending: Ending) -> None:
+        """Let the current run be over."""
         self._stop_run_timers()
         verdict, self._verdict = self._verdict, None
         self._discarding = False
@@ -356,16 +368,21 @@ class Kernel:
         ending, sentences = verdicts.judge(ending, verdict, self._hits, hits, self.limits)
         self._hits = hits
         self._say(sentences)
-        self._touch()
+        self._life.touch()
+        self._lane.forget()
         self.runs.finished(ending)
         self.room_changed()
 
     def _on_restarted(self, payload: bytes) -> None:
-        reason = read_object(payload).get("reason")
+        frame = read_object(payload)
+        reason = str(frame.get("reason"))[:1000]
+        if self._lane.lost(frame):
+            self._say([f"{reason}; its state is lost.\n"])
+            return
         hits = self._confined.limit_hits()
         sentences = verdicts.limit_sentences(self._hits, hits, self.limits)
         self._hits = hits
-        self._say([*sentences, verdicts.state_lost(str(reason)[:1000])])
+        self._say([*sentences, verdicts.state_lost(f"{reason}.")])
 
     def _current(self, frame: Mapping[str, Any]) -> Run | None:
         """Give the current run if the frame is about it; a run that was ended meanwhile may still be spoken of."""
@@ -382,24 +399,19 @@ class Kernel:
 
     def start_run(self, run: Run) -> None:
         """Send a run, and let its time count."""
-        request = run.request
         self._output_left = self.limits.output_size
         self._discarding = False
         self._verdict = None
-        frame = {
-            "run": run.wire_id, "mode": request.mode.value, "code": request.code, "clean": request.clean,
-            "build": request.build, "exec": request.exec, "build_log": request.build_log, "unattended": request.unattended,
-        }  # fmt: skip
-        self._send(frames.RUN, to_json({name: value for name, value in frame.items() if value}))
-        if self.limits.execution_timeout > 0:
-            self._budget = self._new_budget(self.limits.execution_timeout)
-            self._budget.go()
+        if not (run.for_repl and self._lane.start(run.wire_id, run.request, self._reactor.seconds())):
+            self._lane.open(self._channel)
+            self._send(frames.RUN, to_json(run.frame()))
+        self._time.begin(self.limits.execution_timeout)
 
     def send_input(self, run: Run, text: str) -> None:
         """Send a typed line, and let time count again."""
         self._send(frames.INPUT, to_json({"run": run.wire_id, "text": text}))
-        if self._budget is not None and self._verdict is None:
-            self._budget.go()
+        if self._verdict is None:
+            self._time.go()
 
     def room_changed(self) -> None:
         """Grant credit if there is room for output."""
@@ -409,20 +421,9 @@ class Kernel:
 
     # -- limits
 
-    def _new_budget(self, seconds: float) -> Budget:
-        spent = lambda: self._end_run(verdicts.execution_timeout(self.limits))  # noqa: E731
-        return Budget(self._reactor, seconds, lambda: self._confined.usage().cpu_used / 1000, spent)
-
-    def _new_idle_watch(self) -> IdleWatch:
-        return IdleWatch(self._reactor, self.limits.idle_timeout, self._is_busy, lambda: self.end("idle-timeout"))
-
     def _is_busy(self) -> bool:
         run = self.runs.current
         return (run is not None and run.state is RunState.RUNNING) or len(self._replies) > 0
-
-    def _touch(self) -> None:
-        if self._idle is not None:
-            self._idle.touch()
 
     def _end_run(self, verdict: Verdict) -> None:
         """End the current run, or the kernel when init does not obey."""
@@ -448,24 +449,21 @@ class Kernel:
         self._send(kind, content if isinstance(content, bytes) else to_json(content))
 
     def _send(self, kind: int, *parts: bytes) -> None:
+        if kind in _ABOUT_RUNS:
+            self._lane.tell_init()
         try:
             self._channel.send(kind, *parts)
         except WriteBufferFull:
             self.end("stuck", verdicts.stuck())
 
     def _stop_run_timers(self) -> None:
-        if self._budget is not None:
-            self._budget.stop()
-            self._budget = None
+        self._time.stop()
         cancel(self._obey)
         self._obey = None
 
     def _stop_timers(self) -> None:
         self._stop_run_timers()
-        cancel(self._lifetime)
-        self._lifetime = None
-        if self._idle is not None:
-            self._idle.stop()
+        self._life.stop()
 
     # -- the end
 
@@ -482,6 +480,7 @@ class Kernel:
         self._gone = True
         self.runs.hold()
         self._stop_timers()
+        self._lane.drain()
         self._channel.drain()
         reason = self._reason
         if reason is None:
@@ -489,6 +488,7 @@ class Kernel:
         else:
             verdict = self._end_verdict or verdicts.destroyed(reason)
         self._reason = reason
+        self._lane.close()
         self._channel.close()
         self._tail.append(verdict.sentence.encode())
         self.runs.close(verdict.exit_code, verdict.sentence, timed_out=verdict.timed_out)

@@ -21,7 +21,8 @@ from sorna.agent.devices import Allotment, Devices
 from sorna.agent.ended import EndedKernels
 from sorna.agent.folder_watch import FolderWatch
 from sorna.agent.interfaces import AgentNews, ConfinedKernel
-from sorna.agent.kernel import Kernel, OpenChannel
+from sorna.agent.kernel import Kernel
+from sorna.agent.lane import OpenChannel
 from sorna.agent.pool import Pool
 from sorna.agent.sharing import Shared
 from sorna.cluster.messages import pack_value, unpack_limits

@@ -15,7 +15,7 @@ from attrs import define, field, frozen
 from sorna.agent.output_log import OutputLog, Record
 from sorna.agent.runners.frames import EMIT, STDERR, STDOUT, FrameError
 from sorna.cluster.messages import pack_value, unpack_run_request
-from sorna.model.run import RunException, RunReply, RunRequest, RunStatus
+from sorna.model.run import RunException, RunMode, RunReply, RunRequest, RunStatus
 
 MAX_FILES = 1000
 MAX_EXCEPTIONS = 32
@@ -93,6 +93,20 @@ class Run:
     finished_at: float = 0.0
     cost: int = 0
     before: Before | None = None
+
+    @property
+    def for_repl(self) -> bool:
+        """Whether nothing but code has to be told of it, and some of that."""
+        return self.request.mode is RunMode.QUERY and bool(self.request.code.strip())
+
+    def frame(self) -> Mapping[str, Any]:
+        """Give what a RUN frame says of it."""
+        request = self.request
+        values = {
+            "run": self.wire_id, "mode": request.mode.value, "code": request.code, "clean": request.clean,
+            "build": request.build, "exec": request.exec, "build_log": request.build_log, "unattended": request.unattended,
+        }  # fmt: skip
+        return {name: value for name, value in values.items() if value}
 
     def finish(self, ending: Ending) -> None:
         """Let it be over."""

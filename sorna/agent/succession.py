@@ -25,8 +25,8 @@ from twisted.logger import Logger
 from sorna.agent.handover import HandoverImpossible
 from sorna.agent.heartbeat import Heart
 from sorna.agent.interfaces import Sandbox
-from sorna.agent.kernel import OpenChannel
 from sorna.agent.kernels import Kernels
+from sorna.agent.lane import OpenChannel
 from sorna.agent.pool import Pool
 from sorna.agent.service import FIRST_RUNTIME, KEPT_READY
 from sorna.errors import Unavailable

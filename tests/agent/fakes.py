@@ -7,6 +7,7 @@ by hand.
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 import tempfile
@@ -32,7 +33,7 @@ from sorna.agent.interfaces import KernelExit, LimitHits, SandboxSpec
 from sorna.agent.kernels import Kernels
 from sorna.agent.languages import RUNTIMES
 from sorna.agent.pool import Pool
-from sorna.agent.runners import frames
+from sorna.agent.runners import frames, repl_link
 from sorna.agent.runners.frames import FrameReader, pack_frame
 from sorna.errors import AgentFailed
 from sorna.model.kernel import KernelSpec, Usage
@@ -118,6 +119,8 @@ class FakeKernel:
         self.adjusted: list[Limits] = []
         self.hits = LimitHits(0, 0)
         self._reader = FrameReader()
+        self.lane: FakeLane | None = None
+        self.has_lanes = False
 
     def usage(self) -> Usage:
         return evolve(USAGE, cpu_used=USAGE.cpu_used + 1000 * self.computed)
@@ -139,6 +142,8 @@ class FakeKernel:
         """Let every process be gone."""
         if not self.gone:
             self.gone = True
+            if self.lane is not None:
+                self.lane.socket.close()
             self.peer.close()
             self.exited.callback(KernelExit(status, out_of_memory, USAGE))
 
@@ -146,18 +151,26 @@ class FakeKernel:
         """Read what the agent sent; tell whether there was anything."""
         if self.gone or not self.reads:
             return False
+        anything = self._read_channel()
+        return (self.lane is not None and self.lane.read()) or anything
+
+    def _read_channel(self) -> bool:
         try:
-            chunk = self.peer.recv(1 << 20)
+            chunk, found, _flags, _address = socket.recv_fds(self.peer, 1 << 20, 1)
         except BlockingIOError:
             return False
         for kind, payload in self._reader.feed(chunk):
             self.received.append((kind, payload))
-            if kind == frames.CREDIT:
+            if kind == frames.LANE and self.has_lanes:
+                self.lane = FakeLane(socket.socket(fileno=found.pop()))
+            elif kind == frames.CREDIT:
                 self.credit += int.from_bytes(payload, "big")
             elif kind == frames.CONFIGURE:
                 self.credit += json.loads(payload)["credit"]
                 if self.answers_ready:
                     self.say(frames.READY, {"pid": 1})
+        for descriptor in found:
+            os.close(descriptor)
         return bool(chunk)
 
     def sent(self, kind: int) -> list[Any]:
@@ -191,8 +204,44 @@ class FakeKernel:
         self.say(frames.WAITING_INPUT, {"run": self.run(), "is_password": False, **more})
 
 
+class FakeLane:
+    """A REPL's end of a lane; the test plays the REPL.
+
+    :ivar received: every frame that the agent sent, as ``(kind, payload)``.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        sock.setblocking(False)
+        self.received: list[tuple[int, bytes]] = []
+        self._reader = FrameReader()
+        self.say(repl_link.WARM, b"")
+
+    def read(self) -> bool:
+        """Read what the agent sent; tell whether there was anything."""
+        try:
+            chunk = self.socket.recv(1 << 20)
+        except OSError:
+            return False
+        self.received += self._reader.feed(chunk)
+        return bool(chunk)
+
+    def say(self, kind: int, payload: bytes) -> None:
+        """Send a frame."""
+        self.socket.send(pack_frame(kind, payload))
+
+    def end(self, words: str = "", **more: Any) -> None:
+        """End the latest run."""
+        run = self.received[-1][1].partition(b"\0")[0].decode()
+        frame = {"run": run, "exit_code": 0, "exceptions": [], "files": [], "reset": False, **more}
+        self.say(repl_link.ENDED, json.dumps(frame).encode() + b"\0" + words.encode())
+
+
 class FakeSandbox:
-    """A tier whose kernels are :class:`FakeKernel`."""
+    """A tier whose kernels are :class:`FakeKernel`.
+
+    :ivar has_lanes: whether their init hands lanes on.
+    """
 
     name = "fake"
     storage = "storage-1"
@@ -202,6 +251,7 @@ class FakeSandbox:
         self.slow: Deferred[None] | None = None
         self.broken: Exception | None = None
         self.answers_ready = True
+        self.has_lanes = False
         self.unadjustable = False
         self.stopped = False
         self.given: list[FakeKernel] = []
@@ -216,7 +266,7 @@ class FakeSandbox:
         if self.broken is not None:
             raise self.broken
         kernel = FakeKernel(spec, unadjustable=self.unadjustable)
-        kernel.answers_ready = self.answers_ready
+        kernel.answers_ready, kernel.has_lanes = self.answers_ready, self.has_lanes
         self.kernels.append(kernel)
         return kernel
 

@@ -183,14 +183,14 @@ class LimitTests(KernelTestCase):
     def test_state_lost_between_runs(self) -> None:
         """When the runner died between two runs, the next run says so first."""
         init = self.create()
-        init.say(frames.RESTARTED, {"reason": "killed by signal 9"})
+        init.say(frames.RESTARTED, {"reason": "killed by signal 9", "exit_code": 137, "signal": 9})
         self.flow()
         answer = self.execute(query())
         init.finish()
         self.flow()
         self.assertEqual(
             text_of(self.successResultOf(answer), "stderr"),
-            "The kernel lost its in-memory state: killed by signal 9\n",
+            "The kernel lost its in-memory state: killed by signal 9.\n",
         )
 
     def test_idle_timeout(self) -> None:

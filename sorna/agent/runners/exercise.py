@@ -18,11 +18,12 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
-from sorna.agent.runners import frames
+from sorna.agent.runners import frames, repl_link
 from sorna.agent.runners.init import Init
 from sorna.agent.runners.language import Language
 from sorna.agent.runners.linux import PR_SET_CHILD_SUBREAPER, PR_SET_DUMPABLE, prctl
 from sorna.agent.runners.processes import Processes
+from sorna.agent.runners.pump import Flow
 from sorna.agent.runners.repl import Repl, reseed
 from sorna.agent.runners.repl_link import to_json
 
@@ -60,7 +61,7 @@ class _Stage(Processes):
     def repl(self) -> Repl:
         """Play the process."""
         sockets = [socket.socket(fileno=descriptor) for descriptor in self.kept[:3]]
-        return Repl(sockets, (self.kept[3], self.kept[4]))
+        return Repl(sockets, (self.kept[3], self.kept[4]), Flow())
 
 
 def exercise(rounds: int = _ROUNDS) -> None:
@@ -90,10 +91,19 @@ def _go_through() -> None:
     repl.greet()
     init.turn()  # hears of it, and rehearses
     _play(init, repl, 2)
-    tell(frames.ASSIGN, {"environ": {"LANG": "C.UTF-8"}})
-    for code in (*_CODE, *(code for name, code in _LIBRARIES.items() if name in sys.modules)):
-        tell(frames.RUN, {"run": "0" * 32, "mode": "query", "code": code})
+    lane, theirs = socket.socketpair()
+    with theirs:
+        socket.send_fds(agent, [frames.pack_frame(frames.LANE, b'{"lane": 1}')], [theirs.fileno()])
+    init.turn()
+    _play(init, repl, 1)
+    tell(frames.ASSIGN, {"environ": {"LANG": "C.UTF-8"}, "lane": 1})
+    lane.sendall(frames.pack_frame(repl_link.ENVIRON, b'{"LANG": "C.UTF-8"}'))
+    _play(init, repl, 1)
+    for number, code in enumerate((*_CODE, *(code for name, code in _LIBRARIES.items() if name in sys.modules))):
+        lane.sendall(frames.pack_frame(repl_link.EXECUTE, f"{number}\0{code}".encode()))
         _play(init, repl, 1)
+    lane.close()
+    _play(init, repl, 0)
     agent.close()
     init.turn()
 

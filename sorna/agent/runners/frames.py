@@ -25,6 +25,11 @@ KILL_RUN       ``{"run", "message"}``: end this run at once: kill its processes,
 ASSIGN         ``{"environ": {name: value}}``: whose kernel this is has been decided; the variables are added to those of
                CONFIGURE before anything of the user's runs
 CREDIT         4 bytes, big-endian: so many more payload bytes of STDOUT, STDERR and EMIT may be sent
+LANE           ``{"lane": number}`` and, with its bytes, the REPL's end of a lane; see below
+UNDER_WAY      ``{"run", "lane", "unattended", "since"}``: this run was given to the REPL over that lane at ``since``
+               (seconds of the epoch), and what follows is about it
+OVER           JSON header, a NUL byte, last words: a run of a lane has ended as the header says, which is that of ENDED with
+               ``since`` and, where the REPL itself has ended, ``signal``; answered by FINISHED, if it was not before
 =============  ==========================================================================================
 
 About the terminal, agent to init; between CLOSED and the next OPEN all but OPEN and CREDIT do nothing:
@@ -66,7 +71,8 @@ FINISHED       ``{"run", "exit_code": int|null, "exceptions": [{"name", "args", 
                the in-memory state was lost; ``signal`` (int) is there when a signal ended the process
 CONTENT        JSON header ``{"request", "size": of the whole file}``, a NUL byte, then a piece of its content
 REPLY          ``{"request", "error": null|{"kind": "refused"|"failed", "detail"}, "result"}``
-RESTARTED      ``{"reason"}``: the runner died between two runs and was started again
+RESTARTED      ``{"reason", "exit_code", "signal": int|null}``: the runner died while init knew of no run, and was started
+               again; all that it printed was sent before
 =============  ==========================================================================================
 
 About the terminal, init to agent:
@@ -90,6 +96,30 @@ SERVICE_CLOSED    JSON ``{"connection": number, "error": str|null}``: the last w
 Only STDOUT, STDERR and EMIT cost credit: everything else passes at once, so a reader that stops reading output stops
 the program that prints (init stops reading its pipes) and never the control of it. The terminal and each
 connection to an application have credit of their own.
+
+A lane is a socket pair between the agent and the REPL, past init, for runs of which init need not know: no process but the
+REPL is woken for them. What the REPL says there is a user's word, as what it says to init is. The agent makes one for each REPL
+that it hears of, init hands it on, and either side may close it at any time: the REPL then tells init what it would have told the
+agent. Agent to REPL, with the kinds of ``repl_link.py``:
+
+=============  ==========================================================================================
+ENVIRON        as ASSIGN, of which init is told too, with ``"lane": number``, so that it need not hand it on
+EXECUTE        the run's id, a NUL byte, code in UTF-8; EXECUTE_UNATTENDED likewise
+=============  ==========================================================================================
+
+REPL to agent:
+
+=============  ==========================================================================================
+WARM           empty: the lane is in use
+ENDED          JSON header like FINISHED, a NUL byte, and at most ``MOST_LAST_WORDS`` of stdout. It is only sent where nothing
+               of the run went through init: no output, no figure, no question. Otherwise the REPL tells init of the end,
+               which drains the pipes and sends FINISHED
+=============  ==========================================================================================
+
+Before the agent sends init anything about a run of a lane (INPUT, INTERRUPT, KILL_RUN, RESTART, COMPLETE) it sends UNDER_WAY;
+from then on the run is init's as any other, and an ENDED goes back to init as OVER. Messages about a run that is over cross each
+other without harm: a run's id is a decimal number, larger than those of all runs before, and both sides leave alone what speaks of
+another run than the current one.
 """
 
 import struct
@@ -109,6 +139,9 @@ RESTART = 7
 KILL_RUN = 8
 CREDIT = 9
 ASSIGN = 10
+LANE = 16
+UNDER_WAY = 17
+OVER = 18
 TERMINAL_OPEN = 11
 TERMINAL_INPUT = 12
 TERMINAL_RESIZE = 13

@@ -20,52 +20,25 @@ import signal
 import socket
 import sys
 import traceback
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NoReturn
 
 from sorna.agent.runners import frames
 from sorna.agent.runners.commands import Commands, base_environ, exit_code_of
 from sorna.agent.runners.files import Files
+from sorna.agent.runners.init_run import Run, outcome
 from sorna.agent.runners.language import Language, language_from_json
-from sorna.agent.runners.output_files import Fingerprints, changed, fingerprints
+from sorna.agent.runners.output_files import fingerprints
 from sorna.agent.runners.poller import Link, Poller
 from sorna.agent.runners.processes import Processes
-from sorna.agent.runners.pump import Pump, Sender
+from sorna.agent.runners.pump import Nobody, Pump, Sender
 from sorna.agent.runners.repl import our_modules
 from sorna.agent.runners.repl_host import ReplHost
 from sorna.agent.runners.repl_link import from_json, to_json
 from sorna.agent.runners.services import Services
 from sorna.agent.runners.terminal import Terminal
-
-# Most typed-ahead text that is kept for a run.
-MOST_TYPED = 1024 * 1024
-
-
-class _Nobody:
-    """Takes what is printed in a rehearsal."""
-
-    congested = False
-
-    def send(self, _kind: int, _payload: bytes) -> None:
-        """Forget a frame."""
-
-
-class _Run:
-    """One run. ``commands`` is None when the REPL executes it."""
-
-    def __init__(self, identity: str, files: Fingerprints, unattended: bool) -> None:
-        self.identity = identity
-        self.unattended = unattended
-        self.files = files
-        self.commands: Commands | None = None
-        self.typed: deque[str] = deque()
-        self.typed_size = 0
-        self.asked = 0
-        self.inputs = 0
-        self.wants_line = False
-        self.ending = False
 
 
 class Init:
@@ -83,12 +56,13 @@ class Init:
         self._repl = ReplHost(self._poller, self._pump, self._processes, self)
         self._language: Language | None = None
         self._environ: dict[str, str] = {}
-        self._run: _Run | None = None
+        self._run: Run | None = None
+        self._last = 0
         self._ready = False
         self._over = False
         self._end_rehearsal: Callable[[], None] | None = None
         self._rehearsed = False
-        self._link = Link(self._poller, channel, self._frame, self._channel_closed, self._link_idle)
+        self._link = Link(self._poller, channel, self._frame, self._channel_closed, self._link_idle, descriptors=True)
         self._speaker: Sender = self._link
         self._pump.attach(self._link)
         self._terminal.attach(self._link)
@@ -97,6 +71,7 @@ class Init:
         self._raw_takers = {
             frames.TERMINAL_INPUT: self._terminal.type,
             frames.UPLOAD: self._files.upload,
+            frames.OVER: self._end_run_of_lane,
             frames.SERVICE_INPUT: self._services.input,
             frames.SERVICE_CREDIT: self._services.add_credit,
             frames.SERVICE_FINISH: self._services.finish,
@@ -105,6 +80,8 @@ class Init:
         self._takers: dict[int, Callable[[dict[str, Any]], None]] = {
             frames.CONFIGURE: self._configure,
             frames.ASSIGN: self._assign,
+            frames.LANE: self._open_lane,
+            frames.UNDER_WAY: self._take_charge,
             frames.RUN: self._start_run,
             frames.INPUT: self._input,
             frames.INTERRUPT: self._interrupt,
@@ -172,7 +149,39 @@ class Init:
     def _assign(self, message: dict[str, Any]) -> None:
         added = {str(name): str(value) for name, value in message["environ"].items()}
         self._environ.update(added)
-        self._repl.add_environ(added)
+        if not message.get("lane") or message["lane"] != self._repl.lane:
+            self._repl.add_environ(added)
+
+    # Runs that the REPL was given over a lane; see ``frames.py``
+
+    def _open_lane(self, message: dict[str, Any]) -> None:
+        if self._link.descriptors:
+            self._repl.open_lane(int(message["lane"]), self._link.descriptors.pop(0))
+
+    def _take_charge(self, message: dict[str, Any]) -> None:
+        """Know of a run from now on."""
+        if message["lane"] == self._repl.lane and self._adopt(message):
+            self._repl.busy = True
+
+    def _adopt(self, message: dict[str, Any]) -> bool:
+        """Let a run be the current one, unless there is one, or a later one is over: what speaks of this was overtaken."""
+        identity = str(message["run"])
+        if self._run is not None or int(identity) <= self._last:
+            return False
+        self._run = Run(identity, {}, message.get("unattended") is True)
+        if "since" in message:
+            self._run.began(self._work, float(message["since"]))
+        return True
+
+    def _end_run_of_lane(self, payload: bytes) -> None:
+        header, _nul, words = payload.partition(b"\0")
+        message = from_json(header)
+        self._adopt(message)
+        if self._run is not None and self._run.identity == message["run"] and not self._run.ending:
+            signal_number = message.get("signal")
+            self._repl.busy = False
+            self._run.found = message["files"]
+            self._finish(message["exit_code"], message["exceptions"], signal_number, message["reset"], words)
 
     def _start_repl(self) -> bool:
         """Start a REPL where the language has one and none is there; False when that is not possible."""
@@ -186,10 +195,10 @@ class Init:
         return True
 
     def _start_run(self, message: dict[str, Any]) -> None:
-        run = _Run(str(message["run"]), fingerprints(self._work), bool(message.get("unattended")))
+        run = Run(str(message["run"]), fingerprints(self._work), bool(message.get("unattended")))
         if self._run is not None or self._language is None:
             # The agent queues; this one it did not.
-            self._send(frames.FINISHED, _outcome(run.identity, 1))
+            self._send(frames.FINISHED, outcome(run.identity, 1))
             return
         self._run = run
         self._pump.restore()
@@ -237,10 +246,7 @@ class Init:
         elif run.wants_line:
             run.wants_line = False
             self._repl.answer(text + "\n")
-        elif run.typed_size + len(text) <= MOST_TYPED:
-            run.typed.append(text)
-            run.typed_size += len(text) + 1
-        else:
+        elif not run.keep(text):
             self._pump.last_words(frames.STDERR, b"Typed input was dropped: nothing reads it.\n")
 
     def _interrupt(self, _message: dict[str, Any]) -> None:
@@ -253,11 +259,7 @@ class Init:
             self._repl.interrupt()
 
     def _complete(self, message: dict[str, Any]) -> None:
-        request = message["request"]
-
-        def reply(words: list[str]) -> None:
-            self._reply(request, words)
-
+        reply = partial(self._reply, message["request"])
         if self._run is not None:
             reply([])
         else:
@@ -308,7 +310,7 @@ class Init:
         self._processes.reap()
         self._pump.discard()
 
-    def _abandon(self, run: _Run) -> None:
+    def _abandon(self, run: Run) -> None:
         run.ending = True
         if run.commands is not None:
             run.commands.abandon()
@@ -326,7 +328,7 @@ class Init:
     def _rehearse(self) -> None:
         """Run a piece of code that nobody sent; see Note [Rehearsal]."""
         self._rehearsed = True
-        nobody = _Nobody()
+        nobody = Nobody()
         undo = self._pump.divert(nobody)
 
         def end() -> None:
@@ -335,10 +337,17 @@ class Init:
 
         self._end_rehearsal, self._speaker = end, nobody
         self._frame(frames.ASSIGN, to_json({"environ": {}}))
-        self._frame(frames.RUN, to_json({"run": "", "mode": "query", "code": "0"}))
+        self._frame(frames.RUN, to_json({"run": "0", "mode": "query", "code": "0"}))
 
-    def repl_done(self, exit_code: int, exceptions: list[Any], words: bytes) -> None:
+    def repl_done(
+        self, exit_code: int, exceptions: list[Any], words: bytes, run: str | None, files: Sequence[str]
+    ) -> None:
         """See ``ReplOwner``."""
+        if run is not None:
+            self._adopt({"run": run})
+            if self._run is None or self._run.identity != run or self._run.commands is not None or self._run.ending:
+                return
+            self._run.found = files
         if self._run is not None:
             self._link.gather()
             try:
@@ -346,8 +355,10 @@ class Init:
             finally:
                 self._link.let_go()
 
-    def repl_asks(self, is_password: bool) -> None:
+    def repl_asks(self, is_password: bool, of_lane: str | None, unattended: bool) -> None:
         """See ``ReplOwner``; between two runs and in an unattended one there is nobody to type."""
+        if of_lane is not None and self._adopt({"run": of_lane, "unattended": unattended}):
+            self._repl.busy = True
         run = self._run
         if run is None or run.commands is not None or run.ending or run.unattended:
             self._repl.answer("")
@@ -375,7 +386,9 @@ class Init:
         if not during_run:
             if run is None:
                 self._processes.kill(spare=self._beside)
-                self._send(frames.RESTARTED, {"reason": what + "."})
+                end = {"reason": what, "exit_code": exit_code, "signal": signal_number}
+                # The agent may know of a run, whose output comes first.
+                self._pump.when_drained(lambda: self._send(frames.RESTARTED, end))
             self._start_repl()
             return
         self._processes.kill(spare=self._beside)
@@ -402,7 +415,7 @@ class Init:
         if self._run is not None:
             self._finish(exit_code, [], signal_number=signal_number)
 
-    def _ask(self, run: _Run, is_password: bool) -> None:
+    def _ask(self, run: Run, is_password: bool) -> None:
         """Tell the agent that a line is wanted, after the prompt that was printed before."""
         run.wants_line = True
         run.asked += 1
@@ -443,11 +456,10 @@ class Init:
         if run is None:
             return
         self._run = None
+        self._last = int(run.identity)
         self._pump.end_characters()
-        message = _outcome(run.identity, exit_code)
-        message.update(exceptions=exceptions, reset=reset)
-        if run.files or os.path.lexists(f"{self._work}/.output"):
-            message["files"] = changed(run.files, fingerprints(self._work))
+        message = outcome(run.identity, exit_code)
+        message.update(exceptions=exceptions, reset=reset, files=run.new_files(self._work))
         if signal_number is not None:
             message["signal"] = signal_number
         self._send(frames.FINISHED, message)
@@ -455,10 +467,6 @@ class Init:
             end, self._end_rehearsal = self._end_rehearsal, None
             end()
             self.repl_warm()
-
-
-def _outcome(identity: str, exit_code: int) -> dict[str, Any]:
-    return {"run": identity, "exit_code": exit_code, "exceptions": [], "files": [], "reset": False}
 
 
 def prepare() -> None:

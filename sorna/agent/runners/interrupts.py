@@ -31,6 +31,13 @@ _T = TypeVar("_T")
 _SAME = 0.005
 
 
+def _poll_for(*descriptors: int) -> select.poll:
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return poll
+
+
 class _HeldBack:
     """What :meth:`Interrupts.held_back` gives: a class, because a generator takes three times as long, twice in each run."""
 
@@ -55,7 +62,7 @@ class Interrupts:
         self._users: Any = None
         self._woken, self._waker = (reserve(fd) for fd in os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
         self._held_back = _HeldBack(self)
-        self._polls: dict[int, select.poll] = {}
+        self._polls: dict[tuple[int, ...], select.poll] = {}
         self._main = threading.get_ident()
         self.struck = 0
 
@@ -116,33 +123,27 @@ class Interrupts:
                 self.struck += 1
                 raise KeyboardInterrupt
 
-    def wait(self, descriptor: int) -> bool:
-        """Wait until something can be read, or, in the main thread, until a signal comes; False for the latter.
+    def wait(self, *descriptors: int) -> list[int]:
+        """Wait until some of these can be read, or, in the main thread, until a signal comes; then it may be none of them.
 
         Call it with interrupts held back.
         """
         if threading.get_ident() != self._main:
-            alone = select.poll()
-            alone.register(descriptor, select.POLLIN)
-            return bool(alone.poll())
+            return [ready for ready, _events in _poll_for(*descriptors).poll()]
         # Taken away meanwhile: a handler of the user's that is called while we wait may wait for the same.
-        poll = self._polls.pop(descriptor, None)
-        if poll is None:
-            poll = select.poll()
-            poll.register(descriptor, select.POLLIN)
-            poll.register(self._woken, select.POLLIN)
+        poll = self._polls.pop(descriptors, None) or _poll_for(*descriptors, self._woken)
         previous = signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         try:
             if self._pending:  # it came before the line above
-                return False
-            ready = poll.poll()
+                return []
+            ready = [one for one, _events in poll.poll()]
         finally:
             signal.set_wakeup_fd(previous)
-            self._polls[descriptor] = poll
-        if len(ready) == 1 and ready[0][0] == descriptor:
-            return True
-        os.read(self._woken, 4096)
-        return len(ready) > 1
+            self._polls[descriptors] = poll
+        if self._woken in ready:
+            ready.remove(self._woken)
+            os.read(self._woken, 4096)
+        return ready
 
     def _arrived(self, _number: int, _frame: Any) -> None:
         now = time.monotonic()

@@ -7,6 +7,7 @@ to the end waits until the run is ended. In forked children and between runs inp
 import getpass
 import io
 import sys
+from collections import deque
 from collections.abc import Callable
 from typing import Any, TextIO
 
@@ -50,6 +51,9 @@ class Keyboard:
     def __init__(self, typing: Typing, flush: Callable[[], None]) -> None:
         self._typing = typing
         self._flush = flush
+        # CPython's input() holds no reference to the stream that it reads: a thread that still waits in it would go on in
+        # freed memory, and to free it waits for that thread. Whoever asks is answered when the run ends, so a few are enough.
+        self._left: deque[TextIO] = deque(maxlen=4)
         self._make()
 
     def install(self) -> None:
@@ -68,6 +72,7 @@ class Keyboard:
         """Before a run: forget what the last one left unread, and open again what it closed."""
         if self._lines.used or not self._usable():
             old = self._stream
+            self._left.append(old)
             self._make()
             if sys.stdin is old:
                 sys.stdin = self._stream

@@ -6,6 +6,7 @@ loop sleeps until a descriptor is ready or a deadline passes.
 
 import heapq
 import itertools
+import os
 import select
 import socket
 import time
@@ -18,6 +19,7 @@ WRITE = select.EPOLLOUT
 NOTHING = 0
 # Most bytes that are gathered to be written together.
 MOST_GATHERED = 64 * 1024
+_CHUNK = 256 * 1024
 
 
 class Poller:
@@ -74,6 +76,8 @@ class Link:
     :param on_frame: is given each frame that arrives.
     :param on_closed: called once when the peer is gone or broke the protocol.
     :param on_idle: called when everything that had to wait was written.
+    :param descriptors: whether the peer sends some, too.
+    :ivar descriptors: those that came, the oldest first.
     """
 
     def __init__(
@@ -83,7 +87,11 @@ class Link:
         on_frame: Callable[[int, bytes], None],
         on_closed: Callable[[], None],
         on_idle: Callable[[], None] = lambda: None,
+        *,
+        descriptors: bool = False,
     ) -> None:
+        self._takes_descriptors = descriptors
+        self.descriptors: list[int] = []
         self._poller = poller
         self._socket = sock
         self._on_frame = on_frame
@@ -126,6 +134,17 @@ class Link:
             self._waiting += payload
         else:
             self._write(header, payload)
+
+    def hand(self, kind: int, descriptor: int) -> bool:
+        """Write one frame without a payload, and give a descriptor away with it; False if that cannot be done right now."""
+        try:
+            if self.closed or self._waiting or self._gathering:
+                return False
+            return socket.send_fds(self._socket, [HEADER.pack(0, kind)], [descriptor]) == HEADER.size
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
 
     def _write(self, *pieces: bytes | bytearray) -> None:
         try:
@@ -176,7 +195,11 @@ class Link:
 
     def _receive(self) -> None:
         try:
-            chunk = self._socket.recv(256 * 1024)
+            if self._takes_descriptors:
+                chunk, found, _flags, _address = socket.recv_fds(self._socket, _CHUNK, 1, socket.MSG_CMSG_CLOEXEC)
+                self.descriptors += found
+            else:
+                chunk = self._socket.recv(_CHUNK)
             frames = self._reader.feed(chunk)
         except BlockingIOError:
             return

@@ -23,9 +23,17 @@ A program that prints line by line would be read line by line, and every line wo
 and the program a change of processes. So after a small chunk that came within ``PAUSE`` seconds of the one before it, the
 pipes are left alone for as long: the first line goes out at once, and then there is a batch every few milliseconds. Items do not
 wait for that. A chunk that is small because there was no more credit says nothing of the program.
+
+Note [Flow]
+~~~~~~~~~~~
+The REPL has to know at the end of a run whether anything of it went through the pipes, whoever wrote it: its own streams, a program
+that it started, C code. Empty pipes do not tell: init may hold what was in them. So init counts in memory that both share,
+once before it reads and once after it has sent; an even count that is still the same, and empty pipes looked at before it, mean
+that nothing has passed and nothing is on its way. User code can write to that memory, and confuses only itself.
 """
 
 import fcntl
+import mmap
 import os
 import time
 from collections import deque
@@ -72,6 +80,15 @@ class Sender(Protocol):
         ...
 
 
+class Nobody:
+    """Takes what is printed in a rehearsal."""
+
+    congested = False
+
+    def send(self, _kind: int, _payload: bytes) -> None:
+        """Forget a frame."""
+
+
 class _Stream:
     """One pipe. ``taken`` counts the bytes ever read; ``held`` is the beginning of a character."""
 
@@ -83,6 +100,22 @@ class _Stream:
             fcntl.fcntl(self.writing, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
         self.taken = 0
         self.held = b""
+
+
+class Flow:
+    """A count that init changes and the REPL reads. See Note [Flow]."""
+
+    def __init__(self) -> None:
+        self._memory = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
+
+    def turn(self) -> None:
+        """Count."""
+        self._memory[0] += 1
+
+    @property
+    def count(self) -> int:
+        """How often was counted; odd while something is carried."""
+        return self._memory[0]
 
 
 class _Item:
@@ -109,6 +142,7 @@ class Pump:
         self._reading = True
         self._paused = False
         self._read_at = 0.0
+        self.flow = Flow()
         for stream in self._streams:
             poller.add(stream.reading, partial(self._readable, stream))
         self._adjust()
@@ -170,11 +204,13 @@ class Pump:
             while self._move(stream):
                 pass
             stream.held = b""
+            self.flow.turn()
             try:
                 while os.read(stream.reading, CHUNK):
                     pass
             except BlockingIOError:
                 pass
+            self.flow.turn()
         self._adjust()
 
     def last_words(self, kind: int, text: bytes) -> None:
@@ -229,6 +265,13 @@ class Pump:
         """Carry one chunk over; False when there is none, or no room for it."""
         if not self._may_send():
             return False
+        self.flow.turn()
+        try:
+            return self._carry(stream)
+        finally:
+            self.flow.turn()
+
+    def _carry(self, stream: _Stream) -> bool:
         try:
             chunk = os.read(stream.reading, min(CHUNK, self._credit))
         except BlockingIOError:

@@ -1,8 +1,9 @@
 """The process that keeps Python state between runs.
 
 Standard library only. It is forked from init, so everything that is imported there is here at once; it talks to init over
-the three sockets of ``repl_link.py`` and ends only by being killed or by losing init. User code lives in a ``__main__``
-of its own, and a child that user code forks leaves through :meth:`Repl._leave_child`: it never speaks to init.
+the three sockets of ``repl_link.py``, and past it to the agent over a lane while there is one (see ``frames.py``). It ends
+only by being killed or by losing init. User code lives in a ``__main__`` of its own, and a child that user code forks leaves
+through :meth:`Repl._leave_child`: it never speaks to init.
 """
 
 import __future__
@@ -25,16 +26,22 @@ from typing import Any, NoReturn
 from sorna.agent.runners import tracebacks
 from sorna.agent.runners.completion import completions, text_before_cursor
 from sorna.agent.runners.display import Display
-from sorna.agent.runners.frames import pack_frame
+from sorna.agent.runners.frames import FrameError, pack_frame
 from sorna.agent.runners.interrupts import Interrupts
 from sorna.agent.runners.keyboard import Keyboard
+from sorna.agent.runners.output_files import changed, fingerprints
+from sorna.agent.runners.passage import Passage
+from sorna.agent.runners.processes import reserve
+from sorna.agent.runners.pump import Flow
 from sorna.agent.runners.repl_link import (
     COMPLETE,
     COMPLETED,
     DONE,
+    ENDED,
     ENVIRON,
     EXECUTE,
     EXECUTE_UNATTENDED,
+    LANE,
     LAST_WORDS,
     REHEARSE,
     WARM,
@@ -68,15 +75,20 @@ class Repl:
 
     :param sockets: this side of control, order and typing.
     :param spares: copies of the descriptors 1 and 2.
+    :param flow: what init takes from them.
     """
 
-    def __init__(self, sockets: Sequence[socket.socket], spares: tuple[int, int]) -> None:
+    def __init__(self, sockets: Sequence[socket.socket], spares: tuple[int, int], flow: Flow) -> None:
         self._pid = os.getpid()
+        self._work = os.getcwd()  # noqa: PTH109 - as text, as init has it
         self._interrupts = Interrupts()
-        self._wires = [Wire(sock, self._interrupts) for sock in sockets]
+        self._wires = [Wire(sock, self._interrupts, descriptors=sock is sockets[0]) for sock in sockets]
+        self._lane: Wire | None = None
         order = Order(self._wires[1])
         self._outlet = Outlet(order, self._interrupts, spares)
-        self._keyboard = Keyboard(Typing(self._wires[2]), self._outlet.flush_all)
+        self._typing = Typing(self._wires[2])
+        self._passage = Passage(order, self._outlet, flow)
+        self._keyboard = Keyboard(self._typing, self._outlet.flush_all)
 
         def emit(record: list[Any]) -> bool:
             self._outlet.flush_all()
@@ -102,26 +114,87 @@ class Repl:
         self._wires[0].send(WARM, b"")
 
     def obey(self) -> None:
-        """Wait for one order of init's and carry it out."""
+        """Wait for one order of init's, or one that comes over the lane, and carry it out."""
         control = self._wires[0]
-        kind, payload = control.receive()
+        wire, kind, payload = self._next_order()
         if kind in {EXECUTE, EXECUTE_UNATTENDED}:
             self._prints_errors = kind == EXECUTE
-            self._done(self._run(payload.decode("utf-8", "replace")))
-        elif kind == REHEARSE:
-            outcome = self._run(payload.decode("utf-8"))
-            vars(builtins).pop("_", None)
-            self._count = 0
-            self._done(outcome)
-        elif kind == COMPLETE:
-            control.send(COMPLETED, to_json(self._complete(json.loads(payload))))
+            if wire is control:
+                outcome = self._run(payload.decode("utf-8", "replace"))
+                self._done(outcome, self._outlet.last_words())
+            else:
+                identity, _nul, code = payload.partition(b"\0")
+                self._run_of_lane(identity.decode("ascii", "replace"), code.decode("utf-8", "replace"))
         elif kind == ENVIRON:
             os.environ.update(from_json(payload))
             time.tzset()
+        elif wire is control:
+            self._obey_init(control, kind, payload)
 
-    def _done(self, outcome: dict[str, Any]) -> None:
-        """Tell init what became of a run; what stdout still holds goes with it."""
+    def _obey_init(self, control: Wire, kind: int, payload: bytes) -> None:
+        if kind == REHEARSE:
+            outcome = self._run(payload.decode("utf-8"))
+            vars(builtins).pop("_", None)
+            self._count = 0
+            self._done(outcome, self._outlet.last_words())
+        elif kind == COMPLETE:
+            control.send(COMPLETED, to_json(self._complete(json.loads(payload))))
+        elif kind == LANE:
+            self._close_lane()
+            # Beyond what programs close before they start others, as the sockets to init.
+            sock = socket.socket(fileno=reserve(control.descriptors.pop(0)))
+            self._lane = Wire(sock, self._interrupts)
+            self._tell_agent(WARM, b"")
+
+    def _next_order(self) -> tuple[Wire, int, bytes]:
+        """Wait for a frame. :raises OSError: init is gone; that a lane is, is no misfortune."""
+        while True:
+            wires = [self._wires[0]] if self._lane is None else [self._wires[0], self._lane]
+            for wire in wires:
+                frame = wire.next()
+                if frame is not None:
+                    return wire, *frame
+            with self._interrupts.held_back():
+                ready = self._interrupts.wait(*[wire.fileno() for wire in wires])
+                for wire in wires:
+                    if wire.fileno() not in ready:
+                        continue
+                    try:
+                        wire.fill()
+                    except (OSError, FrameError):
+                        if wire is not self._lane:
+                            raise
+                        self._close_lane()
+
+    def _close_lane(self) -> None:
+        if self._lane is not None:
+            self._lane.close()
+            self._lane = None
+
+    def _tell_agent(self, kind: int, payload: bytes) -> bool:
+        """Send a frame over the lane; False when there is none any more."""
+        try:
+            if self._lane is not None:
+                self._lane.send(kind, payload)
+        except OSError:
+            self._close_lane()
+        return self._lane is not None
+
+    def _run_of_lane(self, identity: str, code: str) -> None:
+        """Execute code of which init knows nothing yet, and tell of its end whoever has heard of the rest."""
+        self._passage.begin()
+        self._typing.begin(identity, unattended=not self._prints_errors)
+        before = fingerprints(self._work)
+        outcome = self._run(code)
+        files = changed(before, fingerprints(self._work))
+        outcome = {"run": identity, **outcome, "files": files, "reset": False}
+        quiet = not self._typing.end() and self._passage.was_quiet
         words = self._outlet.last_words()
+        if not (quiet and self._tell_agent(ENDED, to_json(outcome) + b"\0" + words)):
+            self._done(outcome, words)
+
+    def _done(self, outcome: dict[str, Any], words: bytes) -> None:
+        """Tell init what became of a run, and what belongs behind its output."""
         self._wires[0].send(DONE, to_json(outcome), before=pack_frame(LAST_WORDS, words) if words else b"")
 
     def _prepare(self) -> None:
@@ -155,6 +228,7 @@ class Repl:
     def _in_forked_child(self) -> None:
         for wire in self._wires:
             wire.close()
+        self._close_lane()
 
     def _run(self, code: str) -> dict[str, Any]:
         """Execute one piece of code and give its outcome; what it prints is in the pipes then, or among the last words."""
@@ -316,10 +390,10 @@ class Repl:
         return {"request": question["request"], "result": words or []}
 
 
-def run_repl(sockets: Sequence[socket.socket], spares: tuple[int, int]) -> None:
+def run_repl(sockets: Sequence[socket.socket], spares: tuple[int, int], flow: Flow) -> None:
     """Be the REPL process until init is gone; does not return."""
     try:
-        Repl(sockets, spares).serve()
+        Repl(sockets, spares, flow).serve()
     except OSError:
         # Init is gone, or user code closed our sockets: nothing can be told any more.
         os._exit(70)

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from sorna.agent.runners import repl_link
@@ -21,6 +21,7 @@ from sorna.agent.runners.repl import run_repl
 
 # Longest time for a completion; then the REPL is interrupted and the answer is an empty list.
 _COMPLETION = 1.0
+_LONGEST_NAME = 20
 
 
 class ReplOwner(Protocol):
@@ -30,12 +31,17 @@ class ReplOwner(Protocol):
         """Take note that code can run."""
         ...
 
-    def repl_done(self, exit_code: int, exceptions: list[Any], words: bytes) -> None:
-        """Take note that the current run came to its end; its output is still to be drained, and ``words`` belong behind it."""
+    def repl_done(
+        self, exit_code: int, exceptions: list[Any], words: bytes, run: str | None, files: Sequence[str]
+    ) -> None:
+        """Take note that a run came to its end; its output is still to be drained, and ``words`` belong behind it.
+
+        :param run: which one, with what files, when it came over a lane; else it is the current one.
+        """
         ...
 
-    def repl_asks(self, is_password: bool) -> None:
-        """Take note that a line of input is wanted."""
+    def repl_asks(self, is_password: bool, run: str | None, unattended: bool) -> None:
+        """Take note that a line of input is wanted; ``run`` says by which run of a lane, if it came over one."""
         ...
 
     def repl_withdraws(self) -> None:
@@ -62,6 +68,7 @@ class ReplHost:
         self._words = b""
         self.pid: int | None = None
         self.busy = False
+        self.lane = 0
 
     def start(self, environ: Mapping[str, str]) -> None:
         """Fork a fresh REPL. :raises OSError: that was not possible."""
@@ -78,7 +85,7 @@ class ReplHost:
             try:
                 theirs_only = [pair[1] for pair in pairs]
                 self.pid = self._processes.start(
-                    lambda: run_repl(theirs_only, (spares[0], spares[1])),
+                    lambda: run_repl(theirs_only, (spares[0], spares[1]), self._pump.flow),
                     (nothing, stdout, stderr),
                     [*(sock.fileno() for sock in theirs_only), *spares],
                     environ,
@@ -101,6 +108,13 @@ class ReplHost:
         self._links = [
             Link(self._poller, ours, taker, lambda: None) for (ours, _theirs), taker in zip(pairs, takers, strict=True)
         ]
+
+    def open_lane(self, number: int, descriptor: int) -> None:
+        """Hand a lane to the REPL that runs; where there is none, the agent finds its end of it closed."""
+        if not self._links:
+            os.close(descriptor)
+        elif self._links[0].hand(repl_link.LANE, descriptor):
+            self.lane = number
 
     def add_environ(self, added: Mapping[str, str]) -> None:
         """Give more variables to a REPL that runs already."""
@@ -157,6 +171,7 @@ class ReplHost:
         self._drop()
 
     def _drop(self) -> None:
+        self.lane = 0
         links, self._links = self._links, []
         for link in links:
             link.close()
@@ -184,16 +199,18 @@ class ReplHost:
             return
         try:
             message = repl_link.from_json(payload)
-            if kind == repl_link.DONE and self.busy:
+            run = _run_of(message)
+            if kind == repl_link.DONE and (self.busy or run is not None):
                 exit_code, exceptions = int(message["exit_code"]), list(message["exceptions"])
+                files = [str(name) for name in message.get("files", ())]
                 self.busy = False
                 words, self._words = self._words, b""
-                self._owner.repl_done(exit_code, exceptions, words)
+                self._owner.repl_done(exit_code, exceptions, words, run, files)
             elif kind == repl_link.COMPLETED:
                 reply = self._completions.pop(message["request"], None)
                 if reply is not None:
                     reply([str(word) for word in message["result"]])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             self._broken()
 
     def _order(self, kind: int, payload: bytes) -> None:
@@ -220,18 +237,25 @@ class ReplHost:
                 self._owner.repl_withdraws()
             return
         try:
-            is_password = bool(json.loads(content)["is_password"]) if kind == repl_link.ASK else None
-        except (ValueError, KeyError, TypeError):
-            is_password = None
-        if is_password is None:
+            question = json.loads(content) if kind == repl_link.ASK else {}
+            is_password, run = bool(question["is_password"]), _run_of(question)
+        except (ValueError, KeyError, TypeError, AttributeError):
             self._broken()
-        else:
-            self._question = number
-            self._owner.repl_asks(is_password)
+            return
+        self._question = number
+        self._owner.repl_asks(is_password, run, question.get("unattended") is True)
 
     def _broken(self) -> None:
         if self.pid is not None:
             os.kill(self.pid, signal.SIGKILL)
+
+
+def _run_of(message: Mapping[str, Any]) -> str | None:
+    """Give the run of a lane that a message is about. :raises ValueError: that is no run's name."""
+    run = message.get("run")
+    if run is not None and not (isinstance(run, str) and run.isdecimal() and len(run) < _LONGEST_NAME):
+        raise ValueError(run)
+    return run
 
 
 def _is_record(content: bytes) -> bool:

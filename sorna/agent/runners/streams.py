@@ -201,14 +201,14 @@ class Text(io.TextIOWrapper):
 class Outlet:
     """Both streams of this process. See Note [Streams in order].
 
-    :param spares: copies of the pipes' descriptors, for when user code closes the usual ones.
+    :ivar spares: copies of the pipes' descriptors, for when user code closes the usual ones.
     """
 
     def __init__(self, order: Order, interrupts: Interrupts, spares: tuple[int, int]) -> None:
         self._order = order
         self._interrupts = interrupts
         self._forked = False
-        self._spares = spares
+        self.spares = spares
         self._lock = threading.RLock()
         self._putting = False
         self._burst = 0
@@ -256,7 +256,7 @@ class Outlet:
     def mend(self) -> None:
         """Before a run: open again what the last one closed."""
         self._putting = False
-        for fd, spare in zip((1, 2), self._spares, strict=True):
+        for fd, spare in zip((1, 2), self.spares, strict=True):
             try:
                 os.fstat(fd)
             except OSError:
@@ -266,7 +266,7 @@ class Outlet:
         for number, (name, errors) in enumerate((("stdout", "surrogateescape"), ("stderr", "backslashreplace"))):
             old = self._texts[number]
             if not _usable(old, self._buffers[number]):
-                buffer = PipeBuffer(self, number + 1, self._spares[number], f"<{name}>")
+                buffer = PipeBuffer(self, number + 1, self.spares[number], f"<{name}>")
                 pair = list(self._buffers)
                 pair[number] = buffer
                 self._buffers = (pair[0], pair[1])
@@ -340,7 +340,7 @@ class Outlet:
             self._stop_collecting()
             for buffer in self._buffers:
                 self._drain(buffer)
-            if not self._forked and any(bytes_waiting(spare) for spare in self._spares):
+            if not self._forked and any(bytes_waiting(spare) for spare in self.spares):
                 self._order.settle()
 
     def _drain(self, buffer: PipeBuffer) -> None:
@@ -480,7 +480,7 @@ class Outlet:
         for text in self._texts:
             text.forget()
         self._flusher.forget()
-        for spare in self._spares:
+        for spare in self.spares:
             with suppress(OSError):
                 os.close(spare)
 

@@ -197,7 +197,7 @@ class Kernel:
         self._count += 1
         self.console.clear()
         self.outputs = 0
-        identity = f"run-{self._count}"
+        identity = str(self._count)
         self.send(
             frames.RUN,
             {
@@ -266,9 +266,14 @@ class Kernel:
 
 
 class KernelTestCase(UnitTestCase):
-    """Gives tests kernels and ends them."""
+    """Gives tests kernels and ends them.
+
+    :cvar make: what kind of kernel.
+    """
+
+    make: type[Kernel] = Kernel
 
     def kernel(self, language: Language = PYTHON, **options: Any) -> Kernel:
-        kernel = Kernel(language, **options)
+        kernel = self.make(language, **options)
         self.addCleanup(kernel.close)
         return kernel

@@ -99,7 +99,7 @@ class InputTests(KernelTestCase):
         kernel.wait(frames.WAITING_INPUT)
         kernel.interrupt()
         kernel.hear("no")
-        kernel.type("run-1", "yes")
+        kernel.type("1", "yes")
         self.assertEqual(kernel.wait(frames.FINISHED)["exit_code"], 0)
         self.assertEqual(kernel.stream("stdout"), "? no\nyes\n")
 

@@ -289,6 +289,10 @@ class ReplTests(KernelTestCase):
         self.assertEqual(kernel.run("2")["files"], [])
         self.assertEqual(kernel.run("open('.output/b.txt', 'w').write('x')")["files"], ["b.txt"])
 
+
+class RuleTests(KernelTestCase):
+    """What an agent must not do."""
+
     def test_second_run_at_once_is_refused(self) -> None:
         """A run that the agent should have queued is finished with an error and disturbs nothing."""
         kernel = self.kernel()
