@@ -51,9 +51,6 @@ COMPLETE_DEADLINE = 5.0
 LAST_WORDS = 4 * 1024 * KIB
 
 
-# What init can only be told about a run that it knows of.
-_ABOUT_RUNS = frozenset({frames.INPUT, frames.INTERRUPT, frames.COMPLETE, frames.RESTART, frames.KILL_RUN})
-
 OnEnded = Callable[["Kernel", str, Usage], None]
 
 
@@ -148,7 +145,7 @@ class Kernel:
                 self.end("limits-unenforceable")
                 raise
             self.limits = limits
-        self._send(frames.ASSIGN, to_json({"environ": dict(environ), "lane": self._lane.assign(environ)}))
+        self._lane.assign(environ)
         self._life.begin(limits.lifetime, limits.idle_timeout)
 
     async def execute(self, request: RunRequest) -> RunReply:
@@ -449,8 +446,7 @@ class Kernel:
         self._send(kind, content if isinstance(content, bytes) else to_json(content))
 
     def _send(self, kind: int, *parts: bytes) -> None:
-        if kind in _ABOUT_RUNS:
-            self._lane.tell_init()
+        self._lane.before(kind)
         try:
             self._channel.send(kind, *parts)
         except WriteBufferFull:

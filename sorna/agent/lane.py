@@ -23,6 +23,9 @@ from sorna.agent.runners import frames, repl_link
 from sorna.agent.runners.frames import FrameError
 from sorna.model.run import RunRequest
 
+# What init can only be told about a run that it knows of.
+ABOUT_RUNS = frozenset({frames.INPUT, frames.INTERRUPT, frames.COMPLETE, frames.RESTART, frames.KILL_RUN})
+
 OpenChannel = Callable[[socket.socket, FrameReceiver], FrameSender]
 
 
@@ -61,6 +64,9 @@ class Lane:
         self._since = 0.0
         self._unattended = False
         self._init_knows = False
+        self._for_init: Mapping[str, str] | None = None
+        self._for_repl: Mapping[str, str] | None = None
+        self._told_over = 0
         self.wanted = False
 
     def open(self, init: FrameSender) -> None:
@@ -78,9 +84,19 @@ class Lane:
             else:
                 ours.close()
 
-    def assign(self, environ: Mapping[str, str]) -> int:
-        """Add variables to those of the REPL; give the number of the lane, or 0 when init has to do it."""
-        return self._number if self._tell(repl_link.ENVIRON, to_json(dict(environ))) else 0
+    def assign(self, environ: Mapping[str, str]) -> None:
+        """Add variables to those of init and the REPL, before the first of what each has to do; nobody is woken for them alone."""
+        self._for_init = self._for_repl = dict(environ)
+
+    def before(self, kind: int) -> None:
+        """Tell init what it has to know before it is sent a frame of this kind."""
+        if self._for_init is not None:
+            self._tell()
+            environ, self._for_init, self._for_repl = self._for_init, None, None
+            # Who has another lane by then, or none, has not heard of it, and init tells it.
+            self._send(frames.ASSIGN, to_json({"environ": environ, "lane": self._told_over}))
+        if kind in ABOUT_RUNS:
+            self._tell_of_run()
 
     def start(self, run: str, request: RunRequest, now: float) -> bool:
         """Have a piece of code executed; False when it cannot be done here.
@@ -88,21 +104,25 @@ class Lane:
         :param now: in seconds of the epoch.
         """
         kind = repl_link.EXECUTE_UNATTENDED if request.unattended else repl_link.EXECUTE
-        if not self._tell(kind, b"\0".join((run.encode(), request.code.encode("utf-8", "replace")))):
+        if not self._tell((kind, b"\0".join((run.encode(), request.code.encode("utf-8", "replace"))))):
             return False
         self._run, self._since, self._unattended, self._init_knows = run, now, request.unattended, False
         return True
 
-    def _tell(self, kind: int, payload: bytes) -> bool:
+    def _tell(self, *frame: tuple[int, bytes]) -> bool:
         if self._channel is None or not self._warm:
             return False
         try:
-            self._channel.send(kind, payload)
+            if self._for_repl is not None:
+                self._channel.send(repl_link.ENVIRON, to_json(self._for_repl))
+                self._for_repl, self._told_over = None, self._number
+            for kind, payload in frame:
+                self._channel.send(kind, payload)
         except WriteBufferFull:
             return False
         return self._channel is not None
 
-    def tell_init(self) -> None:
+    def _tell_of_run(self) -> None:
         """Let init know of the run that goes on, because it is going to be told something about it."""
         if self._run and not self._init_knows:
             self._init_knows = True
@@ -137,9 +157,9 @@ class Lane:
             self._channel.drain()
 
     def close(self) -> None:
-        """Leave it. A run that goes on ends by init, whatever has arrived of its end before now included."""
+        """Leave it, with nothing left unsaid. A run that goes on ends by init, though its end may have arrived just now."""
+        self.before(frames.RESTART)
         if self._channel is not None:
-            self.tell_init()
             self._channel.end()
 
     # -- from the REPL

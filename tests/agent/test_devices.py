@@ -89,7 +89,8 @@ class KernelDevicesTests(KernelTestCase):
         return make_nodes(self, "nvidia0", "nvidia1", "nvidiactl")
 
     def environ(self, init: FakeKernel) -> dict[str, str]:
-        self.flow()
+        # Which it is told with the first of what it has to do.
+        self.start(self.kernels.interrupt(self.kernel_id))
         found: dict[str, str] = init.sent(frames.ASSIGN)[-1]["environ"]
         return found
 

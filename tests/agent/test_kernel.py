@@ -276,8 +276,10 @@ class CreationTests(KernelTestCase):
         self.assertEqual(configuration["runtime"]["name"], "java")
         self.assertEqual(configuration["environ"]["SORNA_TOOL"], "/usr/bin/tool")
         self.assertGreater(configuration["credit"], 0)
+        self.execute(query(wait=0))
         (assignment,) = init.sent(frames.ASSIGN)
         self.assertEqual(assignment["environ"]["SORNA_MEMORY_MIB"], "1024")
+        self.assertEqual([kind for kind, _payload in init.received[-2:]], [frames.ASSIGN, frames.RUN])
         self.assertEqual((init.spec.stack, [limits.memory for limits in init.adjusted]), ("commands", [1024 * MIB]))
         self.assertEqual(self.kernels.live()[self.kernel_id].id, short_id(self.kernel_id))
 

@@ -64,11 +64,27 @@ class RunTests(LaneTestCase):
         self.assertEqual(self.about(self.sandbox.kernels[-1], frames.LANE), [])
 
     def test_environment(self) -> None:
-        """It goes to both, and init is told that it need not hand it on."""
+        """It goes to both, to each with the first of what it has to do, and init learns that it need not hand it on."""
         init, lane = self.both()
-        assign = init.sent(frames.ASSIGN)[-1]
+        self.assertEqual((init.sent(frames.ASSIGN), lane.received), ([], []))
+        self.execute(query("1", wait=0))
+        self.assertEqual(init.sent(frames.ASSIGN), [])
+        self.start(self.kernels.interrupt(self.kernel_id))
+        (assign,) = init.sent(frames.ASSIGN)
         self.assertEqual(assign["lane"], 1)
-        self.assertEqual(lane.received[-1], (repl_link.ENVIRON, to_json(assign["environ"])))
+        self.assertEqual(lane.received[0], (repl_link.ENVIRON, to_json(assign["environ"])))
+        self.assertEqual([kind for kind, _payload in lane.received], [repl_link.ENVIRON, repl_link.EXECUTE])
+
+    def test_environment_without_a_lane(self) -> None:
+        """Init, told before a script, hands on what the REPL has not heard; one that hears it over the lane does so first."""
+        init, lane = self.both()
+        lane.socket.close()
+        self.flow()
+        self.execute(query("1", wait=0))
+        self.assertEqual(init.sent(frames.ASSIGN)[0]["lane"], 0)
+        init, lane = self.both()
+        self.execute(RunRequest(RunMode.BATCH, exec="true", wait=0))
+        self.assertEqual((init.sent(frames.ASSIGN)[0]["lane"], lane.received[0][0]), (1, repl_link.ENVIRON))
 
     def test_end_by_init(self) -> None:
         """A run of the lane whose output went through init ends there, behind it."""

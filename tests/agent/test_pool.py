@@ -63,6 +63,7 @@ class PoolTests(PoolTestCase):
         order = KernelSpec("AKIA", "t", "python3", "python3", spec(memory=64 * MIB).limits, {"A": "b"})
         self.successResultOf(self.start(self.kernels.create_kernel(uuid.UUID(int=9), order)))
         first = self.made()[0]
+        self.start(self.kernels.interrupt(uuid.UUID(int=9)))
         (assignment,) = first.sent(frames.ASSIGN)
         self.assertEqual((assignment["environ"]["A"], assignment["environ"]["SORNA_MEMORY_MIB"]), ("b", "64"))
         self.assertEqual([limits.memory for limits in first.adjusted], [64 * MIB])

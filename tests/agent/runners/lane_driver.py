@@ -11,7 +11,6 @@ from contextlib import suppress
 from typing import Any
 
 from sorna.agent.channel import FrameReceiver
-from sorna.agent.kernel import _ABOUT_RUNS
 from sorna.agent.lane import Lane
 from sorna.agent.runners import frames
 from sorna.agent.runners.frames import FrameReader, pack_frame
@@ -96,8 +95,7 @@ class LaneKernel(Kernel):
         self.send_raw(kind, payload)
 
     def send(self, kind: int, message: dict[str, Any]) -> None:
-        if kind in _ABOUT_RUNS:
-            self.lane.tell_init()
+        self.lane.before(kind)
         if kind == frames.RUN and message["mode"] == "query" and message["code"].strip():
             request = RunRequest(RunMode.QUERY, message["code"], unattended=bool(message.get("unattended")))
             if self.lane.start(message["run"], request, time.time()):  # noqa: TID251 - there is no clock to inject

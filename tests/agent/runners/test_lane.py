@@ -115,16 +115,26 @@ class WayTests(LaneTestCase):
         self.assertEqual((end["run"], end["files"], end["reset"], end["exit_code"]), (run, ["c"], True, 137))
 
     def test_environment(self) -> None:
-        """It comes over the lane before the first run, and what that changes stays changed."""
+        """It comes over the lane with the first run, and what that changes stays changed, though init hears of it later."""
         kernel = self.lane_kernel()
-        number = kernel.lane.assign({"COLOUR": "red"})
-        kernel.send(frames.ASSIGN, {"environ": {"COLOUR": "red"}, "lane": number})
+        kernel.lane.assign({"COLOUR": "red"})
         kernel.run("import os; print(os.environ['COLOUR']); os.environ['COLOUR'] = 'blue'")
+        self.assertEqual(kernel.stream("stdout"), "red\n")
+        kernel.run("", mode="batch", exec="echo $COLOUR")
         self.assertEqual(kernel.stream("stdout"), "red\n")
         kernel.run("import time; time.sleep(0.1); print(os.environ['COLOUR'])")
         self.assertEqual(kernel.stream("stdout"), "blue\n")
-        kernel.run("!", mode="batch", exec="echo $COLOUR")
-        self.assertEqual(kernel.stream("stdout"), "red\n")
+
+    def test_environment_of_a_repl_that_died(self) -> None:
+        """One that was made since then has it too, whatever init had heard."""
+        for first in ("import os; os._exit(1)", "import os; os._exit(1)  # with a lane that was opened since"):
+            kernel = self.lane_kernel()
+            kernel.lane.assign({"COLOUR": "red"})
+            kernel.run(first)
+            if "since" in first:
+                kernel.run("1")
+            kernel.run("import os; print(os.environ['COLOUR'])")
+            self.assertEqual(kernel.stream("stdout"), "red\n")
 
 
 class LeavingTests(LaneTestCase):
