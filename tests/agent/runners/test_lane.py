@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from tests.agent.runners.lane_driver import LaneKernel
 
 
 def wakes(pid: int) -> int:
-    """Tell how often a process was woken until now."""
+    """Wait until a process sleeps, and tell how often it was woken until now."""
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+        time.sleep(0.001)
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("voluntary_ctxt_switches:")[2].split()[0])
 
