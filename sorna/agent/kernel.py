@@ -203,6 +203,7 @@ class Kernel:
             self.end("stuck", verdicts.stuck())
             shared.fail(AgentFailed(f"The kernel could not be restarted: {error.detail}"))
             return
+        self._lane.leave()
         self._restart = None
         self._verdict = None
         self._discarding = False
@@ -367,6 +368,8 @@ class Kernel:
         self._say(sentences)
         self._life.touch()
         self._lane.forget()
+        if ending.reset:
+            self._lane.leave()
         self.runs.finished(ending)
         self.room_changed()
 

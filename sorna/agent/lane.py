@@ -136,7 +136,7 @@ class Lane:
 
         :param frame: what RESTARTED says.
         """
-        self.drain()
+        self.leave()
         if not self._run:
             return False
         self._init_knows = True
@@ -156,11 +156,15 @@ class Lane:
         if self._channel is not None:
             self._channel.drain()
 
+    def leave(self) -> None:
+        """Close it, after what has arrived: there is another REPL, and who holds the old one's end need not be one."""
+        if self._channel is not None:
+            self._channel.end()
+
     def close(self) -> None:
         """Leave it, with nothing left unsaid. A run that goes on ends by init, though its end may have arrived just now."""
         self.before(frames.RESTART)
-        if self._channel is not None:
-            self._channel.end()
+        self.leave()
 
     # -- from the REPL
 

@@ -209,6 +209,29 @@ class LeavingTests(LaneTestCase):
         self.assertEqual((text_of(reply), reply.exit_code, reply.files), ("before", 139, ("f",)))
         self.assertEqual(text_of(reply, "stderr"), "It was killed; its state is lost.\n")
 
+    def test_lane_that_somebody_holds(self) -> None:
+        """Where there is another REPL, nothing goes over the old one's lane, whoever still has its end."""
+        init, lane = self.both()
+        held = lane.socket.dup()
+        self.addCleanup(held.close)
+        init.say(frames.RESTARTED, {"reason": "It was killed", "exit_code": 137, "signal": 9})
+        self.flow()
+        self.execute(query("1", wait=0))
+        self.assertEqual(init.sent(frames.RUN)[-1]["code"], "1")
+        init.finish(reset=True)
+        self.flow()
+        self.execute(query("2", wait=0))
+        self.assertEqual((init.sent(frames.RUN)[-1]["code"], init.sent(frames.LANE)[-1]), ("2", {"lane": 3}))
+        init.finish()
+        self.flow()
+        restarted = self.start(self.kernels.restart_kernel(self.kernel_id))
+        init.say(frames.REPLY, {"request": init.sent(frames.RESTART)[-1]["request"], "error": None, "result": None})
+        self.flow()
+        self.successResultOf(restarted)
+        self.execute(query("3", wait=0))
+        self.assertEqual((init.sent(frames.RUN)[-1]["code"], init.sent(frames.LANE)[-1]), ("3", {"lane": 4}))
+        self.assertEqual(lane.received, [])
+
     def test_repl_that_died_behind_its_end(self) -> None:
         """An end that was said counts, though the news of the death is read first."""
         init, lane = self.both()
