@@ -231,8 +231,8 @@ class Creation:
         """Write that a kernel that an agent has made runs."""
         running = await self._running(kernel, agent)
         if running is None:
-            # It was destroyed while it was being made; the row is not ours to change, the processes are.
-            await self.link.destroy_kernel(agent.address, kernel.id, "destroyed-while-preparing")
+            # It was destroyed while it was being made, or PostgreSQL lost the row; that is not ours to change, the rest is.
+            await self._take_back(agent, kernel.id, "destroyed-while-preparing")
             await self.ending.forget(kernel)
             raise KernelCreationFailed("The kernel was destroyed while it was being made.")
         return running
@@ -252,6 +252,7 @@ class Creation:
         except SornaError as error:
             self.placing.over(kernel.id, live=False)
             await self._take_back(agent, kernel.id)
+            await living  # what came after it was forgotten would stay
             await self._give_up(kernel, error)
             raise
         await living
@@ -298,10 +299,10 @@ class Creation:
         storage = self.folders.storage.storage_id if spec.mounts else None
         return Demand(spec.runtime, slots_of(spec.runtime, spec.limits), frozenset(spec.labels.items()), storage)
 
-    async def _take_back(self, agent: Agent, kernel_id: uuid.UUID) -> None:
+    async def _take_back(self, agent: Agent, kernel_id: uuid.UUID, reason: str = "creation-failed") -> None:
         """After a failed or unanswered request the agent may still have made the kernel: end it, whatever there is."""
         try:
-            await self.link.destroy_kernel(agent.address, kernel_id, "creation-failed")
+            await self.link.destroy_kernel(agent.address, kernel_id, reason)
         except SornaError as error:
             # The reaper finds it in the agent's next heartbeats.
             self._log.debug("{kernel_id} could not be taken back: {error}", kernel_id=short_id(kernel_id), error=error)
@@ -318,8 +319,11 @@ class Creation:
 
     async def _write_failure(self, kernel: Kernel, reason: str) -> None:
         ended = await self.kernels.change_status(kernel.id, KernelStatus.ERROR, reason, self.clock.seconds())
+        # Its entry goes whatever became of the row: where a crash of PostgreSQL has undone it, nobody else knows the kernel;
+        # see Note [What a crash may undo] in ``store/kernels``. Should it run after all, because the answer to that was lost
+        # and the agent could not be told to end it, the reaper writes the entry again.
+        await self.ending.forget(ended or kernel)
         if ended is not None:  # else whoever ended it meanwhile has announced that
-            await self.ending.forget(ended)
             await self.ending.announce(ended)
 
     async def _write_failure_later(self, kernel: Kernel, reason: str) -> None:
