@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
 from functools import partial
-from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
@@ -24,64 +22,19 @@ from sorna.errors import (
     RuntimeUnknown,
     Unavailable,
 )
-from sorna.live.memory import MemoryLiveKernels, MemoryRedis
-from sorna.manager.creation import FAILURE_PAUSE, SETTLE_DEADLINE
+from sorna.manager.creation import SETTLE_DEADLINE
 from sorna.manager.interfaces import UploadFile
-from sorna.manager.registry import Registry
-from sorna.model.agent import AgentAddress, Room
-from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage, new_kernel_id, short_id
+from sorna.model.agent import Room
+from sorna.model.kernel import KernelSpec, KernelStatus, new_kernel_id, short_id
 from sorna.model.keypair import KeypairChanges
 from sorna.model.limits import MIB, Limits
 from sorna.model.policy import ResourcePolicy
 from sorna.model.run import RunMode, RunRequest
-from sorna.store.memory import MemoryKernels
 from sorna.testing.terminals import MemoryViewer
 from tests.cluster.scripted import USAGE
-from tests.manager.crashing import CrashingKernels
 from tests.manager.world import HEARTBEAT, INTERVAL, OWNER, STRANGER, ManagerTestCase
 
 QUERY = RunRequest(RunMode.QUERY, "1+1")
-
-
-class LosingKernels(MemoryKernels):
-    """A store that does not answer the next so many changes of a status."""
-
-    lost = 0
-
-    async def change_status(self, *arguments: Any, **more: Any) -> Kernel | None:
-        if self.lost:
-            self.lost -= 1
-            raise Unavailable("away")
-        return await super().change_status(*arguments, **more)
-
-
-class CrashingLosingKernels(LosingKernels, CrashingKernels):
-    """Likewise one that may crash."""
-
-
-class DeafKernels(MemoryKernels):
-    """A store whose answer to the first kernel that runs is lost."""
-
-    deaf = True
-
-    async def change_status(self, kernel_id: uuid.UUID, after: KernelStatus, *rest: Any, **more: Any) -> Kernel | None:
-        changed = await super().change_status(kernel_id, after, *rest, **more)
-        if after is KernelStatus.RUNNING and self.deaf:
-            self.deaf = False
-            raise Unavailable("the answer is lost")
-        return changed
-
-
-class SlowLiveKernels(MemoryLiveKernels):
-    """A Redis that writes nothing until ``answer`` fires."""
-
-    def __init__(self, redis: MemoryRedis) -> None:
-        super().__init__(redis)
-        self.answer: Deferred[None] = Deferred()
-
-    async def add(self, kernel: Kernel, agent: AgentAddress) -> None:
-        await self.answer
-        await super().add(kernel, agent)
 
 
 class CreationTests(ManagerTestCase):
@@ -196,94 +149,6 @@ class CreationTests(ManagerTestCase):
             self.assertEqual(self.used(), 0)
         self.assertEqual([call[0] for call in self.agent.calls].count("destroy_kernel"), 2)
         self.assertEqual(list(self.done(self.kernels.live())), [])
-
-    def test_a_failure_that_cannot_be_written_at_once(self) -> None:
-        """PostgreSQL goes away while the agent works: when it is back, the row is final, the place free, no entry left."""
-        kernels = LosingKernels(self.keypairs)
-        registry = evolve(self.registry, creation=evolve(self.creation, kernels=kernels))
-        kernels.lost = 3
-        self.fails(registry.create(self.wish()), Unavailable)
-        self.assertEqual((self.used(), kernels.lost), (1, 1))
-        for _ in range(2):
-            self.clock.advance(FAILURE_PAUSE)
-        self.assertEqual((self.used(), list(self.done(kernels.live())), kernels.lost), (0, [], 0))
-        self.assertEqual((self.redis.kernels, self.redis.sessions), ({}, {}))
-
-    def _crashing(self, away: int, answers: Exception | None = None) -> Registry:
-        """Give a registry on a PostgreSQL that crashes while the agent makes a kernel, and then is away for some statements.
-
-        :param answers: what the agent answers when it shall end the kernel.
-        """
-        kernels = CrashingLosingKernels(self.keypairs)
-        ending = evolve(self.ending, kernels=kernels)
-        creation = evolve(self.creation, kernels=kernels, ending=ending)
-
-        def crash() -> None:
-            kernels.crash()
-            kernels.lost = away
-
-        self.agent.script["create_kernel"] = crash
-        if answers is not None:
-            self.agent.script["destroy_kernel"] = partial(self._raise, answers)
-        return evolve(self.registry, creation=creation, ending=ending, kernels=kernels)
-
-    def test_postgresql_loses_the_row_and_is_away(self) -> None:
-        """It crashed before the reservation was on the disk: the kernel is taken back, and no entry of it stays."""
-        for away in (1, 2):
-            self.fails(self._crashing(away).create(self.wish()), Unavailable)
-            self.clock.advance(FAILURE_PAUSE)
-            self.assertEqual((self.used(), self.agent.kernels), (0, set()))
-            self.assertEqual((self.redis.kernels, self.redis.sessions), ({}, {}))
-            self.assertEqual(self.redis.members["i-1"], set())
-
-    def test_postgresql_loses_the_row_and_is_back(self) -> None:
-        """Likewise where the next statement finds no row, whatever the agent answers to its end."""
-        for answers in (None, AgentTimeout("silent"), KernelNotFound()):
-            self.fails(self._crashing(0, answers).create(self.wish()), KernelCreationFailed)
-            self.assertEqual((self.used(), self.redis.kernels, self.redis.sessions), (0, {}, {}))
-
-    def test_a_late_entry_of_a_failed_creation(self) -> None:
-        """Redis takes its time with the entry: it is removed when it is there, not before."""
-        live = SlowLiveKernels(self.redis)
-        registry = self._crashing(1)
-        creation = evolve(registry.creation, live=live)
-        asked = self.start(evolve(registry, creation=creation).create(self.wish()))
-        self.assertNoResult(asked)
-        live.answer.callback(None)
-        self.failureResultOf(asked, Unavailable)
-        self.assertEqual((self.redis.kernels, self.redis.sessions), ({}, {}))
-
-    def test_an_end_of_a_row_that_is_lost(self) -> None:
-        """A kernel that PostgreSQL has lost while somebody ended it leaves no entry, whenever it was lost."""
-        for before in (True, False):
-            kernel = self.done(self.kernels.by_id(self.make()))
-            assert kernel is not None
-            kernels = CrashingLosingKernels(self.keypairs)
-            ending = evolve(self.ending, kernels=kernels)
-            if before:
-                self.fails(ending.destroy(kernel, "user-requested"), KernelNotFound)
-            else:
-                terminating = evolve(kernel, status=KernelStatus.TERMINATING)
-                self.assertEqual(self.done(ending._end(terminating)), Usage())
-            self.assertEqual((self.redis.kernels, self.redis.sessions), ({}, {}))
-            self.agent.kernels.clear()
-            self.done(self.ending.lost(kernel.id, "lost"))
-
-    def test_an_answer_that_is_lost(self) -> None:
-        """PostgreSQL takes the status and its answer is lost: the kernel is ended, and so is the row in the end."""
-        kernels = DeafKernels(self.keypairs)
-        ending = evolve(self.ending, kernels=kernels)
-        creation = evolve(self.creation, kernels=kernels, ending=ending)
-        self.fails(evolve(self.registry, creation=creation, ending=ending).create(self.wish()), Unavailable)
-        self.assertEqual((self.agent.kernels, self.redis.kernels, self.redis.sessions), (set(), {}, {}))
-        (row,) = self.done(kernels.live())
-        self.assertIs(row.status, KernelStatus.RUNNING)
-        reaper = evolve(self.reaper, kernels=kernels, ending=ending)
-        for _ in range(20):
-            self.clock.advance(0.5)
-            self.beat()
-            self.done(reaper.mend())
-        self.assertEqual((list(self.done(kernels.live())), self.used(), self.redis.kernels), ([], 0, {}))
 
     def test_redis_away_while_a_kernel_ends(self) -> None:
         """Its entry goes when Redis is back."""
