@@ -13,11 +13,11 @@ Note [What a look costs]
     that something is to be done for, and what is done to a row is conditional, so that it may have changed since the look.
 
 Note [What nobody remembers]
-    A kernel's traces in Redis are removed by whoever ends it, or fails to make it. That one may die before Redis is back, and
-    a kernel whose row PostgreSQL has lost in a crash has nobody who ends it. So every few seconds the reaper walks over the
-    names in Redis, one part in a pass, and forgets those that no live row has. It reads a part before it asks for the rows: a
-    row is there before there is a trace of it and never lives again once it has ended, so that what had a trace then and has
-    no live row now will have none.
+    A kernel's traces in Redis are removed by whoever ends it, or fails to make it. That one may die before Redis is back, or
+    never hear that PostgreSQL has written the end, and a kernel whose row was lost in a crash has nobody who ends it. So
+    every few seconds the reaper walks over the names in Redis, one part in a pass, and forgets those that no live row has.
+    It reads a part before it asks for the rows: a row is there before there is a trace of it and never lives again once it
+    has ended, so that what had a trace then and has no live row now will have none.
 """
 
 from __future__ import annotations
