@@ -71,7 +71,7 @@ end
 _ADD = Script(
     _PROMISED
     + """
-redis.call('HSET', ARGV[1], unpack(cjson.decode(ARGV[5])))
+redis.call('HSET', ARGV[1], 'takes', table.concat({ARGV[6], ARGV[7], ARGV[8]}, ' '), unpack(cjson.decode(ARGV[5])))
 redis.call('HSETNX', ARGV[1], 'num_queries', ARGV[4])
 redis.call('SELECT', 2)
 if redis.call('SADD', ARGV[3] .. '.kernels', ARGV[1]) == 1 then count(ARGV[3], 1, ARGV[6], ARGV[7], ARGV[8]) end
@@ -230,7 +230,7 @@ def session_key(access_key: str, session_token: str) -> str:
 
 
 def kernel_fields(kernel: Kernel, agent: AgentAddress) -> dict[str, str]:
-    """Give the fields of a kernel's hash, without its count of queries."""
+    """Give the fields of a kernel's hash, without its count of queries and what it takes."""
     return {
         "id": short_id(kernel.id),
         "instance": agent.agent_id,
@@ -246,7 +246,6 @@ def kernel_fields(kernel: Kernel, agent: AgentAddress) -> dict[str, str]:
         "exec_timeout": f"{kernel.limits.execution_timeout:.12g}",
         "idle_timeout": f"{kernel.limits.idle_timeout:.12g}",
         "mem_limit": str(kernel.limits.memory // KIB),
-        "takes": " ".join(map(str, _slots(kernel))),
     }
 
 

@@ -168,11 +168,12 @@ class MemoryLiveKernels:
         self._redis.touch()
         short = short_id(kernel.id)
         fields = self._redis.kernels.setdefault(short, {"num_queries": str(kernel.num_queries)})
-        fields.update(kernel_fields(kernel, agent))
+        takes = slots_of(kernel.runtime, kernel.limits)
+        fields.update(kernel_fields(kernel, agent), takes=f"{takes.memory} {takes.cpu_millis} {takes.gpus}")
         members = self._redis.members.setdefault(agent.agent_id, set())
         if short not in members:
             members.add(short)
-            self._count(agent.agent_id, slots_of(kernel.runtime, kernel.limits))
+            self._count(agent.agent_id, takes)
         self._redis.sessions[session_key(kernel.access_key, kernel.session_token)] = short
 
     async def use(self, access_key: str, reference: str, *, count: bool = True) -> KernelPlace | None:
