@@ -39,6 +39,7 @@ MANAGER_FIELDS = frozenset(
         "stdin_port",
         "stdout_port",
         "num_queries",
+        "takes",
     }
 )
 

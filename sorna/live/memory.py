@@ -17,10 +17,11 @@ from twisted.logger import Logger
 from sorna.errors import InvalidRequest, Unavailable
 from sorna.live.channels import encode_text
 from sorna.live.instances import kernel_figures, valid_agent_id
-from sorna.live.kernels import LONGEST_REFERENCE, kernel_fields, place_of, session_key
+from sorna.live.kernels import LONGEST_REFERENCE, NAMES_TOGETHER, kernel_fields, place_of, session_key
 from sorna.live.rate_counters import WINDOW, exceeded
 from sorna.manager.interfaces import KernelPlace, RateState
 from sorna.model.agent import AGENT_TOPIC, Agent, AgentAddress, Heartbeat
+from sorna.model.census import Traces
 from sorna.model.kernel import Kernel, parse_kernel_id, short_id
 from sorna.model.policy import Slots, slots_of
 
@@ -167,11 +168,12 @@ class MemoryLiveKernels:
         self._redis.touch()
         short = short_id(kernel.id)
         fields = self._redis.kernels.setdefault(short, {"num_queries": str(kernel.num_queries)})
-        fields.update(kernel_fields(kernel, agent))
+        takes = slots_of(kernel.runtime, kernel.limits)
+        fields.update(kernel_fields(kernel, agent), takes=f"{takes.memory} {takes.cpu_millis} {takes.gpus}")
         members = self._redis.members.setdefault(agent.agent_id, set())
         if short not in members:
             members.add(short)
-            self._count(agent.agent_id, slots_of(kernel.runtime, kernel.limits))
+            self._count(agent.agent_id, takes)
         self._redis.sessions[session_key(kernel.access_key, kernel.session_token)] = short
 
     async def use(self, access_key: str, reference: str, *, count: bool = True) -> KernelPlace | None:
@@ -203,13 +205,8 @@ class MemoryLiveKernels:
         short = short_id(kernel.id)
         fields: Mapping[str, str] = self._redis.kernels.pop(short, {})
         agent_id = fields.get("instance", kernel.agent_id or "")
-        members = self._redis.members.get(agent_id, set())
-        if short in members:
-            members.discard(short)
-            self._count(agent_id, Slots() - slots_of(kernel.runtime, kernel.limits))
         key = session_key(kernel.access_key, kernel.session_token)
-        if self._redis.sessions.get(key) == short:
-            del self._redis.sessions[key]
+        self._remove(short, agent_id, key, slots_of(kernel.runtime, kernel.limits))
 
     async def places(self, kernel_ids: Collection[uuid.UUID]) -> Mapping[uuid.UUID, KernelPlace]:
         """Find several kernels of any owner and count nothing."""
@@ -221,6 +218,41 @@ class MemoryLiveKernels:
         """Give those that have no entry."""
         self._redis.touch()
         return [name for name in names if name not in self._redis.kernels]
+
+    async def traces(self, begin: str = "") -> Traces:
+        """Give a part of what there is, entries before sessions; what goes meanwhile makes nobody miss another."""
+        self._redis.touch()
+        lone = {key: name for key, name in self._redis.sessions.items() if name not in self._redis.kernels}
+        there = sorted([*(f"1{name}" for name in self._redis.kernels), *(f"3{key}" for key in lone)])
+        after = [one for one in there if one > begin]
+        part = after[:NAMES_TOGETHER]
+        return Traces(
+            frozenset(one[1:] for one in part if one[0] == "1"),
+            {one[1:]: lone[one[1:]] for one in part if one[0] == "3"},
+            part[-1] if len(after) > len(part) else "",
+        )
+
+    async def forget_traces(self, stale: Traces) -> int:
+        """Remove every trace of kernels of which only names are known."""
+        self._redis.touch()
+        names = [name for name in stale.names if name in self._redis.kernels]
+        for name in names:
+            fields = self._redis.kernels.pop(name)
+            taken = Slots(1, *map(int, fields["takes"].split()))
+            self._remove(name, fields["instance"], session_key(fields["access_key"], fields["session_token"]), taken)
+        keys = [key for key, name in stale.sessions.items() if self._redis.sessions.get(key) == name]
+        for key in keys:
+            del self._redis.sessions[key]
+        return len(names) + len(keys)
+
+    def _remove(self, name: str, agent_id: str, key: str, taken: Slots) -> None:
+        """Remove what is left of a kernel when its hash is gone."""
+        members = self._redis.members.get(agent_id, set())
+        if name in members:
+            members.discard(name)
+            self._count(agent_id, Slots() - taken)
+        if self._redis.sessions.get(key) == name:
+            del self._redis.sessions[key]
 
     def _count(self, agent_id: str, taken: Slots) -> None:
         beaten = self._redis.instances.get(agent_id)

@@ -231,8 +231,8 @@ class Creation:
         """Write that a kernel that an agent has made runs."""
         running = await self._running(kernel, agent)
         if running is None:
-            # It was destroyed while it was being made; the row is not ours to change, the processes are.
-            await self.link.destroy_kernel(agent.address, kernel.id, "destroyed-while-preparing")
+            # It was destroyed while it was being made, or PostgreSQL lost the row; that is not ours to change, the rest is.
+            await self._take_back(agent, kernel.id, "destroyed-while-preparing")
             await self.ending.forget(kernel)
             raise KernelCreationFailed("The kernel was destroyed while it was being made.")
         return running
@@ -251,8 +251,9 @@ class Creation:
             )
         except SornaError as error:
             self.placing.over(kernel.id, live=False)
-            await self._take_back(agent, kernel.id)
-            await self._give_up(kernel, error)
+            taken_back = await self._take_back(agent, kernel.id)
+            await living  # what came after it was forgotten would stay
+            await self._give_up(kernel, error, agent.id if taken_back else None)
             raise
         await living
         self.placing.over(kernel.id, live=True)
@@ -298,35 +299,53 @@ class Creation:
         storage = self.folders.storage.storage_id if spec.mounts else None
         return Demand(spec.runtime, slots_of(spec.runtime, spec.limits), frozenset(spec.labels.items()), storage)
 
-    async def _take_back(self, agent: Agent, kernel_id: uuid.UUID) -> None:
-        """After a failed or unanswered request the agent may still have made the kernel: end it, whatever there is."""
+    async def _take_back(self, agent: Agent, kernel_id: uuid.UUID, reason: str = "creation-failed") -> bool:
+        """After a failed or unanswered request the agent may still have made the kernel: end it, whatever there is.
+
+        :returns: whether the agent surely does not hold it any more.
+        """
         try:
-            await self.link.destroy_kernel(agent.address, kernel_id, "creation-failed")
+            await self.link.destroy_kernel(agent.address, kernel_id, reason)
+        except KernelNotFound:
+            return True
         except SornaError as error:
             # The reaper finds it in the agent's next heartbeats.
             self._log.debug("{kernel_id} could not be taken back: {error}", kernel_id=short_id(kernel_id), error=error)
+            return False
+        return True
 
-    async def _give_up(self, kernel: Kernel, error: SornaError) -> None:
-        """Write that a creation failed, later if that cannot be done now: its token and its place are wanted again."""
+    async def _give_up(self, kernel: Kernel, error: SornaError, taken_from: str | None = None) -> None:
+        """Write that a creation failed, later if that cannot be done now: its token and its place are wanted again.
+
+        :param taken_from: id of an agent that it was taken back from although PostgreSQL may have written that it runs there.
+        """
         reason = type(error).__name__
         try:
-            await self._write_failure(kernel, reason)
+            await self._write_failure(kernel, reason, taken_from)
         except SornaError:
-            Deferred.fromCoroutine(self._write_failure_later(kernel, reason)).addErrback(
+            Deferred.fromCoroutine(self._write_failure_later(kernel, reason, taken_from)).addErrback(
                 lambda failure: self._log.failure("a failed creation could not be written", failure)
             )
 
-    async def _write_failure(self, kernel: Kernel, reason: str) -> None:
+    async def _write_failure(self, kernel: Kernel, reason: str, taken_from: str | None) -> None:
         ended = await self.kernels.change_status(kernel.id, KernelStatus.ERROR, reason, self.clock.seconds())
+        # Its entry goes whatever became of the row: where a crash of PostgreSQL has undone it, nobody else knows the kernel;
+        # see Note [What a crash may undo] in ``store/kernels``. Should it run after all, because the answer to that was lost
+        # and the agent could not be told to end it, the reaper writes the entry again.
+        await self.ending.forget(ended or kernel)
         if ended is not None:  # else whoever ended it meanwhile has announced that
-            await self.ending.forget(ended)
             await self.ending.announce(ended)
+        elif taken_from is not None:
+            # Else whoever asks again with this token would be given what its agent does not hold, until the reaper's looks.
+            now = await self.kernels.by_id(kernel.id)
+            if now is not None and now.status is KernelStatus.RUNNING and now.agent_id == taken_from:
+                await self.ending.lost(kernel.id, reason)
 
-    async def _write_failure_later(self, kernel: Kernel, reason: str) -> None:
+    async def _write_failure_later(self, kernel: Kernel, reason: str, taken_from: str | None) -> None:
         for _attempt in range(FAILURE_ATTEMPTS):
             await deferLater(self.clock, FAILURE_PAUSE)
             try:
-                await self._write_failure(kernel, reason)
+                await self._write_failure(kernel, reason, taken_from)
             except SornaError:
                 continue
             return

@@ -39,7 +39,7 @@ class Ending:
     directory: AgentDirectory
     link: AgentLink
     events: KernelEvents
-    # What is lost of this by its bound, or with the process, is removed when somebody asks for such a kernel.
+    # What is lost of this by its bound, or with the process, the reaper finds: see Note [What nobody remembers] there.
     _unforgotten: deque[Kernel] = field(factory=lambda: deque(maxlen=MOST_UNFORGOTTEN), init=False)
 
     _log = Logger()
@@ -55,6 +55,7 @@ class Ending:
         if changed is None:
             changed = await self.kernels.by_id(kernel.id)
             if changed is None:
+                await self.forget(kernel)
                 raise KernelNotFound
             if changed.status.final:
                 return changed.usage
@@ -74,7 +75,7 @@ class Ending:
         """End a TERMINATING kernel."""
         seen = Deferred.fromCoroutine(self._last_seen(kernel))
         usage = await self._effect(kernel)
-        ended = await self._write_end(kernel.id, kernel.status_reason, usage, await seen)
+        ended = await self._write_end(kernel, kernel.status_reason, usage, await seen)
         return ended.usage if ended is not None else Usage()
 
     async def finish(self, kernel_id: uuid.UUID, reason: str, usage: Usage | None) -> Kernel | None:
@@ -88,26 +89,29 @@ class Ending:
         if kernel.status.final:
             await self.forget(kernel)
             return kernel
-        return await self._write_end(kernel_id, reason, usage, await self._last_seen(kernel))
+        return await self._write_end(kernel, reason, usage, await self._last_seen(kernel))
 
     async def _write_end(
-        self, kernel_id: uuid.UUID, reason: str, usage: Usage | None, place: KernelPlace | None
+        self, before: Kernel, reason: str, usage: Usage | None, place: KernelPlace | None
     ) -> Kernel | None:
-        """Do what :meth:`finish` does. :param place: the live entry that the kernel had."""
+        """Do what :meth:`finish` does.
+
+        :param before: its row as it was; a crash of PostgreSQL may have undone it since. :param place: the live entry that it had.
+        """
         if place is not None and usage is None:
             usage = usage_of_figures(place.stats)  # its agent cannot tell any more, but has told until shortly before
         queries = None if place is None else place.num_queries
         now = self.clock.seconds()
         ended = await self.kernels.change_status(
-            kernel_id, KernelStatus.TERMINATED, reason, now, usage=usage, num_queries=queries
+            before.id, KernelStatus.TERMINATED, reason, now, usage=usage, num_queries=queries
         )
-        kernel = ended or await self.kernels.by_id(kernel_id)
-        if kernel is None or not kernel.status.final:
+        kernel = ended or await self.kernels.by_id(before.id)
+        if kernel is not None and not kernel.status.final:
             return kernel
         # Redis is asked for both at once, in this order.
-        forgotten = Deferred.fromCoroutine(self.forget(kernel))
+        forgotten = Deferred.fromCoroutine(self.forget(kernel or before))
         if ended is not None:
-            self._log.info("kernel {kernel_id} ended: {reason}", kernel_id=short_id(kernel_id), reason=reason)
+            self._log.info("kernel {kernel_id} ended: {reason}", kernel_id=short_id(ended.id), reason=reason)
             await self.announce(ended)
         await forgotten
         return kernel

@@ -14,7 +14,7 @@ from attrs import frozen
 
 from sorna.manager.folder_interfaces import MountingKernel
 from sorna.model.agent import Agent, AgentAddress
-from sorna.model.census import Alike
+from sorna.model.census import Alike, Traces
 from sorna.model.file import FileEntry, FilePiece
 from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, Usage
 from sorna.model.keypair import Keypair, KeypairChanges
@@ -285,6 +285,19 @@ class LiveKernels(Protocol):
 
     async def absent(self, names: Collection[str]) -> Collection[str]:
         """Give those of these short ids that have no entry; one round trip."""
+        ...
+
+    async def traces(self, begin: str = "") -> Traces:
+        """Give a part of what there is, some hundred names at the most; one round trip.
+
+        What is there all the while is in some part, what comes or goes meanwhile may be; some may be in two.
+
+        :param begin: the ``rest`` of the part before, or nothing for the first.
+        """
+        ...
+
+    async def forget_traces(self, stale: Traces) -> int:
+        """Remove every trace of kernels of which only names are known, as :meth:`forget` does, and tell how many there were."""
         ...
 
 

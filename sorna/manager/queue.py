@@ -242,6 +242,8 @@ class Queue:
             ended = await self.kernels.change_status(kernel_id, KernelStatus.ERROR, TIMEOUT, now)
             if ended is not None:
                 self._log.info("kernel {kernel_id} has waited in vain", kernel_id=short_id(kernel_id))
+                # A manager that died while it made the kernel, before it waited on, may have written an entry already.
+                await self.ending.forget(ended)
                 await self.ending.announce(ended)
         self.wake()
 

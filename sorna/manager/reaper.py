@@ -11,6 +11,13 @@ Note [What a look costs]
     A pass looks at every live kernel and mostly finds nothing to do. So it asks for names alone, as one text for all
     kernels that are alike, and compares sets of them: a fraction of a microsecond for each kernel. The row is read of one
     that something is to be done for, and what is done to a row is conditional, so that it may have changed since the look.
+
+Note [What nobody remembers]
+    A kernel's traces in Redis are removed by whoever ends it, or fails to make it. That one may die before Redis is back, or
+    never hear that PostgreSQL has written the end, and a kernel whose row was lost in a crash has nobody who ends it. So
+    every few seconds the reaper walks over the names in Redis, one part in a pass, and forgets those that no live row has.
+    It reads a part before it asks for the rows: a row is there before there is a trace of it and never lives again once it
+    has ended, so that what had a trace then and has no live row now will have none.
 """
 
 from __future__ import annotations
@@ -32,7 +39,7 @@ from sorna.manager.ending import Ending
 from sorna.manager.interfaces import AgentDirectory, AgentLink, KernelStore, LiveKernels
 from sorna.manager.queue import Queue
 from sorna.model.agent import Agent
-from sorna.model.census import Alike, id_of
+from sorna.model.census import Alike, Traces, id_of
 from sorna.model.kernel import KernelStatus, parse_kernel_id, short_id
 
 # Seconds that a status may last which somebody is working on.
@@ -44,6 +51,8 @@ SEEN_WITHIN = 4.0
 MISSING_FOR = 1.4
 # Whoever asks for a kernel whose entry Redis has lost writes it again anyway.
 ENTER_AGAIN = 2.0
+# Seconds from one walk over the names in Redis to the next; within the patience of an audit.
+SWEEP_AGAIN = 3.0
 PAGE = 500
 MOST_AT_ONCE = 100
 TOGETHER = 25
@@ -65,6 +74,8 @@ class Reaper:
     _missing: dict[str, float] = field(factory=dict)
     _asking: set[str] = field(factory=set)
     _entered_at: float = 0.0
+    _swept_at: float = 0.0
+    _sweeping_from: str = ""
 
     _log = Logger()
 
@@ -76,7 +87,10 @@ class Reaper:
         self.link.watch(agent.address for agent in agents.values())
         held = {agent_id: await self.directory.kernels_of(agent_id) for agent_id in agents}
         now = self.clock.seconds()
+        traces = await self._traces(now)
         groups = await self.kernels.census(now - SEEN_WITHIN)
+        if traces is not None:
+            await self._sweep(traces.stale(groups))
         await self._end_lost(self._lost(groups, held))
         for group in groups:
             if group.changed_at is not None and group.agent_id in {None, *agents}:
@@ -144,6 +158,21 @@ class Reaper:
     async def _end_one(self, name: str, reason: str) -> None:
         with self._log.failuresHandled("while mending {kernel_id}", kernel_id=name):
             await self.ending.lost(id_of(name), reason)
+
+    async def _traces(self, now: float) -> Traces | None:
+        """Give the next part of what Redis holds, while a walk is under way or one is due; see Note [What nobody remembers]."""
+        if not self._sweeping_from:
+            if now - self._swept_at < SWEEP_AGAIN:
+                return None
+            self._swept_at = now
+        return await self.live.traces(self._sweeping_from)
+
+    async def _sweep(self, stale: Traces) -> None:
+        if stale.names or stale.sessions:
+            gone = await self.live.forget_traces(stale)
+            if gone:
+                self._log.info("removed {count} traces of kernels that nobody has", count=gone)
+        self._sweeping_from = stale.rest
 
     async def _enter_again(
         self, groups: Sequence[Alike], agents: Mapping[str, Agent], held: Mapping[str, frozenset[str]]

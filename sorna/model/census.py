@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from attrs import frozen
 
@@ -28,6 +28,27 @@ class Alike:
     def settled(self) -> bool:
         """Whether they have run for a while."""
         return self.changed_at is None
+
+
+@frozen
+class Traces:
+    """A part of what Redis holds about kernels, by name only.
+
+    :ivar names: short ids that have an entry.
+    :ivar sessions: key of a session id -> the short id that it names, of those alone that name a kernel without an entry.
+    :ivar rest: where the next part begins; empty when this was the last.
+    """
+
+    names: frozenset[str]
+    sessions: Mapping[str, str]
+    rest: str = ""
+
+    def stale(self, groups: Iterable[Alike]) -> Traces:
+        """Give those that are no kernel's of these groups."""
+        live = [group.names for group in groups]
+        unknown = set(self.sessions.values()).difference(*live)
+        lone = {key: name for key, name in self.sessions.items() if name in unknown}
+        return Traces(self.names.difference(*live), lone, self.rest)
 
 
 def alike(kernels: Iterable[Kernel], settled: float) -> list[Alike]:

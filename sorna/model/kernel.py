@@ -64,8 +64,8 @@ def statuses_before(after: KernelStatus) -> tuple[KernelStatus, ...]:
     return tuple(status for status, following in ALLOWED_CHANGES.items() if after in following)
 
 
-_SHORT, _LONG = 22, 36
-_LENGTHS = frozenset({_SHORT, _LONG})
+SHORT_ID_LENGTH, _LONG = 22, 36
+_LENGTHS = frozenset({SHORT_ID_LENGTH, _LONG})
 _ID = re.compile(r"[A-Za-z0-9_-]{21}[AQgw]", re.ASCII)
 
 

@@ -4,9 +4,11 @@ Pure. The order itself lives in the store, so that it outlives every manager.
 
 Note [Fair turns]
     Every kernel that begins to wait gets a turn, a number; the smallest comes first, and among equal ones the older. It is
-    one more than the last turn of its owner that still waits, and not below the first turn of all that wait. So each owner
+    one more than the last turn of its owner, and not below the first turn of all that wait. So each owner
     has one kernel per turn: who asks for a hundred comes with the second one after everybody else's first, and who comes
-    late begins where the others are now.
+    late begins where the others are now. An owner's last turn counts when that kernel waits no longer, too: else owners who
+    ask again whenever they are served would have the first turn again and again, and who waits for the next one would
+    starve. Where nobody waits the turn is the time in microseconds, so that what was long ago is below every turn since.
 """
 
 from __future__ import annotations
@@ -47,6 +49,12 @@ class QueuePlace:
     deadline: float
 
 
-def next_turn(first_of_all: int | None, last_of_owner: int | None) -> int:
-    """Give the turn of a kernel that begins to wait; None where nobody waits. See Note [Fair turns]."""
-    return max(first_of_all or 0, -1 if last_of_owner is None else last_of_owner + 1, 0)
+def next_turn(first_of_all: int | None, last_of_owner: int | None, now: float) -> int:
+    """Give the turn of a kernel that begins to wait now; see Note [Fair turns].
+
+    :param first_of_all: of those that wait; None where nobody does.
+    :param last_of_owner: of those that wait or have waited; None where none did that is remembered.
+    :param now: seconds since the epoch.
+    """
+    first = round(now * 1_000_000) if first_of_all is None else first_of_all
+    return first if last_of_owner is None else max(first, last_of_owner + 1)

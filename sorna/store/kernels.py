@@ -47,7 +47,7 @@ _NOT_LASTING = "set_config('synchronous_commit', 'off', true)"
 _USAGE = ", ".join(rows.USAGE_COLUMNS)
 _FIRST_USAGE = ", ".join(str(value) for value in attrs.astuple(Usage()))
 
-_UNDER_WAY = frozenset({KernelStatus.PREPARING, KernelStatus.RESTARTING, KernelStatus.TERMINATING})
+UNDER_WAY = frozenset({KernelStatus.PREPARING, KernelStatus.RESTARTING, KernelStatus.TERMINATING})
 
 # Constants and column names only; every value is a parameter.
 _RESERVE = Prepared(
@@ -183,7 +183,7 @@ class PostgresKernels:
             "after": after.value,
             "before": [status.value for status in statuses_before(after)],
             "final": after.final,
-            "lasting": after not in _UNDER_WAY,
+            "lasting": after not in UNDER_WAY,
             "access_key": access_key,
             "reason": reason,
             "now": rows.to_microseconds(now),

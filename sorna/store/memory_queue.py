@@ -27,9 +27,10 @@ class MemoryQueue:
         """Let a PREPARING kernel wait."""
         rows.require_storable((*spec.labels, *spec.labels.values()))
         waiting = self._waiting()
-        mine = [one.turn for one in waiting if one.kernel.access_key == spec.access_key]
+        mine = [one for one in waiting if one.kernel.access_key == spec.access_key]
         require_room(len(waiting), len(mine), bounds)
-        turn = next_turn(min((one.turn for one in waiting), default=None), max(mine, default=None))
+        had = [one.turn for one in self._wishes.values() if one.kernel.access_key == spec.access_key]
+        turn = next_turn(min((one.turn for one in waiting), default=None), max(had, default=None), now)
         kernel = self._kernels.wait(kernel_id, now)
         if kernel is not None:
             self._wishes[kernel_id] = Waiting(kernel, spec, turn, rows.to_microseconds(deadline))

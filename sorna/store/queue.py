@@ -24,9 +24,17 @@ from sorna.store.pool import Pool
 # Any number that nobody else locks: the first eight bytes of "sornaqueue".
 LOCK = int.from_bytes(b"sornaque", "big")
 
+# How many of an owner's newest kernels are looked at for the last turn that it had; no more than that ever count.
+REMEMBERED = 200
+
 _STATE = """
 SELECT count(*), count(*) FILTER (WHERE access_key = %(access_key)s), min(queue_turn),
-       max(queue_turn) FILTER (WHERE access_key = %(access_key)s)
+       greatest(max(queue_turn) FILTER (WHERE access_key = %(access_key)s), (
+           SELECT max(queue_turn) FROM (
+               SELECT queue_turn FROM kernels WHERE access_key = %(access_key)s
+                ORDER BY created_at DESC, id DESC LIMIT %(remembered)s
+           ) AS newest
+       ))
   FROM kernels WHERE status = 'PENDING'
 """
 # Constants and column names only; every value is a parameter.
@@ -110,12 +118,13 @@ class PostgresQueue:
         rows.require_storable((*spec.labels, *spec.labels.values()))
         async with self._pool.transaction() as transaction:
             await transaction.query("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
-            ((in_all, of_owner, first, last),) = await transaction.query(_STATE, {"access_key": spec.access_key})
+            question = {"access_key": spec.access_key, "remembered": REMEMBERED}
+            ((in_all, of_owner, first, last),) = await transaction.query(_STATE, question)
             require_room(in_all, of_owner, bounds)
             parameters = {
                 "id": str(kernel_id),
                 "now": rows.to_microseconds(now),
-                "turn": next_turn(first, last),
+                "turn": next_turn(first, last, now),
                 "deadline": rows.to_microseconds(deadline),
                 "wish": wish_of(spec),
             }

@@ -28,7 +28,8 @@ from sorna.live.memory import (
 from sorna.live.rate_counters import RedisRateCounters
 from sorna.manager.interfaces import AgentDirectory, Announcements, LiveKernels, RateCounters
 from sorna.model.agent import AgentAddress, Capacity, Heartbeat
-from sorna.model.kernel import Kernel, KernelStatus
+from sorna.model.census import Traces
+from sorna.model.kernel import Kernel, KernelStatus, short_id
 from sorna.model.limits import Limits
 from sorna.testing.valkey import ValkeyServer, start_valkey
 
@@ -54,6 +55,10 @@ class LiveCase(TestCase):
         """Let messages arrive."""
         raise NotImplementedError
 
+    async def lose_entry(self, kernel: Kernel) -> None:
+        """Let the server lose the hash of a kernel, and nothing else."""
+        raise NotImplementedError
+
 
 class MemoryCase(LiveCase):
     """The fakes."""
@@ -74,6 +79,9 @@ class MemoryCase(LiveCase):
 
     async def settle(self) -> None:
         """Nothing is under way."""
+
+    async def lose_entry(self, kernel: Kernel) -> None:
+        del self.redis.kernels[short_id(kernel.id)]
 
 
 class ValkeyCase(LiveCase):
@@ -115,6 +123,9 @@ class ValkeyCase(LiveCase):
     async def pass_time(self, seconds: float) -> None:
         await self.sleep(seconds)
 
+    async def lose_entry(self, kernel: Kernel) -> None:
+        await self.db[1].command("DEL", short_id(kernel.id))
+
     async def settle(self) -> None:
         """Ask every listener's connection for an answer, which comes after all that was under way to it."""
         for listener in self.listeners:
@@ -129,6 +140,17 @@ class ValkeyCase(LiveCase):
             self.assertLess(REACTOR.seconds() - started, seconds)
             await self.sleep(0.005)
         return cast("float", REACTOR.seconds() - started)
+
+
+async def all_traces(kernels: LiveKernels) -> Traces:
+    """Walk over all traces."""
+    part = await kernels.traces()
+    names, sessions = set(part.names), dict(part.sessions)
+    while part.rest:
+        part = await kernels.traces(part.rest)
+        names |= part.names
+        sessions |= part.sessions
+    return Traces(frozenset(names), sessions)
 
 
 def address_of(agent_id: str = "i-one") -> AgentAddress:

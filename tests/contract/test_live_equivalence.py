@@ -20,8 +20,9 @@ from sorna.live.memory import (
 )
 from sorna.manager.interfaces import AgentDirectory, LiveKernels, RateCounters, RateState
 from sorna.model.agent import Heartbeat
+from sorna.model.census import Traces
 from sorna.model.kernel import Kernel, short_id
-from tests.contract.live_backends import ValkeyCase, address_of, beat_of, kernel_of
+from tests.contract.live_backends import ValkeyCase, address_of, all_traces, beat_of, kernel_of
 
 OWNERS = ("AKIAONE", "AKIATWO", "AKIAONE:a")
 AGENTS = ("i-one", "i-two")
@@ -75,11 +76,17 @@ def a_step(chance: random.Random) -> tuple[str, Step]:
     )
     place = address_of(agent)
     reference = chance.choice((*TOKENS, *(short_id(one) for one in IDS), *(str(one) for one in IDS), "nope"))
+    stale = Traces(
+        frozenset(short_id(one) for one in chance.sample(IDS, 2)),
+        {f"{chance.choice(OWNERS)}:{chance.choice(TOKENS)}": short_id(chance.choice(IDS))},
+    )
     count, limit = chance.random() < 0.7, chance.choice((5, 20, 40))
     steps: list[tuple[str, Step]] = [
         (f"add {kernel} {agent}", lambda side: side.kernels.add(kernel, place)),
         (f"use {owner} {reference}", lambda side: side.kernels.use(owner, reference, count=count)),
         (f"forget {kernel}", lambda side: side.kernels.forget(kernel)),
+        ("traces", lambda side: all_traces(side.kernels)),
+        (f"forget traces {stale}", lambda side: side.kernels.forget_traces(stale)),
         (f"beat {heartbeat}", lambda side: side.heartbeats.beat(heartbeat, 60)),
         (f"leave {agent}", lambda side: side.heartbeats.leave(agent)),
         ("alive", lambda side: side.directory.alive()),
@@ -87,7 +94,7 @@ def a_step(chance: random.Random) -> tuple[str, Step]:
         (f"kernels of {agent}", lambda side: side.directory.kernels_of(agent)),
         (f"hit {owner} {limit}", lambda side: side.counters.hit(owner, limit)),
     ]
-    return chance.choices(steps, weights=(4, 8, 2, 3, 1, 3, 1, 3, 4))[0]
+    return chance.choices(steps, weights=(4, 8, 2, 2, 1, 3, 1, 3, 1, 3, 4))[0]
 
 
 async def outcome(step: Step, side: Side) -> Any:

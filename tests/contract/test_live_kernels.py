@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 from attrs import evolve
 from twisted.internet.defer import Deferred, gatherResults
 
+from sorna.live.kernels import NAMES_TOGETHER
+from sorna.model.census import Traces
 from sorna.model.kernel import short_id
-from tests.contract.live_backends import MemoryCase, ValkeyCase, address_of, beat_of, kernel_of
+from sorna.model.limits import MIB, Limits
+from tests.contract.live_backends import MemoryCase, ValkeyCase, address_of, all_traces, beat_of, kernel_of
 
 if TYPE_CHECKING:
     from tests.contract.live_backends import LiveCase as _Case
@@ -211,6 +214,148 @@ class LiveKernelsContract(_Case):
         found = await gatherResults([Deferred.fromCoroutine(self.kernels.use(*question)) for question in questions])
         ids = [place and place.kernel_id for place in found]
         self.assertEqual(ids, [mine.id, None, theirs.id, None, mine.id])
+
+
+class TracesContract(_Case):
+    """What may be known by name only."""
+
+    async def taken(self) -> tuple[int, int, int, int]:
+        """Tell what the only agent has taken: kernels, memory, thousandths of processors, devices."""
+        (agent,) = await self.directory.alive()
+        return agent.num_kernels, agent.memory_taken, agent.cpu_millis_taken, agent.gpus_taken
+
+    async def test_all_in_parts(self) -> None:
+        """Every entry is in some part, however many there are; what is added or forgotten meanwhile makes nobody miss another."""
+        self.assertEqual(await self.kernels.traces(), Traces(frozenset(), {}))
+        kernels = [kernel_of(session=f"token-{number}") for number in range(2 * NAMES_TOGETHER + 50)]
+        for kernel in kernels:
+            await self.kernels.add(kernel, address_of())
+        names = {short_id(kernel.id) for kernel in kernels}
+        self.assertEqual(await all_traces(self.kernels), Traces(frozenset(names), {}))
+        found, parts, rest = set[str](), 0, ""
+        while rest or not parts:
+            part = await self.kernels.traces(rest)
+            self.assertLess(len(part.names), 1.5 * NAMES_TOGETHER)
+            found |= part.names
+            rest, parts = part.rest, parts + 1
+            await self.kernels.forget(kernels[parts])
+            await self.kernels.add(kernel_of(session=f"more-{parts}"), address_of())
+        gone = {short_id(kernel.id) for kernel in kernels[1 : parts + 1]}
+        self.assertGreater(parts, 1)
+        self.assertEqual(names - gone - found, set())
+
+    async def test_sessions_without_entry(self) -> None:
+        """A session id is told of when the kernel that it names has no entry, and only then."""
+        kernels = [kernel_of(session=f"token-{number}") for number in range(3)]
+        for kernel in kernels:
+            await self.kernels.add(kernel, address_of())
+        await self.lose_entry(kernels[1])
+        found = await all_traces(self.kernels)
+        self.assertEqual(found.sessions, {"AKIAONE:token-1": short_id(kernels[1].id)})
+        self.assertEqual(found.names, {short_id(kernels[0].id), short_id(kernels[2].id)})
+
+    async def test_forgotten_by_name(self) -> None:
+        """By its name alone every trace of a kernel goes, with what it counts on its agent; others stay as they are."""
+        await self.heartbeats.beat(beat_of(), 60)
+        limits = Limits(memory=64 * MIB, cpu_cores=0.5)
+        stays, goes = kernel_of(), kernel_of("AKIATWO", limits=limits, runtime="python3-gpu")
+        await self.kernels.add(stays, address_of())
+        before = await self.taken()
+        await self.kernels.add(goes, address_of())
+        self.assertEqual(await self.taken(), (2, before[1] + 64 * MIB, before[2] + 500, before[3] + 1))
+        stale = Traces(frozenset({short_id(goes.id), short_id(uuid.uuid4())}), {})
+        self.assertEqual(await self.kernels.forget_traces(stale), 1)
+        self.assertEqual(await self.taken(), before)
+        self.assertIsNone(await self.kernels.use("AKIATWO", "token-1"))
+        self.assertEqual(await all_traces(self.kernels), Traces(frozenset({short_id(stays.id)}), {}))
+        self.assertEqual(await self.directory.kernels_of("i-one"), {short_id(stays.id)})
+        self.assertEqual(await self.kernels.forget_traces(stale), 0)
+        self.assertEqual(await self.taken(), before)
+
+    async def test_counted_by_a_heartbeat_already(self) -> None:
+        """What the agent's heartbeat has ceased to count is not taken off again, and no agent comes back by that."""
+        kernel = kernel_of()
+        await self.kernels.add(kernel, address_of())
+        await self.heartbeats.beat(beat_of(), 60)
+        stale = Traces(frozenset({short_id(kernel.id)}), {})
+        self.assertEqual(await self.kernels.forget_traces(stale), 1)
+        self.assertEqual(await self.taken(), (0, 0, 0, 0))
+        await self.kernels.add(kernel, address_of())
+        await self.heartbeats.leave("i-one")
+        self.assertEqual(await self.kernels.forget_traces(stale), 1)
+        self.assertEqual(list(await self.directory.alive()), [])
+
+    async def test_the_next_session_stays(self) -> None:
+        """The token of a kernel that is forgotten by its name may be the next one's already; a lone one goes only as it was seen."""
+        old, new = kernel_of(), kernel_of()
+        await self.kernels.add(old, address_of())
+        await self.kernels.add(new, address_of())
+        names = frozenset({short_id(old.id)})
+        self.assertEqual(await self.kernels.forget_traces(Traces(names, {"AKIAONE:token-1": short_id(old.id)})), 1)
+        place = await self.kernels.use("AKIAONE", "token-1")
+        assert place is not None
+        self.assertEqual(place.kernel_id, new.id)
+        await self.lose_entry(new)
+        lone = await all_traces(self.kernels)
+        self.assertEqual(await self.kernels.forget_traces(lone), 1)
+        self.assertEqual(await all_traces(self.kernels), Traces(frozenset(), {}))
+
+    async def test_many_forgotten_at_once(self) -> None:
+        """Hundreds go at once, entries and session ids; nothing of nothing is nothing."""
+        self.assertEqual(await self.kernels.forget_traces(Traces(frozenset(), {})), 0)
+        kernels = [kernel_of(session=f"t-\n한{number}") for number in range(250)]
+        for kernel in kernels:
+            await self.kernels.add(kernel, address_of())
+        for kernel in kernels[:120]:
+            await self.lose_entry(kernel)
+        self.assertEqual(await self.kernels.forget_traces(await all_traces(self.kernels)), 250)
+        self.assertEqual(await all_traces(self.kernels), Traces(frozenset(), {}))
+
+    async def test_an_agent_cannot_change_what_counts(self) -> None:
+        """What a kernel takes is the manager's word, and no figure of it."""
+        kernel = kernel_of()
+        name = short_id(kernel.id)
+        await self.kernels.add(kernel, address_of())
+        await self.heartbeats.beat(
+            beat_of(kernels=frozenset({name}), stats={name: {"takes": "9 9 9", "idle": "1"}}), 60
+        )
+        place = await self.kernels.use("AKIAONE", name)
+        assert place is not None
+        self.assertEqual((place.stats["idle"], "takes" in place.stats), ("1", False))
+
+
+class MemoryTracesTests(TracesContract, MemoryCase):
+    """The fakes."""
+
+
+class ValkeyTracesTests(TracesContract, ValkeyCase):
+    """A real server."""
+
+    async def test_what_is_none_of_ours(self) -> None:
+        """Whatever else lies there is neither told of nor removed, whatever it is called."""
+        name = short_id(uuid.uuid4())
+        other = short_id(uuid.uuid4())
+        await self.db[1].command("SET", name, "text")
+        await self.db[1].command("HSET", other, "id", name)
+        await self.db[1].command("HSET", "hash", "id", "hash")
+        await self.db[3].command("RPUSH", "list", name)
+        await self.db[3].command("SET", "short", "x")
+        await self.db[3].command("SET", "long", "!" * 22)
+        found = await all_traces(self.kernels)
+        self.assertEqual(found, Traces(frozenset({name, other}), {}))
+        wrong = Traces(frozenset({name, other, "nothing"}), {"list": name, "short": name})
+        self.assertEqual(await self.kernels.forget_traces(wrong), 0)
+        self.assertEqual([await self.db[number].command("DBSIZE") for number in (1, 3)], [3, 3])
+
+    async def test_of_an_older_manager(self) -> None:
+        """An entry that does not say what it takes goes all the same; its agent's next heartbeat counts right."""
+        kernel = kernel_of()
+        await self.heartbeats.beat(beat_of(), 60)
+        await self.kernels.add(kernel, address_of())
+        await self.db[1].command("HDEL", short_id(kernel.id), "takes")
+        self.assertEqual(await self.kernels.forget_traces(await all_traces(self.kernels)), 1)
+        self.assertEqual([await self.db[number].command("DBSIZE") for number in (1, 3)], [0, 0])
+        self.assertEqual(await self.directory.kernels_of("i-one"), frozenset())
 
 
 class MemoryLiveKernelsTests(LiveKernelsContract, MemoryCase):

@@ -107,6 +107,30 @@ class QueueContract(Base):
         self.assertEqual(await self.order(), ["a-11", "b-11", "a-22", "b-22", "a-33"])
         self.assertEqual([one.kernel.session_token for one in await self.queue.waiting(2)], ["a-11", "b-11"])
 
+    async def test_served_and_asked_again(self) -> None:
+        """An owner's last turn counts when that kernel waits no longer: who asks again when served passes nobody twice."""
+        await self.keypairs.add(Keypair("AKIAC", "secret"))
+        for number, (token, owner) in enumerate([("b-11", B), ("b-22", B), ("a-11", A), ("c-11", "AKIAC")]):
+            await self.put(token, owner, NOW + number)
+        served = []
+        for number in range(5, 9):
+            first = (await self.queue.waiting(1))[0].kernel
+            served.append(first.session_token)
+            await self.kernels.change_status(first.id, KernelStatus.PREPARING, "placed", NOW + number)
+            await self.kernels.change_status(first.id, KernelStatus.ERROR, "failed", NOW + number)
+            if first.access_key != B:
+                await self.put(f"again-{number}", first.access_key, NOW + number)
+        self.assertEqual(served, ["b-11", "a-11", "c-11", "b-22"])
+
+    async def test_a_line_of_before(self) -> None:
+        """Turns begin anew where nobody waits: who had many has no later ones than others."""
+        many = [await self.put(f"a-{number}00", A) for number in range(1, 4)]
+        for kernel in many:
+            await self.kernels.change_status(kernel.id, KernelStatus.TERMINATED, "asked", NOW + 1)
+        for token, owner in (("a-11", A), ("a-22", A), ("b-11", B)):
+            await self.put(token, owner, NOW + 2)
+        self.assertEqual((await self.order())[2], "a-22")
+
     async def test_claimed_and_put_back(self) -> None:
         """One that is claimed leaves the line, one claim wins, and put back it has its old place."""
         first, second = await self.put("token-1"), await self.put("token-2")

@@ -19,7 +19,7 @@ from sorna.errors import (
 from sorna.manager.interfaces import KernelEnded
 from sorna.manager.queue import MARGIN, Queue
 from sorna.manager.requests import Created, CreateRequest
-from sorna.model.agent import Room
+from sorna.model.agent import AgentAddress, Room
 from sorna.model.kernel import Kernel, KernelStatus, Usage, short_id
 from sorna.model.keypair import Keypair
 from sorna.model.limits import MIB
@@ -365,6 +365,31 @@ class TwoManagersTests(QueueTestCase):
         self.done(self.reaper.mend())
         self.assertIs(self.row(waiting.kernel_id).status, KernelStatus.RUNNING)
         self.assertIs(self.row(behind.kernel_id).status, KernelStatus.PENDING)
+
+    def test_a_manager_dies_before_it_is_written_that_one_runs(self) -> None:
+        """The kernel waits on; when its time is over nothing is left of what the dead manager wrote into Redis."""
+        first = self.make()
+        waiting = self.enqueue("token-2", wait=40.0)
+        address = AgentAddress("i-1", HEARTBEAT.endpoint, HEARTBEAT.public_key)
+
+        async def die(kernel: Kernel, *_chosen: Any) -> None:
+            await self.live.add(kernel, address)
+            await Deferred()
+
+        self.queue.make = self.other.make = die
+        self.end(first)
+        self.assertEqual(set(self.redis.kernels), {short_id(waiting.kernel_id)})
+        self.placing.over(waiting.kernel_id, live=False)
+        self.queue._stopped = self.other._stopped = True  # nobody serves any more
+        for _second in range(31):
+            self.clock.advance(1)
+            self.tell()
+        self.done(self.reaper.mend())
+        self.assertIs(self.row(waiting.kernel_id).status, KernelStatus.PENDING)
+        self.clock.advance(10)
+        self.done(self.queue.mend(waited=True))
+        self.assertEqual(self.row(waiting.kernel_id).status_reason, "queue-timeout")
+        self.assertEqual((self.redis.kernels, self.redis.sessions), ({}, {}))
 
     def test_its_double_is_ended(self) -> None:
         """What the first agent may have made of it is ended, and news of that says nothing of the second."""

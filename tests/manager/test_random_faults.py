@@ -18,17 +18,18 @@ from twisted.python.failure import Failure
 from sorna.errors import KernelNotFound, SornaError, Unavailable
 from sorna.live.memory import MemoryAgentDirectory, MemoryHeartbeatStore, MemoryLiveAudit, MemoryRedis
 from sorna.manager.audit import Audit
-from sorna.manager.reaper import DEADLINES
+from sorna.manager.reaper import DEADLINES, SWEEP_AGAIN
 from sorna.manager.requests import CreateRequest
 from sorna.model.kernel import ALLOWED_CHANGES, Kernel, KernelStatus, short_id
 from sorna.model.keypair import Keypair
 from sorna.model.run import RunMode, RunRequest
-from sorna.store.memory import MemoryKernels, MemoryKeypairs, MemoryQuotaAudit
+from sorna.store.memory import MemoryKeypairs, MemoryQuotaAudit
 from sorna.store.memory_agents import MemoryAgents
 from sorna.store.memory_queue import MemoryQueue
 from sorna.testing.folders import memory_folders
 from sorna.testing.unit import UnitTestCase
 from tests.cluster.scripted import USAGE
+from tests.manager.crashing import CrashingKernels
 from tests.manager.pair import KEY, Database, SimulatedAgent, SimulatedManager, Surroundings, make_manager
 from tests.manager.world import INTERVAL
 
@@ -36,10 +37,10 @@ OWNERS = ("AKIA" + "O" * 16, "AKIA" + "S" * 16)
 QUOTA = 4
 STEP = 0.25  # seconds: the resolution of time
 REAPED_EVERY = 0.5
-LOST_WITHIN = (
-    5.0  # from an agent's last sign of life to the end of its kernels, with lease, second look and the resolution above
-)
+# From an agent's last sign of life to the end of its kernels, with lease, second look and the resolution above.
+LOST_WITHIN = 5.0
 SEEN_AGAIN = 4.0
+FORGOTTEN_WITHIN = SWEEP_AGAIN + 2 * REAPED_EVERY  # from the end of a kernel that nobody could write down in Redis
 ANSWERED_WITHIN = 40.0
 # What is asked of an agent may take this long until it is given up.
 CALL = 10.0
@@ -96,7 +97,7 @@ class TwoManagers(RuleBasedStateMachine):
         self.redis = MemoryRedis(self.clock)
         keypairs = [Keypair(owner, "s" * 40, concurrency_limit=QUOTA) for owner in OWNERS]
         self.keypairs = MemoryKeypairs(keypairs)
-        kernels = MemoryKernels(self.keypairs)
+        kernels = self.kernels = CrashingKernels(self.keypairs)
         self.database = Database(kernels, MemoryQueue(kernels), MemoryAgents())
         self.folders = memory_folders(self, self.clock, *keypairs)[0]
         heartbeats = MemoryHeartbeatStore(self.redis)
@@ -110,6 +111,7 @@ class TwoManagers(RuleBasedStateMachine):
         self.calm_since = self.clock.seconds()
         self.redis_since = self.clock.seconds()
         self.wrong: list[str] = []
+        self.stale_since: dict[str, float] = {}
         observer = cast("ILogObserver", self.observe)
         globalLogPublisher.addObserver(observer)
         self.addCleanup(lambda: globalLogPublisher.removeObserver(observer))
@@ -222,7 +224,9 @@ class TwoManagers(RuleBasedStateMachine):
 
     @rule(
         what=st.sampled_from(["create", "create", "restart", "destroy"]),
-        trouble=st.sampled_from(["none", "manager", "kill", "freeze", "redis", "emptied", "away", "deaf"]),
+        trouble=st.sampled_from(
+            ["none", "manager", "kill", "freeze", "redis", "emptied", "away", "deaf", "crashed", "crashed away"]
+        ),
         manager=managers,
         choice=choices,
         seconds=st.sampled_from([0.5, 3.0, 12.0]),
@@ -252,6 +256,8 @@ class TwoManagers(RuleBasedStateMachine):
                 self.lose_redis(trouble == "emptied")
             case "away" | "deaf":
                 self.trouble_postgresql(trouble)
+            case "crashed" | "crashed away":
+                self.crash_postgresql(trouble == "crashed away")
 
     # What happens to parts: one thing at a time, but what was broken stays so until it is mended.
 
@@ -318,6 +324,13 @@ class TwoManagers(RuleBasedStateMachine):
         self.database.trouble = trouble
         self.calm_since = self.clock.seconds()
 
+    @rule(away=st.booleans())
+    def crash_postgresql(self, away: bool) -> None:
+        """Let it lose what was not on the disk yet, and be back at once or out of reach."""
+        self.kernels.crash()
+        self.seen = {one.id: (one.status, one.status_reason) for one in self.kernels.all()}
+        self.trouble_postgresql("away" if away else "none")
+
     @rule(manager=managers)
     def kill_manager(self, manager: int) -> None:
         """Kill a manager in the middle of whatever it does."""
@@ -350,6 +363,7 @@ class TwoManagers(RuleBasedStateMachine):
             if not self.calm:
                 self.calm_since = self.clock.seconds()
             self.reaped()
+            self.remembered()
 
     @rule()
     def mend(self) -> None:
@@ -399,6 +413,15 @@ class TwoManagers(RuleBasedStateMachine):
                 silent = now - max(agent.beaten_at, self.redis_since + SEEN_AGAIN)
                 assert min(calm, silent) <= LOST_WITHIN, f"{kernel} on an agent that is silent for {silent} s"
 
+    def remembered(self) -> None:
+        """Check that Redis knows of no kernel that nobody has, at every moment in which that could be so."""
+        now = self.clock.seconds()
+        live = {short_id(kernel.id) for kernel in self.living}
+        stale = (self.redis.kernels.keys() | set(self.redis.sessions.values())) - live
+        self.stale_since = {name: self.stale_since.get(name, now) for name in stale}
+        for name, since in self.stale_since.items():
+            assert now - max(since, self.calm_since) <= FORGOTTEN_WITHIN, f"{name} is not forgotten"
+
     # What holds after every step
 
     @invariant()
@@ -446,8 +469,7 @@ class TwoManagers(RuleBasedStateMachine):
         """Whoever was told that a kernel is destroyed never finds it again, at any manager."""
         for owner, kernel in getattr(self, "destroyed", ()):
             row = self.done(self.database.kernels.by_id(kernel))
-            assert row is not None
-            assert row.status.final, row
+            assert row is None or row.status.final, row  # None: a crash has undone its making
             for manager in self.managers:
                 if not manager.dead:
                     try:

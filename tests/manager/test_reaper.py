@@ -6,9 +6,14 @@ from attrs import evolve
 from twisted.internet.defer import Deferred
 
 from sorna.errors import AgentTimeout, KernelDestructionFailed, Unavailable
+from sorna.live.kernels import NAMES_TOGETHER
+from sorna.live.memory import MemoryLiveKernels
 from sorna.manager.absence import SEEN_AGAIN
-from sorna.manager.reaper import DEADLINES, MISSING_FOR, SEEN_WITHIN
-from sorna.model.kernel import KernelSpec, KernelStatus, new_kernel_id, short_id
+from sorna.manager.reaper import DEADLINES, MISSING_FOR, SEEN_WITHIN, SWEEP_AGAIN
+from sorna.model.agent import AgentAddress
+from sorna.model.census import Traces
+from sorna.model.kernel import FINAL_STATUSES, KernelSpec, KernelStatus, new_kernel_id, short_id
+from sorna.model.keypair import Keypair
 from sorna.model.limits import Limits
 from tests.manager.world import HEARTBEAT, INTERVAL, OWNER, ManagerTestCase
 
@@ -145,6 +150,88 @@ class ReaperTests(ManagerTestCase):
         self.assertEqual(self.status(), "RUNNING")
         self.assertEqual(set(self.redis.kernels), {short_id(kernel_id)})
         self.assertEqual(set(self.redis.sessions.values()), {short_id(kernel_id)})
+
+    def test_what_nobody_remembers_is_forgotten(self) -> None:
+        """An entry that no live row has goes, with its membership, what it counts and its session id; the others stay."""
+        kernel_id, ended = self.make("token-1"), self.make("token-2")
+        row = self.done(self.kernels.by_id(ended))
+        assert row is not None
+        lost = evolve(row, id=new_kernel_id(), session_token="token-3")
+        self.pass_time(SWEEP_AGAIN, short_id(kernel_id), short_id(ended))
+        self.done(self.kernels.change_status(ended, KernelStatus.TERMINATED, "by a manager that died", 0.0))
+        self.done(self.live.add(lost, AgentAddress("i-1", HEARTBEAT.endpoint, HEARTBEAT.public_key)))
+        self.assertEqual((len(self.redis.kernels), len(self.redis.sessions)), (3, 3))
+        self.agent.kernels = {kernel_id}
+        before = self.done(self.directory.alive())[0]
+        self.clock.advance(0.5)
+        self.done(self.reaper.mend())
+        self.assertEqual(set(self.redis.kernels), {short_id(kernel_id)})
+        self.assertEqual(self.redis.sessions, {f"{OWNER}:token-1": short_id(kernel_id)})
+        self.assertEqual(self.redis.members["i-1"], {short_id(kernel_id)})
+        now = self.done(self.directory.alive())[0]
+        self.assertEqual(before.memory_taken - now.memory_taken, 2 * row.limits.memory)
+
+    def test_kernels_of_every_live_status_are_remembered(self) -> None:
+        """Nothing is forgotten of a kernel that has not ended, whatever it does now."""
+        address = AgentAddress("i-1", HEARTBEAT.endpoint, HEARTBEAT.public_key)
+        for status in set(KernelStatus) - FINAL_STATUSES:
+            kernel_id = self.make()
+            self.kernels._kernels[kernel_id] = evolve(
+                self.kernels._kernels[kernel_id], status=status, status_changed_at=self.clock.seconds() + 60
+            )
+            self.pass_time(2 * SWEEP_AGAIN, short_id(kernel_id))
+            self.assertEqual(set(self.redis.kernels), {short_id(kernel_id)}, status)
+            self.done(self.live.add(self.kernels._kernels[kernel_id], address))
+            self.kernels._kernels[kernel_id] = evolve(self.kernels._kernels[kernel_id], status=KernelStatus.RUNNING)
+            self.done(self.registry.destroy(OWNER, short_id(kernel_id)))
+
+    def test_a_session_id_of_nothing_is_forgotten(self) -> None:
+        """A session id that names a kernel without entry and row goes; one whose kernel's entry is lost is written again."""
+        kernel_id = self.make()
+        self.redis.sessions[f"{OWNER}:token-2"] = short_id(new_kernel_id())
+        self.pass_time(4, short_id(kernel_id))
+        self.redis.kernels.clear()
+        self.pass_time(SWEEP_AGAIN, short_id(kernel_id))
+        self.assertEqual(self.redis.sessions, {f"{OWNER}:token-1": short_id(kernel_id)})
+        self.assertEqual(set(self.redis.kernels), {short_id(kernel_id)})
+
+    def test_a_kernel_that_comes_during_the_look_is_remembered(self) -> None:
+        """The names are read before the rows: what is made in between is taken for nobody's by no pass."""
+        made: list[str] = []
+
+        class Late(MemoryLiveKernels):
+            async def traces(_live, begin: str = "") -> Traces:  # noqa: N805 - the test's own self is meant
+                made.append(short_id(self.make(f"token-{len(made)}")))
+                return await super().traces(begin)
+
+        self.keypairs._keypairs[OWNER] = Keypair(OWNER, "s" * 40, concurrency_limit=20)
+        self.beat()
+        reaper = evolve(self.reaper, live=Late(self.redis))
+        for _ in range(3):
+            self.clock.advance(SWEEP_AGAIN)
+            self.beat(*made)
+            self.done(reaper.mend())
+        self.assertEqual((set(self.redis.kernels), len(made)), (set(made), 3))
+
+    def test_many_names_are_looked_at_in_parts(self) -> None:
+        """One part in a pass; a pass that fails looks at its part again, and all parts are seen in the end."""
+        kernel_id = self.make()
+        row = self.done(self.kernels.by_id(kernel_id))
+        assert row is not None
+        for _ in range(2 * NAMES_TOGETHER):
+            self.done(self.live.add(evolve(row, id=new_kernel_id()), AgentAddress("i-1", "tcp://127.0.0.1:1", "k")))
+        self.done(self.live.add(row, AgentAddress("i-1", HEARTBEAT.endpoint, HEARTBEAT.public_key)))
+        self.beat(short_id(kernel_id))
+        self.done(self.reaper.mend())
+        left = len(self.redis.kernels)
+        self.assertIn(left, {NAMES_TOGETHER + 1, NAMES_TOGETHER + 2})
+        self.redis.available = False
+        self.fails(self.reaper.mend(), Unavailable)
+        self.redis.available = True
+        self.pass_time(1, short_id(kernel_id))
+        self.assertEqual(set(self.redis.kernels), {short_id(kernel_id)})
+        self.assertEqual(self.redis.sessions, {f"{OWNER}:token-1": short_id(kernel_id)})
+        self.assertEqual(self.reaper._sweeping_from, "")
 
     def test_an_agent_that_died_with_redis_is_believed_dead_in_the_end(self) -> None:
         """The wait is bounded."""

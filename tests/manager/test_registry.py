@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
@@ -23,32 +22,19 @@ from sorna.errors import (
     RuntimeUnknown,
     Unavailable,
 )
-from sorna.manager.creation import FAILURE_PAUSE, SETTLE_DEADLINE
+from sorna.manager.creation import SETTLE_DEADLINE
 from sorna.manager.interfaces import UploadFile
 from sorna.model.agent import Room
-from sorna.model.kernel import Kernel, KernelSpec, KernelStatus, new_kernel_id, short_id
+from sorna.model.kernel import KernelSpec, KernelStatus, new_kernel_id, short_id
 from sorna.model.keypair import KeypairChanges
 from sorna.model.limits import MIB, Limits
 from sorna.model.policy import ResourcePolicy
 from sorna.model.run import RunMode, RunRequest
-from sorna.store.memory import MemoryKernels
 from sorna.testing.terminals import MemoryViewer
 from tests.cluster.scripted import USAGE
 from tests.manager.world import HEARTBEAT, INTERVAL, OWNER, STRANGER, ManagerTestCase
 
 QUERY = RunRequest(RunMode.QUERY, "1+1")
-
-
-class LosingKernels(MemoryKernels):
-    """A store that does not answer the next so many changes of a status."""
-
-    lost = 0
-
-    async def change_status(self, *arguments: Any, **more: Any) -> Kernel | None:
-        if self.lost:
-            self.lost -= 1
-            raise Unavailable("away")
-        return await super().change_status(*arguments, **more)
 
 
 class CreationTests(ManagerTestCase):
@@ -163,18 +149,6 @@ class CreationTests(ManagerTestCase):
             self.assertEqual(self.used(), 0)
         self.assertEqual([call[0] for call in self.agent.calls].count("destroy_kernel"), 2)
         self.assertEqual(list(self.done(self.kernels.live())), [])
-
-    def test_a_failure_that_cannot_be_written_at_once(self) -> None:
-        """PostgreSQL goes away while the agent works: when it is back, the row is final, the place free, no entry left."""
-        kernels = LosingKernels(self.keypairs)
-        registry = evolve(self.registry, creation=evolve(self.creation, kernels=kernels))
-        kernels.lost = 3
-        self.fails(registry.create(self.wish()), Unavailable)
-        self.assertEqual((self.used(), kernels.lost), (1, 1))
-        for _ in range(2):
-            self.clock.advance(FAILURE_PAUSE)
-        self.assertEqual((self.used(), list(self.done(kernels.live())), kernels.lost), (0, [], 0))
-        self.assertEqual((self.redis.kernels, self.redis.sessions), ({}, {}))
 
     def test_redis_away_while_a_kernel_ends(self) -> None:
         """Its entry goes when Redis is back."""
