@@ -104,7 +104,8 @@ class Ending:
         kernel = ended or await self.kernels.by_id(kernel_id)
         if kernel is None or not kernel.status.final:
             return kernel
-        # Redis is asked for both at once, in this order.
+        # Redis is asked for both at once, in this order. Whoever waits for the end waits until the live traces are gone, too: the
+        # client, or the agent with its news, asks again where this process does not live to see to it, and nobody else would.
         forgotten = Deferred.fromCoroutine(self.forget(kernel))
         if ended is not None:
             self._log.info("kernel {kernel_id} ended: {reason}", kernel_id=short_id(kernel_id), reason=reason)
