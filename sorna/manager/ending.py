@@ -108,7 +108,8 @@ class Ending:
         kernel = ended or await self.kernels.by_id(before.id)
         if kernel is not None and not kernel.status.final:
             return kernel
-        # Redis is asked for both at once, in this order.
+        # Redis is asked for both at once, in this order. Whoever waits for the end waits until the live traces are gone, too: what
+        # asks next may come to another process, and find none of them.
         forgotten = Deferred.fromCoroutine(self.forget(kernel or before))
         if ended is not None:
             self._log.info("kernel {kernel_id} ended: {reason}", kernel_id=short_id(ended.id), reason=reason)

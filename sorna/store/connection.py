@@ -3,21 +3,27 @@
 Note [What txpostgres does not do]
     * An idle connection that the server closes raises out of ``doRead`` and fills the log. We poll without raising, look
       whether the connection is closed, and tell the pool.
-    * It turns a statement that the server cancelled (``statement_timeout``) into ``CancelledError``. Nobody cancels what
-      runs here (libpq's cancel blocks the reactor), so that error can only mean the timeout.
+    * Its cursors wait for their answer as a second reader of the same descriptor, which takes the first one out of the
+      reactor and puts it in again, and give the answer a turn later, for fear of what whoever gets it does at once. Statements
+      are run here by :class:`_Link` itself, which stays the only reader and is ready for the next statement before it gives
+      the answer; only connecting, which may change the descriptor, is left to the driver. libpq closes its descriptor as soon
+      as it finds the connection broken, so what the reactor watches is a duplicate, which is there until it is watched no more.
+    * Nobody cancels what runs here (libpq's cancel blocks the reactor), so a statement that the server has cancelled has taken
+      longer than its ``statement_timeout``.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import psycopg2
 import psycopg2.extensions
 from attrs import frozen
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionClosed
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.internet.threads import deferToThreadPool
@@ -30,6 +36,7 @@ from sorna.store.address import DatabaseAddress
 
 Parameters = Mapping[str, Any] | Sequence[Any]
 Row = tuple[Any, ...]
+T = TypeVar("T")
 
 # Classes 08 and 53, 57P0x, read-only and statement timeout: the server cannot now, and may later.
 _AWAY = ("08", "53", "57", "25006", "55P03")
@@ -91,6 +98,19 @@ class _Link(txpostgres.Connection):
     def __init__(self, reactor: IReactorTime, lost: Callable[[], None]) -> None:
         super().__init__(reactor)
         self._lost = lost
+        self._running: tuple[psycopg2.extensions.cursor, Deferred[list[Row]]] | None = None
+        self._descriptor = -1
+
+    async def open(self, parameters: Mapping[str, Any]) -> None:
+        """Connect."""
+        await self.connect(**parameters)
+        assert self._connection is not None
+        self.reactor.removeReader(self)
+        self._descriptor = os.dup(self._connection.fileno())
+        self.reactor.addReader(self)
+
+    def fileno(self) -> int:
+        return super().fileno() if self._descriptor < 0 else self._descriptor
 
     @property
     def gone(self) -> bool:
@@ -105,23 +125,81 @@ class _Link(txpostgres.Connection):
             return False
         return connection.get_transaction_status() == psycopg2.extensions.TRANSACTION_STATUS_IDLE
 
-    def doRead(self) -> None:
-        self.reactor.removeReader(self)
-        if not self.gone:
-            self.continuePolling(swallowErrors=True)
-        if self.gone:
-            self._lost()
+    def run(self, sql: str, parameters: Parameters | None) -> Deferred[list[Row]]:
+        """Run one statement and give its rows; none may be under way.
+
+        :raises psycopg2.Error: at once or later. :raises ConnectionClosed: the connection was closed meanwhile.
+        """
+        assert self._connection is not None
+        cursor = self._connection.cursor()
+        cursor.execute(sql, parameters)
+        answer: Deferred[list[Row]] = Deferred()
+        self._running = cursor, answer
+        # Most often all of it was sent, and this only finds that no answer is there yet.
+        self._go_on()
+        return answer
+
+    def _go_on(self) -> None:
+        """See how far the statement is that runs."""
+        if self._connection is None or self._running is None:
+            return
+        cursor, answer = self._running
+        try:
+            state = self._connection.poll()
+            if state == psycopg2.extensions.POLL_WRITE:
+                self.reactor.addWriter(self)
+                return
+            if state != psycopg2.extensions.POLL_OK:
+                self.reactor.addReader(self)  # which it is, unless the reactor has just seen the other end go
+                return
+            rows = cursor.fetchall() if cursor.description is not None else []
+        except psycopg2.Error:
+            self._running = None
+            answer.errback()
         else:
-            self.reactor.addReader(self)
+            self._running = None
+            answer.callback(rows)
+
+    def doRead(self) -> None:
+        if self._running is not None:
+            self._go_on()
+        else:
+            # A step of connecting, or the end of a connection that nobody uses.
+            self.reactor.removeReader(self)
+            if not self.gone:
+                self.continuePolling(swallowErrors=True)
+            if not self.gone:
+                self.reactor.addReader(self)
+        if self.gone:
+            self.reactor.removeReader(self)
+            self._lost()
+
+    def doWrite(self) -> None:
+        if self._running is None:
+            super().doWrite()
+            return
+        self.reactor.removeWriter(self)
+        if not self.gone:
+            self._go_on()
 
     def connectionLost(self, reason: Failure) -> None:
-        super().connectionLost(reason)
+        if self._running is None:
+            super().connectionLost(reason)
+        elif self.gone:
+            (_cursor, answer), self._running = self._running, None
+            answer.errback(reason)
+        else:
+            # The driver is to say why itself, and what had still arrived is read.
+            self._go_on()
         self._lost()
 
     def close(self) -> None:
         # One whose very first step failed, a bad parameter for instance, has nothing to close.
         if self._connection is not None:
             super().close()
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
 
 
 def _nothing() -> None:
@@ -148,7 +226,7 @@ class Connection:
 
         :raises Unavailable: it did not work in time.
         """
-        await self._within(seconds, lambda: self._link.connect(**parameters))
+        await self._within(seconds, lambda: Deferred.fromCoroutine(self._link.open(parameters)))
 
     async def execute(self, sql: str, parameters: Parameters, seconds: float) -> list[Row]:
         """Run one statement and give its rows; one that is :class:`Prepared` is prepared first if need be. Never cancel this; after ``seconds`` it closes the connection.
@@ -158,27 +236,19 @@ class Connection:
         if self._link.gone:
             raise Unavailable("the database does not answer")
         if isinstance(sql, Prepared) and sql.name not in self._prepared:
-            await self._run(sql.preparation, (), seconds)
+            await self._within(seconds, lambda: self._link.run(sql.preparation, None))
             self._prepared.add(sql.name)
-        return await self._run(sql, parameters, seconds)
-
-    async def _run(self, sql: str, parameters: Parameters, seconds: float) -> list[Row]:
-        cursor = self._link.cursor()
         # Without parameters, a percent sign is itself.
-        await self._within(seconds, lambda: cursor.execute(sql, parameters or None))
-        try:
-            return cursor.fetchall() if cursor.description is not None else []
-        finally:
-            cursor.close()
+        return await self._within(seconds, lambda: self._link.run(sql, parameters or None))
 
-    async def _within(self, seconds: float, begin: Callable[[], Deferred[Any]]) -> None:
+    async def _within(self, seconds: float, begin: Callable[[], Deferred[T]]) -> T:
         deadline = self._reactor.callLater(seconds, self.close)
         try:
-            await begin()
+            return await begin()
         except psycopg2.Error as error:
             # "from None": the driver's text quotes the statement with its values.
             raise translate(error) from None
-        except (CancelledError, ConnectionClosed):
+        except ConnectionClosed:
             raise Unavailable("the database does not answer in time") from None
         finally:
             if deadline.active():

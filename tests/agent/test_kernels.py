@@ -6,6 +6,8 @@ import uuid
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import provider
 
 from sorna.agent import ended, factory
 from sorna.agent import kernels as module
@@ -36,6 +38,32 @@ class CreateTests(KernelTestCase):
         self.successResultOf(second)
         self.successResultOf(self.make(5))
         self.assertEqual((len(self.sandbox.kernels), self.kernels.occupied), (1, 1))
+
+    def test_answered_before_it_is_written_down(self) -> None:
+        """Whoever waits for a kernel, or for its end, does not wait for the log's line, which comes all the same."""
+        happened: list[str] = []
+
+        @provider(ILogObserver)
+        def observe(event: LogEvent) -> None:
+            if event["log_namespace"] == "sorna.agent.kernels.Kernels":
+                happened.append(formatEvent(event))
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        self.sandbox.slow = Deferred()
+        self.make(5).addCallback(lambda _: happened.append("made"))
+        self.sandbox.slow.callback(None)
+        self.flow()
+        [confined] = self.sandbox.kernels
+        confined.obedient = False
+        ending = self.start(self.kernels.destroy_kernel(uuid.UUID(int=5), "x"))
+        ending.addCallback(lambda _: happened.append("ended"))
+        confined.exit(-9)
+        self.flow()
+        made, ready, ended_, over = happened
+        self.assertEqual((made, ended_), ("made", "ended"))
+        self.assertIn("is ready after", ready)
+        self.assertIn("has ended: x", over)
 
     def test_slow_start_delays_nobody(self) -> None:
         """Another kernel is made while one is slow."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import uuid
@@ -100,6 +101,31 @@ class PoolTests(DatabaseCase):
         await self.failing(pool.query("SELECT pg_sleep(2)"), Unavailable, "in time")
         for _again in range(3):
             self.assertNotEqual(await self.eventually(pool, "SELECT pg_backend_pid()"), before)
+
+    async def test_large_statements_and_answers(self) -> None:
+        """What no socket takes at once goes there and comes back whole."""
+        pool = self.pool(PoolSettings(size=1))
+        large = "0123456789abcdef" * 500_000
+        self.assertEqual(await pool.query("SELECT %s::text, length(%s)", (large, large)), [(large, len(large))])
+        self.assertEqual(await pool.query("SELECT '%'"), [("%",)])
+
+    async def test_the_next_statement_at_once(self) -> None:
+        """Whoever gets an answer may use the very same connection for the next statement, many times over."""
+        pool = self.pool(PoolSettings(size=1))
+        backends = {(await pool.query("SELECT pg_backend_pid(), %s::int", (number,)))[0] for number in range(300)}
+        self.assertEqual({number for _pid, number in backends}, set(range(300)))
+        self.assertEqual(len({pid for pid, _number in backends}), 1)
+
+    async def test_killed_while_it_sends(self) -> None:
+        """A connection that is thrown out before all of a statement was sent is Unavailable, and the pool goes on."""
+        pool = self.pool(PoolSettings(size=1))
+        [(pid,)] = await pool.query("SELECT pg_backend_pid()")
+        other = self.pool(PoolSettings(size=1))
+        running = Deferred.fromCoroutine(pool.query("SELECT length(%s)", ("x" * 50_000_000,)))
+        await other.query("SELECT pg_terminate_backend(%s)", (pid,))
+        with contextlib.suppress(Unavailable):  # else it was quicker than the other one
+            await running
+        self.assertNotEqual(await self.eventually(pool, "SELECT pg_backend_pid()"), [(pid,)])
 
     async def test_cancelled_caller(self) -> None:
         """What a caller that went away has asked for still happens."""
