@@ -83,7 +83,8 @@ def gathered() -> Iterator[None]:
 
 
 def settle() -> None:
-    """Leave this process's memory as it will be shared, after what it has done last."""
+    """Leave this process's memory as it will be shared, after what it has done last; in huge pages where that is possible."""
+    ns.collapse_memory()  # which leaves holes
     _fill()
     gc.freeze()
 

@@ -7,6 +7,8 @@ Note [Template]: what a process writes to after a clone is copied, by whoever wr
 its own memory, although it only has what everybody had. Python writes to whatever it looks at. So if the zygote, which reads
 messages, builds file systems and reaps, cloned itself, each of its turns would copy some hundred pages, and leave as many behind
 in every kernel. A template of it hardly does: between two clones it takes an order, without looking into it, and writes a number.
+What is done for it once is done before it is forked: after that, each huge page that either of the two writes to is small pages to it,
+and all that lies in them would be copied entry by entry for each kernel, and the zygote would keep what was there before.
 It takes the order before it clones, because two clones that took theirs themselves might take each other's. The clones are the zygote's
 children and not the template's (``CLONE_PARENT``), so nobody else reaps them or tells of their death.
 """
@@ -31,7 +33,8 @@ _ANSWER = 4  # bytes
 class Template:
     """A fork of the calling process, from which clones are ordered.
 
-    :param prepare: done once in it; when it fails, its error is written to the standard error, and the clones only cost more.
+    :param prepare: done once before, in the calling process, with SIGTERM held back, of which it may change the action for a while; when
+        it fails, its error is written to the standard error, and the clones only cost more.
     :param kinds: for each kind of clone, the namespaces it gets and what it does with the packet and the descriptors of its
         order; it may not return.
     :raises OSError: there can be no process.
@@ -45,13 +48,17 @@ class Template:
         bell, self._bell = os.pipe2(os.O_CLOEXEC)
         self.answers, answers = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self.answers, False)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            _prepare(prepare)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         self._pid = os.fork()
         if self._pid == 0:
             try:
                 ns.prctl(ns.PR_SET_PDEATHSIG, int(signal.SIGKILL))
                 for descriptor in (self._orders.detach(), self._bell, self.answers):
                     os.close(descriptor)
-                _prepare(prepare)
                 _serve(kinds, theirs, bell, answers)
             finally:
                 os._exit(1)
@@ -92,12 +99,12 @@ class Template:
 
 
 def _prepare(prepare: Callable[[], None]) -> None:
-    # Whoever finds an attribute remembers its name, in the place of one that was remembered before: another page.
-    sys._clear_type_cache()  # noqa: SLF001 - documented, for CPython only
     try:
         prepare()
     except Exception:  # noqa: BLE001  # kernels do without
         traceback.print_exc()
+    # Whoever finds an attribute remembers its name, in the place of one that was remembered before: another page.
+    sys._clear_type_cache()  # noqa: SLF001 - documented, for CPython only
     heap.settle()
 
 

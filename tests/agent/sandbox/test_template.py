@@ -80,6 +80,27 @@ template.order(0, b"", [writer])
 print(answer(template)[0] > 0)
 template.stop()
 """
+_PREPARED = """
+told = []
+signal.signal(signal.SIGTERM, lambda *_: told.append("ended"))
+
+def prepare():
+    handler = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.signal(signal.SIGTERM, handler)
+    told.append(f"{os.getpid()}")
+
+def tell(packet, descriptors):
+    os.write(descriptors[0], told[0].encode())
+    os._exit(0)
+
+template = Template(prepare, [(0, tell)])
+print(told == [f"{os.getpid()}", "ended"])
+template.order(0, b"", [writer])
+os.waitpid(answer(template)[0], 0)
+print(os.read(reader, 100) == told[0].encode())
+template.stop()
+"""
 
 
 def _run(program: str) -> tuple[str, str]:
@@ -106,3 +127,7 @@ class TemplateTests(UnitTestCase):
         output, errors = _run(_BROKEN)
         self.assertEqual(output, "True\n")
         self.assertIn("LookupError: no exercise", errors)
+
+    def test_where_it_is_prepared(self) -> None:
+        """It is done before there are two processes that would copy from each other; an order to end meanwhile is not lost."""
+        self.assertEqual(_run(_PREPARED), ("True\nTrue\n", ""))
