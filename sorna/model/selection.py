@@ -173,6 +173,8 @@ def holds(condition: Condition, entry: T, read: Read[T]) -> bool | None:
 def _compare(found: Value, operator: Operator, value: Any) -> bool | None:
     if operator in {Operator.IS, Operator.IS_NOT}:
         return (found is value) is (operator is Operator.IS)
+    if operator is Operator.IN and not value:
+        return False  # of a list without anything that much is known of every value
     if found is None or value is None:
         return None
     return _COMPARED[operator](found, value)

@@ -66,6 +66,12 @@ class HoldsTests(UnitTestCase):
         self.assertIs(holds(Every((TRUE, Negation(FALSE))), "1", read), True)
         self.assertIs(holds(Some((FALSE, Negation(TRUE))), "1", read), False)
 
+    def test_lists(self) -> None:
+        """Nothing is in an empty list, not even what is not known."""
+        for values, expected in (((), False), (("x",), None)):
+            condition = Comparison("tag", Operator.IN, values)
+            self.assertIs(holds(condition, "1", lambda _entry, _field: None), expected)
+
     def test_sorting(self) -> None:
         """What is not known comes last, or first in descending order; alike entries stay as they came."""
         entries = ["b", "unknown", "a", "b"]
