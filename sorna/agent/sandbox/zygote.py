@@ -386,8 +386,10 @@ def main(descriptor: int) -> NoReturn:
     wakeup, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda _number, _frame: None)
-    wire.send(control, wire.pack("ready", {"notes": notes}))
     try:
+        # To an agent that has died since, which serving finds out: its SIGTERM may have come while it was ignored.
+        with contextlib.suppress(OSError):
+            wire.send(control, wire.pack("ready", {"notes": notes}))
         zygote.serve(wakeup)
     finally:
         zygote.end()
