@@ -2,8 +2,8 @@
 
 Pure arithmetic on times in seconds; knows no kernel and no clock.
 
-Note [Demand]: making a kernel takes some tens of milliseconds, so what a supply has to outlast is a burst: the number of
-requests within ``BURST`` seconds. ``recent`` follows that number (each request adds one, and all fade with that time
+Note [Demand]: making a kernel takes some tens of milliseconds of a processor, which those who use theirs want too, so what a
+supply has to outlast is a burst: the number of requests within ``BURST`` seconds. ``recent`` follows that number (each request adds one, and all fade with that time
 constant); ``peak`` is the highest it has been, and fades slowly, so that a class that starts its exercises every few
 minutes finds the supply that the last one needed.
 """
@@ -14,7 +14,7 @@ import math
 
 from attrs import define
 
-BURST = 2.0
+BURST = 6.0
 MEMORY = 300.0
 # Less than this is as good as nothing: a single request is remembered for about seven minutes.
 _NOTHING = 0.25

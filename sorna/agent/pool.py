@@ -3,8 +3,8 @@
 Knows how many were asked for lately and how to have one made; may not know sessions, managers or what a kernel is made of.
 
 Note [Refilling]: whoever takes a kernel usually runs code in it at once, and making the next one takes the processor from
-that. So a pool that still has some waits ``REST`` seconds after the last request; one that runs low does not. One kernel is
-made at a time, beside those that requests which found nothing are having made.
+that. So a pool waits until nobody has asked for ``REST`` seconds, as long as it has an eighth (``_RESERVE``) of what it wants;
+one that runs lower does not. One kernel is made at a time, beside those that requests which found nothing are having made.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from sorna.model.kernel import Usage
 from sorna.model.limits import Limits
 
 REST = 0.05
+_RESERVE = 8
 REVIEW = 30.0
 MOST_KINDS = 64
 FIRST_BACKOFF = 1.0
@@ -103,7 +104,7 @@ class Pool:
         shelf = self._shelf(recipe)
         shelf.demand.note(self._reactor.seconds())
         kernel = shelf.ready.popleft() if shelf.ready else None
-        plenty = kernel is not None and self._lacking(recipe, shelf) <= len(shelf.ready)
+        plenty = kernel is not None and self._lacking(recipe, shelf) <= (_RESERVE - 1) * len(shelf.ready)
         self._look_again(REST if plenty else 0.0)
         return await self._factory.make(recipe, _nobody) if kernel is None else kernel
 

@@ -114,6 +114,25 @@ class PoolTests(PoolTestCase):
         self.assertEqual(self.kernels.occupied, 1)
 
 
+class ReserveTests(PoolTestCase):
+    """When it is filled again while requests come without a pause."""
+
+    max_kernels = 40
+    most_ready = 16
+
+    def test_an_eighth_is_left(self) -> None:
+        """Until then nothing is made beside those who have just got theirs; then one is at once, pause or not."""
+        self.begin(16)
+        self.settle()
+        self.assertEqual(len(self.pool), 16)
+        for _ in range(14):
+            self.create()
+        self.assertEqual((len(self.pool), len(self.made())), (2, 16))
+        self.create()
+        self.advance(0.0)
+        self.assertGreater(len(self.made()), 16)
+
+
 class PoolTroubleTests(PoolTestCase):
     """What goes wrong."""
 
