@@ -81,7 +81,7 @@ class LaneKernel(Kernel):
         self.channel: BlockingChannel | None = None
         self.short = 0
         self.sent: dict[int, int] = {}
-        self.starts: dict[str, float] = {}
+        self.restarting = False
         super().__init__(language, *arguments, **options)
 
     def _open(self, sock: socket.socket, receiver: FrameReceiver) -> BlockingChannel:
@@ -96,6 +96,7 @@ class LaneKernel(Kernel):
 
     def send(self, kind: int, message: dict[str, Any]) -> None:
         self.lane.before(kind)
+        self.restarting = self.restarting or kind == frames.RESTART
         if kind == frames.RUN and message["mode"] == "query" and message["code"].strip():
             request = RunRequest(RunMode.QUERY, message["code"], unattended=bool(message.get("unattended")))
             if self.lane.start(message["run"], request, time.time()):  # noqa: TID251 - there is no clock to inject
@@ -122,8 +123,12 @@ class LaneKernel(Kernel):
         return bool(ready)
 
     def _take(self, kind: int, payload: bytes) -> None:
+        # As an agent does; whether the old lane's end has been read by now is a matter of luck.
         if kind == frames.FINISHED:
             self.lane.forget()
+        if (kind == frames.FINISHED and json.loads(payload)["reset"]) or (kind == frames.REPLY and self.restarting):
+            self.restarting = False
+            self.lane.leave()
         if kind == frames.RESTARTED and self.lane.lost(message := json.loads(payload)):
             super()._take(frames.STDERR, f"{message['reason']}; its state is lost.\n".encode())
             return
