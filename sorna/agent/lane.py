@@ -29,6 +29,14 @@ ABOUT_RUNS = frozenset({frames.INPUT, frames.INTERRUPT, frames.COMPLETE, frames.
 OpenChannel = Callable[[socket.socket, FrameReceiver], FrameSender]
 
 
+class DescriptorSender(Protocol):
+    """The channel to init, as far as a lane is concerned."""
+
+    def hand(self, kind: int, payload: bytes, descriptor: int) -> bool:
+        """See :meth:`sorna.agent.channel.FrameSender.hand`."""
+        ...
+
+
 class LaneOwner(Protocol):
     """Whose runs they are; implemented by :class:`sorna.agent.kernel.Kernel`."""
 
@@ -69,7 +77,7 @@ class Lane:
         self._told_over = 0
         self.wanted = False
 
-    def open(self, init: FrameSender) -> None:
+    def open(self, init: DescriptorSender) -> None:
         """Give the REPL that runs now, or is being started, its end of a new lane, unless it has one."""
         if self._channel is not None or not self.wanted:
             return
@@ -163,7 +171,7 @@ class Lane:
 
     def close(self) -> None:
         """Leave it, with nothing left unsaid. A run that goes on ends by init, though its end may have arrived just now."""
-        self.before(frames.RESTART)
+        self.before(frames.RESTART)  # which stands for all that init has to be told before
         self.leave()
 
     # -- from the REPL

@@ -102,10 +102,10 @@ class LaneKernel(Kernel):
             if self.lane.start(message["run"], request, time.time()):  # noqa: TID251 - there is no clock to inject
                 return
         if kind == frames.RUN:
-            self.lane.open(self)  # type: ignore[arg-type]  # of a channel to init only hand() is used
+            self.lane.open(self)
         super().send(kind, message)
         if kind == frames.CONFIGURE:
-            self.lane.open(self)  # type: ignore[arg-type]
+            self.lane.open(self)
 
     def send_raw(self, kind: int, payload: bytes) -> None:
         self.sent[kind] = self.sent.get(kind, 0) + 1
